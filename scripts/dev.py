@@ -1,0 +1,53 @@
+"""One entry for people and CI: sets up what is missing, then runs the demo or the tests.
+
+    python scripts/dev.py demo              erase a concept from TinyFlux in a real ComfyUI and measure it
+    python scripts/dev.py test [ARG ...]    run the tests; arguments go to pytest
+
+Everything is installed into .venv and .cache inside the repository. COMFYUI_PATH names an existing ComfyUI
+to use instead, and COMFYUI_PYTHON its interpreter if that is not in or beside it.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# Started as a file, Python puts this folder first; the scripts import each other as a package instead.
+sys.path[0] = str(ROOT)
+
+PYTHONS = ((3, 10), (3, 13))
+
+
+def main() -> int:
+    if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
+        version = sys.version.split()[0]
+        print(f"Python 3.10 to 3.13 is needed; this is {version} ({sys.executable}).", file=sys.stderr)
+        return 1
+    from scripts.environment import prepare
+    from scripts.steps import StepFailed
+
+    command, rest = parse(sys.argv[1:])
+    try:
+        environment = prepare(tests=command == "test")
+    except StepFailed as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    module = {"test": "pytest", "demo": "scripts.demo"}[command]
+    arguments = [str(environment.python), "-m", module, *rest]
+    return subprocess.run(arguments, cwd=ROOT, env=environment.variables()).returncode
+
+
+def parse(arguments: list[str]) -> tuple[str, list[str]]:
+    """Splits the command from its own arguments, which are passed on as they are."""
+    parser = argparse.ArgumentParser(
+        prog="dev.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", choices=["demo", "test"])
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the command")
+    parsed = parser.parse_args(arguments)
+    return parsed.command, parsed.arguments
+
+
+if __name__ == "__main__":
+    sys.exit(main())
