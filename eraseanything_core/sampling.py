@@ -1,0 +1,82 @@
+"""The sampler's side of training: shifted sigmas, Euler steps, and points x_t that lie on a trajectory.
+
+x_t = (1 - t) x_0 + t n and v = n - x_0, so one Euler step from t to s is x_s = x_t + (s - t) v.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def token_mu(image_tokens: int) -> float:
+    """Flux.1-dev's own shift for an image of so many tokens: linear from 0.5 at 256 to 1.15 at 4,096."""
+    return 0.5 + (1.15 - 0.5) * (image_tokens - 256) / (4096 - 256)
+
+
+def shifted_sigmas(steps: int, mu: float) -> Tensor:
+    """The times of a sampler, from 1 (noise) to 0: sigma' = e^mu / (e^mu + 1/sigma - 1) of an even grid.
+
+    Returns:
+        steps + 1 values, float32.
+    """
+    even = torch.linspace(1, 0, steps + 1)[:-1]
+    return torch.cat((math.exp(mu) / (math.exp(mu) + 1 / even - 1), torch.zeros(1)))
+
+
+def euler(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, sigmas: Tensor) -> Iterator[tuple]:
+    """Walks from noise to an image.
+
+    Args:
+        velocity: v(x_t, t) for a batch; t has one entry an image.
+        noise: [b, c, h, w]; what x is at sigmas[0].
+        sigmas: the s + 1 times of the walk.
+
+    Yields:
+        (x_t, v) before each of the s steps, and (x_0, None) at the end.
+    """
+    x = noise
+    for t, s in zip(sigmas[:-1], sigmas[1:], strict=True):
+        v = velocity(x, t.expand(len(x)).to(x))
+        yield x, v
+        x = x + (s - t).to(x) * v
+    yield x, None
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Trajectories of the frozen model, and what each was made from.
+
+    Attributes:
+        sources: one object a trajectory (a prompt, a sentence).
+        x: [p, s + 1, c, h, w]: x_t at every time, x_0 last.
+        v: [p, s, c, h, w]: the teacher's velocity there.
+        sigmas: [s + 1].
+    """
+
+    sources: list
+    x: Tensor
+    v: Tensor
+    sigmas: Tensor
+
+    def draw(self, count: int, window: tuple[float, float], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Chooses `count` points, trajectory and step, with sigma in the window; see `at`."""
+        inside = ((self.sigmas[:-1] >= window[0]) & (self.sigmas[:-1] <= window[1])).nonzero()[:, 0]
+        row = torch.randint(len(self.sources), (count,), generator=generator)
+        step = inside[torch.randint(len(inside), (count,), generator=generator)]
+        return row, step
+
+    def at(self, row: Tensor, step: Tensor, device) -> tuple[Tensor, Tensor, Tensor]:
+        """x_t [b, c, h, w], t [b] and the teacher's v [b, c, h, w] of chosen points."""
+        x, v = self.x[row, step], self.v[row, step]
+        return x.to(device), self.sigmas[step].to(device), v.to(device)
+
+
+def collect(trajectory: Iterator[tuple], sources: list, sigmas: Tensor) -> Pool:
+    """Runs a batch of trajectories to their end and keeps every point on the CPU."""
+    points = list(trajectory)
+    x = torch.stack([x.cpu() for x, _ in points], dim=1)
+    v = torch.stack([v.cpu() for _, v in points[:-1]], dim=1)
+    return Pool(sources, x, v, sigmas)

@@ -1,0 +1,109 @@
+"""Where a concept stands among the pieces of the prompt that was really encoded.
+
+Everything here works on the *pieces* of a T5 (SentencePiece) tokenizer: strings in which "▁" opens a word. The
+search is done on the text that the pieces spell, so it does not depend on how a word was cut: `nude` is found in
+`▁nu·de`, `Nude,` in `▁N·ude·,`, `(nude:1.2)` after ComfyUI has taken the weight off, and the `a` of `Frida` is
+never taken for an article.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+
+SPECIAL = {"<pad>", "</s>", "<s>", "<unk>"}
+ENDING = r"(?:'s|’s|es|s)?"
+
+
+def pieces_of(tokenizer, token_weights: Sequence[tuple]) -> list[str]:
+    """The pieces of one encoded prompt.
+
+    Args:
+        tokenizer: ComfyUI's tokenizer of this text encoder (`inv_vocab` maps an id to its piece).
+        token_weights: the (id, weight, ...) tuples of one row of `tokenize_with_weights`.
+
+    Returns:
+        One string a token; special tokens and embeddings given as tensors are "".
+    """
+    pieces = [tokenizer.inv_vocab.get(token[0], "") if isinstance(token[0], int) else "" for token in token_weights]
+    return ["" if piece in SPECIAL else piece for piece in pieces]
+
+
+def find_spans(pieces: Sequence[str], concept: str) -> list[range]:
+    """The token positions of every occurrence of a concept, in order.
+
+    Casing, punctuation around the word, a plural or possessive ending and a hyphen for a blank do not matter.
+
+    Args:
+        pieces: the prompt as encoded, one string a token.
+        concept: one or more words.
+
+    Returns:
+        One range of contiguous token positions an occurrence.
+
+    Raises:
+        ValueError: the concept is empty, or the prompt does not hold it.
+    """
+    text, owner = _spell(pieces)
+    spans = []
+    for match in _pattern(concept).finditer(text):
+        positions = [owner[i] for i in range(*match.span()) if not text[i].isspace()]
+        spans.append(range(positions[0], positions[-1] + 1))
+    if not spans:
+        raise ValueError(f"the prompt does not hold the concept {concept!r}; its words are: {', '.join(text.split())}")
+    return spans
+
+
+def positions(pieces: Sequence[str], concept: str) -> list[int]:
+    """Every token position of every occurrence of a concept; see `find_spans`."""
+    return [i for span in find_spans(pieces, concept) for i in span]
+
+
+def check_concept(concept: str, tokenize: Callable[[str], Sequence[str]]) -> str:
+    """The concept without surrounding blanks, once it is sure that the encoder can see it.
+
+    Args:
+        concept: what the user typed.
+        tokenize: gives the pieces of a prompt.
+
+    Raises:
+        ValueError: the concept is empty or becomes no token.
+    """
+    word = " ".join(concept.split())
+    if not word:
+        raise ValueError("the concept is empty: type the word to erase")
+    if not any(_normalise(piece).strip() for piece in tokenize(word)):
+        raise ValueError(f"the text encoder has no token for {word!r}: it would be erased from nothing")
+    return word
+
+
+def occurs(text: str, concept: str) -> bool:
+    """Whether a plain text holds the concept, by the same rule as `find_spans`."""
+    return _pattern(concept).search(_normalise(text)) is not None
+
+
+def replace(text: str, concept: str, replacement: str) -> str:
+    """The text with every occurrence of the concept replaced, endings included, by the rule of `find_spans`."""
+    return _pattern(concept).sub(lambda _: replacement, text)
+
+
+def _pattern(concept: str) -> re.Pattern:
+    words = _normalise(concept).split()
+    if not words:
+        raise ValueError("the concept is empty: type the word to erase")
+    body = r"[\s\-]+".join(re.escape(word) for word in words)
+    return re.compile(rf"(?<!\w){body}{ENDING}(?!\w)", re.IGNORECASE)
+
+
+def _spell(pieces: Sequence[str]) -> tuple[str, list[int]]:
+    """The text that the pieces spell, and for each of its characters the piece it came from."""
+    text, owner = "", []
+    for i, piece in enumerate(pieces):
+        spelled = _normalise(piece)
+        text += spelled
+        owner += [i] * len(spelled)
+    return text, owner
+
+
+def _normalise(text: str) -> str:
+    shown = unicodedata.normalize("NFKC", text.replace("▁", " "))
+    return "".join(c for c in shown if unicodedata.category(c) not in ("Cf", "Cc"))
