@@ -70,8 +70,9 @@ def install(requirements: list[Path]) -> tuple[Path, Path]:
     torchaudio = [*pip_install(python), "--no-deps", TORCHAUDIO]
     steps.once("torchaudio", [torchaudio], f"ComfyUI does not start without torchaudio. {ONLINE}")
     comfyui = fetch_comfyui(steps, python, CACHE, ONLINE)
-    for file in [comfyui / "requirements.txt", *requirements]:
-        name = file.relative_to(ROOT).as_posix().replace("/", " ")
+    required = {"ComfyUI's requirements": comfyui / "requirements.txt"}
+    required.update((file.name, file) for file in requirements)
+    for name, file in required.items():
         steps.once(name, [[*pip_install(python), "-r", file]], ONLINE, inputs=(file,))
     return python, comfyui
 

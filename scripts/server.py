@@ -133,7 +133,12 @@ class ComfyServer:
             answer = self.post("/prompt", {"prompt": graph, "client_id": self.client})
         except urllib.error.HTTPError as error:
             raise GraphError(refusal(json.loads(error.read()), graph)) from None
-        return json.loads(answer)["prompt_id"]
+        answer = json.loads(answer)
+        if answer["node_errors"]:  # The server would run the outputs that are right and leave out the others.
+            self.post("/queue", {"delete": [answer["prompt_id"]]})
+            self.post("/interrupt", {"prompt_id": answer["prompt_id"]})
+            raise GraphError(refusal(answer, graph))
+        return answer["prompt_id"]
 
     def wait(self, prompt_id: str, on_event: OnEvent | None = None, timeout: float | None = None) -> dict:
         """Follows a queued graph to its end and returns its entry of /history.
@@ -156,8 +161,9 @@ class ComfyServer:
             if on_event:
                 on_event(kind, data)
             if kind in LAST_EVENTS:
+                entry = self._history(prompt_id)
                 raise_if_failed(kind, data)
-                return self._history(prompt_id)
+                return entry
 
     def run(self, graph: dict, on_event: OnEvent | None = None, timeout: float | None = None) -> dict:
         """Queues a graph and waits for it."""
@@ -251,4 +257,4 @@ def refusal(answer: dict, graph: dict) -> str:
     for node_id, node in answer.get("node_errors", {}).items():
         name = f"{graph[node_id]['class_type']} (node {node_id})"
         lines += [f"{name}: {error['message']}: {error['details']}" for error in node["errors"]]
-    return "\n".join(lines) or f"{answer['error']['message']}: {answer['error'].get('details', '')}"
+    return "\n".join(lines) or f"{answer['error']['message']}: {answer['error']['details']}"

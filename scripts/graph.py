@@ -1,0 +1,263 @@
+"""Converts workflows between the format that people open (UI) and the one that is queued (API).
+
+    python scripts/graph.py to-api workflow.json graph.json http://127.0.0.1:8188
+    python scripts/graph.py to-ui graph.json workflow.json http://127.0.0.1:8188
+
+The last argument is a running server, or a file with what its /object_info answers.
+"""
+
+import json
+import sys
+import urllib.request
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+DYNAMIC = ("COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3")
+NOTES = ("Note", "MarkdownNote")
+MUTED, BYPASSED = 2, 4
+
+COLUMN, GAP, WIDTH, TITLE, SLOT, TEXT = 420, 60, 340, 30, 24, 120
+
+
+class WorkflowError(Exception):
+    """A workflow that does not fit the nodes of the server."""
+
+
+@dataclass
+class Input:
+    """One input of a node type, in the order of its schema."""
+
+    name: str
+    kind: str
+    options: dict
+
+    @property
+    def is_widget(self) -> bool:
+        return self.kind in WIDGETS and not self.options.get("forceInput")
+
+    def extra_values(self) -> list:
+        """The values that the frontend keeps after this widget's own: they never reach the server."""
+        if any(self.options.get(f"{kind}_upload") for kind in ("image", "audio", "video")):
+            return ["image"]
+        seed = self.kind == "INT" and self.name in ("seed", "noise_seed")
+        return ["fixed"] if self.options.get("control_after_generate", seed) else []
+
+    def default(self):
+        """What the widget shows when nothing is set."""
+        if "default" in self.options:
+            return self.options["default"]
+        choices = self.options.get("options") or [None]
+        return {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False, "COMBO": choices[0]}[self.kind]
+
+
+def inputs_of(node_type: str, object_info: dict) -> list[Input]:
+    """The inputs of a node type, required ones first, without the hidden ones."""
+    if node_type not in object_info:
+        raise WorkflowError(f"the server has no node {node_type!r}")
+    info = object_info[node_type]
+    found = []
+    for section in ("required", "optional"):
+        for name in info["input_order"].get(section, []):
+            kind, options = (*info["input"][section][name], {})[:2]
+            if isinstance(kind, list):
+                kind, options = "COMBO", {**options, "options": kind}
+            if kind in DYNAMIC:
+                raise WorkflowError(f"{node_type}.{name}: inputs of type {kind} are not supported here")
+            found.append(Input(name, kind, options))
+    return found
+
+
+# --- UI to API
+
+
+def ui_to_api(workflow: dict, object_info: dict) -> dict:
+    """Converts a workflow file into the graph that /prompt takes, as the frontend does on Run.
+
+    Args:
+        workflow: UI format, with `nodes` and `links`.
+        object_info: what the server answers to /object_info.
+
+    Raises:
+        WorkflowError: if a node type is missing, its widget values do not fit, or it is bypassed.
+    """
+    links = {link[0]: link for link in workflow["links"]}
+    nodes = {n["id"]: n for n in workflow["nodes"] if n["type"] not in NOTES and n.get("mode", 0) != MUTED}
+    graph = {}
+    for node_id, node in nodes.items():
+        inputs = widget_values(node, inputs_of(node["type"], object_info))
+        for slot in node.get("inputs", []):
+            if slot.get("link") is not None and links[slot["link"]][1] in nodes:
+                _, source, source_slot, *_ = links[slot["link"]]
+                inputs[slot["name"]] = [str(source), source_slot]
+        title = node.get("title") or object_info[node["type"]].get("display_name") or node["type"]
+        graph[str(node_id)] = {"class_type": node["type"], "inputs": inputs, "_meta": {"title": title}}
+    return graph
+
+
+def widget_values(node: dict, inputs: list[Input]) -> dict:
+    """Names the positional widget values of a node, leaving out what only the frontend uses."""
+    if node.get("mode", 0) == BYPASSED:
+        raise WorkflowError(f"{node['type']} (node {node['id']}) is bypassed, which is not supported here")
+    widgets = [entry for entry in inputs if entry.is_widget]
+    values = node.get("widgets_values", [])
+    expected = sum(1 + len(entry.extra_values()) for entry in widgets)
+    if widgets and len(values) != expected:
+        names = ", ".join(entry.name for entry in widgets)
+        where = f"{node['type']} (node {node['id']})"
+        raise WorkflowError(f"{where} has {len(values)} widget values where {expected} fit ({names})")
+    remaining = iter(values)
+    named = {}
+    for entry in widgets:
+        named[entry.name] = next(remaining)
+        for _ in entry.extra_values():
+            next(remaining)
+    return named
+
+
+# --- API to UI
+
+
+def api_to_ui(graph: dict, object_info: dict, positions: dict[str, tuple] | None = None) -> dict:
+    """Makes a workflow file out of an API graph: the same nodes, laid out in columns from left to right.
+
+    Args:
+        graph: API format; a node's title is taken from its `_meta`.
+        object_info: what the server answers to /object_info.
+        positions: x and y of nodes by id; the others are placed automatically.
+
+    Returns:
+        A workflow of version 0.4, without control over seeds (`control_after_generate` is "fixed").
+    """
+    ids = number_nodes(graph)
+    nodes = [
+        ui_node(ids[key], node, inputs_of(node["class_type"], object_info)) for key, node in graph.items()
+    ]
+    by_id = {node["id"]: node for node in nodes}
+    for key, node in graph.items():
+        add_outputs(by_id[ids[key]], object_info[node["class_type"]])
+    links = connect(graph, ids, by_id)
+    place(nodes, links, {ids[key]: xy for key, xy in (positions or {}).items()})
+    return {
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(graph, sort_keys=True))),
+        "revision": 0,
+        "last_node_id": max(by_id),
+        "last_link_id": len(links),
+        "nodes": nodes,
+        "links": links,
+        "groups": [],
+        "config": {},
+        "extra": {},
+        "version": 0.4,
+    }
+
+
+def number_nodes(graph: dict) -> dict[str, int]:
+    """Integer ids for the nodes: their own where all are numbers, else counted from 1."""
+    if all(key.isdigit() for key in graph):
+        return {key: int(key) for key in graph}
+    return {key: number for number, key in enumerate(graph, start=1)}
+
+
+def is_link(value) -> bool:
+    """Whether an API input is a link: a node id and an output slot."""
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and type(value[1]) is int
+
+
+def ui_node(node_id: int, node: dict, inputs: list[Input]) -> dict:
+    """A node of a workflow file, not yet connected or placed."""
+    unknown = set(node["inputs"]) - {entry.name for entry in inputs}
+    if unknown:
+        raise WorkflowError(
+            f"{node['class_type']} (node {node_id}) has no input {', '.join(sorted(unknown))}"
+        )
+    sockets = [{"name": e.name, "type": e.kind, "link": None} for e in inputs if not e.is_widget]
+    values = []
+    for entry in (entry for entry in inputs if entry.is_widget):
+        value = node["inputs"].get(entry.name, entry.default())
+        if is_link(value):
+            sockets.append(
+                {"name": entry.name, "type": entry.kind, "widget": {"name": entry.name}, "link": None}
+            )
+            value = entry.default()
+        values += [value, *entry.extra_values()]
+    texts = sum(bool(entry.options.get("multiline")) for entry in inputs if entry.is_widget)
+    title = node.get("_meta", {}).get("title")
+    return {
+        "id": node_id,
+        "type": node["class_type"],
+        **({"title": title} if title else {}),
+        "pos": [0, 0],
+        "size": [WIDTH, SLOT * (len(sockets) + len(values) + 1) + TEXT * texts],
+        "flags": {},
+        "order": 0,
+        "mode": 0,
+        "inputs": sockets,
+        "outputs": [],
+        "properties": {"Node name for S&R": node["class_type"]},
+        "widgets_values": values,
+    }
+
+
+def add_outputs(node: dict, info: dict) -> None:
+    """Gives a node the output slots of its type."""
+    for slot, (name, kind) in enumerate(zip(info["output_name"], info["output"], strict=True)):
+        node["outputs"].append({"name": name, "type": kind, "slot_index": slot, "links": []})
+
+
+def connect(graph: dict, ids: dict[str, int], nodes: dict[int, dict]) -> list[list]:
+    """Makes the table of links and writes their ids into the slots at both ends."""
+    links = []
+    for key, node in graph.items():
+        target = nodes[ids[key]]
+        for slot, entry in enumerate(target["inputs"]):
+            value = node["inputs"].get(entry["name"])
+            if value is None:
+                continue
+            if not is_link(value) or value[0] not in ids or value[1] >= len(nodes[ids[value[0]]]["outputs"]):
+                raise WorkflowError(
+                    f"{target['type']}.{entry['name']} (node {key}): {value!r} is no output of a node"
+                )
+            output = nodes[ids[value[0]]]["outputs"][value[1]]
+            links.append([len(links) + 1, ids[value[0]], value[1], target["id"], slot, output["type"]])
+            entry["link"] = links[-1][0]
+            output["links"].append(links[-1][0])
+    return links
+
+
+def place(nodes: list[dict], links: list[list], positions: dict[int, tuple]) -> None:
+    """Puts each node one column right of the last node that it needs, and numbers them in that order."""
+    columns = {node["id"]: 0 for node in nodes}
+    for _ in nodes:
+        for _, source, _, target, *_ in links:
+            columns[target] = max(columns[target], columns[source] + 1)
+    if max(columns.values()) >= len(nodes):
+        raise WorkflowError("the graph has a loop")
+    heights: dict[int, int] = {}
+    for order, node in enumerate(sorted(nodes, key=lambda node: columns[node["id"]])):
+        column = columns[node["id"]]
+        y = heights.get(column, 0)
+        heights[column] = y + node["size"][1] + TITLE + GAP
+        node["pos"] = list(positions.get(node["id"], (column * COLUMN, y)))
+        node["order"] = order
+
+
+def read_object_info(source: str) -> dict:
+    """The nodes of a server, by its address or from a file."""
+    if source.startswith("http"):
+        with urllib.request.urlopen(source.rstrip("/") + "/object_info") as response:
+            return json.load(response)
+    return json.loads(Path(source).read_text(encoding="utf-8"))
+
+
+def main(direction: str, source: str, target: str, nodes: str) -> None:
+    convert = {"to-api": ui_to_api, "to-ui": api_to_ui}[direction]
+    converted = convert(json.loads(Path(source).read_text(encoding="utf-8")), read_object_info(nodes))
+    Path(target).write_text(json.dumps(converted, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 5 or sys.argv[1] not in ("to-api", "to-ui"):
+        sys.exit(__doc__)
+    main(*sys.argv[1:])

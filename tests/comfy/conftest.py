@@ -1,0 +1,48 @@
+"""Tests with the real ComfyUI, in process and over HTTP; `python scripts/dev.py test` sets it up."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.base import prepare_base
+from scripts.server import ComfyServer
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = ROOT / ".cache" / "test-base"
+
+if "COMFYUI_PATH" not in os.environ:
+    pytest.exit(
+        "tests/comfy needs ComfyUI: run `python scripts/dev.py test`, or `pytest tests/unit`", returncode=4
+    )
+COMFYUI = Path(os.environ["COMFYUI_PATH"])
+
+for folder in ("output", "models/loras"):
+    shutil.rmtree(BASE / folder, ignore_errors=True)
+prepare_base(BASE, ROOT)
+
+# ComfyUI first: it has a module `nodes` and the pack a folder of that name.
+sys.path.insert(0, str(COMFYUI))
+from comfy.cli_args import args  # noqa: E402
+
+# Read when the other modules of ComfyUI are imported.
+args.cpu = True
+args.base_directory = str(BASE)
+
+
+@pytest.fixture(scope="session")
+def server():
+    """One real ComfyUI with the pack, for all tests over HTTP."""
+    with ComfyServer(COMFYUI, BASE, BASE / "server.log") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def pack_nodes(server):
+    """What /object_info says about the nodes of the pack."""
+    info = server.object_info()
+    return {
+        name: node for name, node in info.items() if node["python_module"] == "custom_nodes.eraseanything"
+    }
