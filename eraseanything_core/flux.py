@@ -1,6 +1,7 @@
 """The bridge: the one module of the core that imports ComfyUI; it runs the Flux that ComfyUI has loaded."""
 
 import copy
+import hashlib
 import sys
 from collections import OrderedDict
 from contextlib import contextmanager, suppress
@@ -16,7 +17,6 @@ import comfy.model_base
 import comfy.model_management
 import comfy.ops
 import torch.nn.functional as F
-from comfy.ldm.flux.layers import DoubleStreamBlock, SingleStreamBlock
 from comfy.ldm.flux.model import Flux
 from comfy.ldm.modules.attention import attention_pytorch
 from comfy.taesd.taesd import TAESD, Block
@@ -78,49 +78,36 @@ def exact_gradients(flux: Flux, checkpoint: bool = False):
         flux: the module; it is as before when the context ends.
         checkpoint: recompute each block in backward instead of keeping its activations.
     """
-    norms, blocks = [], []
-    for block in flux.modules():
-        if isinstance(block, DoubleStreamBlock):
-            norms += [block.img_norm1, block.img_norm2, block.txt_norm1, block.txt_norm2]
-            blocks.append((block, _recomputed_double))
-        elif isinstance(block, SingleStreamBlock):
-            norms.append(block.pre_norm)
-            blocks.append((block, _recomputed_single))
+    norms, blocks = [], [*flux.double_blocks, *flux.single_blocks]
+    for block in flux.double_blocks:
+        norms += [block.img_norm1, block.img_norm2, block.txt_norm1, block.txt_norm2]
+    norms += [block.pre_norm for block in flux.single_blocks]
     handles = [norm.register_forward_pre_hook(lambda _, args: (args[0].clone(),)) for norm in norms]
     before = comfy.model_management.in_training
     comfy.model_management.in_training = True
     try:
-        for block, recomputed in blocks if checkpoint else ():
-            block.forward = recomputed(block.forward)
+        for block in blocks if checkpoint else ():
+            block.forward = _recomputed(block.forward)
         yield
     finally:
         comfy.model_management.in_training = before
         for handle in handles:
             handle.remove()
-        for block, _ in blocks:
+        for block in blocks if checkpoint else ():
             block.__dict__.pop("forward", None)
 
 
-def _recomputed_double(forward):
-    """The block's forward, recomputed in backward on copies: it overwrites its inputs and the caller its options."""
+def _recomputed(forward):
+    """A block's forward, recomputed in backward on copies: it overwrites its streams, and the caller its options."""
 
-    def run(img, txt, transformer_options, **rest):
-        options = dict(transformer_options)
-        return recompute(
-            lambda i, t: forward(img=i.clone(), txt=t.clone(), transformer_options=options, **rest),
-            img, txt, use_reentrant=False, preserve_rng_state=False,
-        )  # fmt: skip
+    def run(*args, transformer_options, **rest):
+        streams = {name: rest.pop(name) for name in ("img", "txt") if name in rest}
+        rest["transformer_options"] = dict(transformer_options)
 
-    return run
+        def on_copies(*args, **streams):
+            return forward(*(x.clone() for x in args), **{name: x.clone() for name, x in streams.items()}, **rest)
 
-
-def _recomputed_single(forward):
-    def run(x, transformer_options, **rest):
-        options = dict(transformer_options)
-        return recompute(
-            lambda y: forward(y.clone(), transformer_options=options, **rest),
-            x, use_reentrant=False, preserve_rng_state=False,
-        )  # fmt: skip
+        return recompute(on_copies, *args, use_reentrant=False, preserve_rng_state=False, **streams)
 
     return run
 
@@ -387,8 +374,19 @@ def train_eraser(patcher, clip, config, progress=None, run_dir=None):
         FloatingPointError: a loss became NaN or infinite.
     """
     check_model(patcher)
-    plan = trainer.prepare(config, TextEncoder(clip))
+    with torch.inference_mode(False):
+        plan = trainer.prepare(config, TextEncoder(clip))
     memory = patcher.model.memory_required([4 * config.batch, 16, config.height // 8, config.width // 8])
     with borrow(patcher, config.torch_dtype(), config.checkpoint, memory) as model:
         stops = (comfy.model_management.InterruptProcessingException, KeyboardInterrupt)
         return trainer.train(model, plan, progress, stops, run_dir)
+
+
+def fingerprint(patcher) -> str:
+    """Names a set of weights: SHA-256 over the names, shapes and 64 values of every tensor of the transformer."""
+    digest = hashlib.sha256()
+    for name, tensor in patcher.model.diffusion_model.state_dict().items():
+        flat = tensor.detach().flatten()
+        places = torch.linspace(0, flat.numel() - 1, 64, dtype=torch.float64).long().to(flat.device)
+        digest.update(f"{name} {tuple(tensor.shape)}".encode() + flat[places].float().cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -4,6 +4,7 @@ ComfyUI fuses q, k and v into one linear; diffusers keeps them apart. An adapter
 rows of the fused output, so it is the same LoRA in both. alpha equals the rank: the scale is 1 and no alpha is stored.
 """
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+VERSION = "0.1.0"
 
 PRESETS = {
     "paper": ("add_q", "add_k"),
@@ -172,3 +175,31 @@ def load_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a LoRA file and its header."""
     with safe_open(path, framework="pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+
+
+def title(concept: str) -> dict[str, str]:
+    """The part of the header that other programs read."""
+    return {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "flux-1-dev/lora",
+        "modelspec.implementation": "https://github.com/black-forest-labs/flux",
+        "modelspec.title": f"erases {concept}" if concept else "eraser",
+        "eraseanything.version": VERSION,
+    }
+
+
+def header(config, base_model: str, method: str = "eraseanything") -> dict:
+    """The whole header: what was erased, how, from which model and by which version.
+
+    Args:
+        config: the dataclass of the run; every field is kept.
+        base_model: a fingerprint of the model that was trained on.
+        method: name of the eraser.
+    """
+    settings = dataclasses.asdict(config)
+    return {
+        **title(config.concept),
+        "eraseanything.method": method,
+        "eraseanything.base_model": base_model,
+        **{f"eraseanything.{name}": value for name, value in settings.items()},
+    }

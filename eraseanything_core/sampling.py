@@ -74,9 +74,9 @@ class Pool:
         return x.to(device), self.sigmas[step].to(device), v.to(device)
 
 
-def collect(trajectory: Iterator[tuple], sources: list, sigmas: Tensor) -> Pool:
-    """Runs a batch of trajectories to their end and keeps every point on the CPU."""
+def collect(trajectory: Iterator[tuple]) -> tuple[Tensor, Tensor]:
+    """Runs a batch of trajectories to their end; every x [b, s + 1, ...] and v [b, s, ...], on the CPU."""
     points = list(trajectory)
     x = torch.stack([x.cpu() for x, _ in points], dim=1)
     v = torch.stack([v.cpu() for _, v in points[:-1]], dim=1)
-    return Pool(sources, x, v, sigmas)
+    return x, v

@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -71,6 +71,7 @@ class EraseConfig:
     dtype: str = "auto"  # of the transformer: auto, bf16, fp32; the LoRA's masters are always fp32
     checkpoint: bool = False  # recompute blocks in backward
     save_every: int = 0  # steps between run states; 0 is never
+    samples: int = 0  # images of the concept to make at the end, before and after
 
     def torch_dtype(self) -> torch.dtype | None:
         return {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}[self.dtype]
@@ -97,15 +98,29 @@ class EraseResult:
         steps: how many steps are in the LoRA.
         interrupted: whether the user stopped it.
         seconds: wall time of the loop.
-        config: the configuration.
+        config: the configuration, prompts turned into templates.
+        samples: latents [samples, c, h, w] of the concept before and after, when they were asked for.
     """
 
     lora: dict[str, Tensor]
-    losses: dict[str, list[float]] = field(default_factory=dict)
-    steps: int = 0
-    interrupted: bool = False
-    seconds: float = 0.0
-    config: EraseConfig | None = None
+    losses: dict[str, list[float]]
+    steps: int
+    interrupted: bool
+    seconds: float
+    config: EraseConfig
+    samples: tuple[Tensor, Tensor] | None = None
+
+    def summary(self, saved_as: str) -> str:
+        """A few lines for people."""
+        state = "interrupted after" if self.interrupted else "trained"
+        ends = [f"{name} {v[0]:.4f} -> {sum(v[-10:]) / len(v[-10:]):.4f}" for name, v in self.losses.items() if v]
+        return "\n".join(
+            [
+                f"{self.config.concept!r} erased: {state} {self.steps} of {self.config.steps} steps in {self.seconds:.0f} s",
+                f"{len(self.lora)} tensors ({self.config.targets}, rank {self.config.rank}) in {saved_as}",
+                "first loss -> mean of the last ten: " + ", ".join(ends),
+            ]
+        )
 
 
 def prepare(config: EraseConfig, text) -> Plan:
@@ -206,31 +221,49 @@ def train(
     except stops:
         interrupted = True
     seconds = time.monotonic() - start
-    kept = {name: values[:done] for name, values in history.items()}
-    return EraseResult(lora.tensors(torch.float32), kept, done, interrupted, seconds, config)
+    samples = compare(model, plan) if config.samples and not interrupted else None
+    return EraseResult(lora.tensors(torch.float32), history, done, interrupted, seconds, config, samples)
+
+
+def compare(model, plan: Plan) -> tuple[Tensor, Tensor]:
+    """Latents of the plain concept by the teacher and by the student, from the same noise."""
+    config = plan.config
+    sigmas, shape = schedule(model, config), (config.samples, *latent_shape(model, config))
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(config.seed))
+    cond = conds(model, plan, [plan.sentences[0].concept] * config.samples)
+    before, after = (list(model.trajectory(cond, noise, sigmas, adapters))[-1][0] for adapters in (False, True))
+    return before.cpu(), after.cpu()
+
+
+def schedule(model, config: EraseConfig) -> Tensor:
+    return sampling.shifted_sigmas(config.sampling_steps, model.mu if config.mu is None else config.mu)
+
+
+def latent_shape(model, config: EraseConfig) -> tuple[int, int, int]:
+    return model.channels, config.height // model.downscale, config.width // model.downscale
 
 
 def pools(model, plan: Plan, epoch: int) -> tuple[sampling.Pool, sampling.Pool]:
     """Trajectories of the frozen model for sentences that hold the concept, and for prompts that must stay."""
-    config = plan.config
-    sigmas = sampling.shifted_sigmas(config.sampling_steps, model.mu if config.mu is None else config.mu)
+    config, sigmas = plan.config, schedule(model, plan.config)
     rng = generator(config.seed, -1 - epoch)
-    made = []
-    for sources in (plan.sentences, plan.retained):
-        chosen = [sources[i] for i in torch.randint(len(sources), (config.pool,), generator=rng).tolist()]
-        noise = torch.randn(
-            config.pool, model.channels, config.height // model.downscale, config.width // model.downscale, generator=rng
-        )
-        texts = [s.concept if isinstance(s, prompts.Sentence) else s for s in chosen]
-        parts = [
-            sampling.collect(model.trajectory(conds(model, plan, texts[i : i + n]), noise[i : i + n], sigmas), texts, sigmas)
-            for n in [config.batch * 4]
-            for i in range(0, config.pool, n)
-        ]
-        made.append(
-            sampling.Pool(chosen, torch.cat([p.x for p in parts]), torch.cat([p.v for p in parts]), sigmas)
-        )
-    return made[0], made[1]
+    return tuple(
+        fill_pool(model, plan, [sources[i] for i in torch.randint(len(sources), (config.pool,), generator=rng)], sigmas, rng)
+        for sources in (plan.sentences, plan.retained)
+    )
+
+
+def fill_pool(model, plan: Plan, sources: list, sigmas: Tensor, rng: torch.Generator) -> sampling.Pool:
+    """One trajectory a source, a few at a time."""
+    noise = torch.randn(len(sources), *latent_shape(model, plan.config), generator=rng)
+    texts = [s.concept if isinstance(s, prompts.Sentence) else s for s in sources]
+    together = 4 * plan.config.batch
+    parts = [
+        sampling.collect(model.trajectory(conds(model, plan, texts[i : i + together]), noise[i : i + together], sigmas))
+        for i in range(0, len(sources), together)
+    ]
+    x, v = (torch.cat(found) for found in zip(*parts, strict=True))
+    return sampling.Pool(sources, x, v, sigmas)
 
 
 def erase_losses(model, plan: Plan, pool: sampling.Pool, rng: torch.Generator) -> dict[str, Tensor]:
@@ -340,7 +373,7 @@ def record(history: dict[str, list[float]], found: dict[str, Tensor], total: Ten
         FloatingPointError: one is NaN or infinite.
     """
     for name, loss in {**found, "loss": total}.items():
-        value = float(loss)
+        value = float(torch.as_tensor(loss).detach())
         if not math.isfinite(value):
             raise FloatingPointError(f"the {name} loss became {value} at step {step + 1}: lower the learning rates")
         history.setdefault(name, []).append(value)

@@ -1,0 +1,36 @@
+"""Names and folders of what is written, checked before the work and not after it."""
+
+import tempfile
+from pathlib import Path
+
+FORBIDDEN = set('/\\:*?"<>|')
+
+
+def check_name(name: str) -> str:
+    """A plain file name without its ending.
+
+    Raises:
+        ValueError: empty, hidden, or with a path separator or a character that some system refuses.
+    """
+    stem = name.strip().removesuffix(".safetensors")
+    bad = sorted(c for c in set(stem) if c in FORBIDDEN or ord(c) < 32)
+    if bad:
+        raise ValueError(f"the output name {name!r} holds {' '.join(map(repr, bad))}: type a plain file name")
+    if not stem or stem.startswith("."):
+        raise ValueError(f"the output name {name!r} is no file name")
+    return stem
+
+
+def writable(folder: Path, name: str) -> Path:
+    """The path of `name`.safetensors in a folder that exists and takes files.
+
+    Raises:
+        ValueError: the name is no plain file name, or the folder cannot be written to.
+    """
+    path = folder / f"{check_name(name)}.safetensors"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(f"cannot write into {folder}: {error.strerror}") from error
+    return path
