@@ -208,7 +208,7 @@ class FluxModel:
         self.module, self.device, self.dtype = module, torch.device(device), dtype
         self.channels, self.downscale, self.mu = module.params.out_channels, downscale, mu
         self.lora: Lora | None = None
-        self.adapters = False
+        self.adapters = True  # off only inside a teacher's forward: a recomputation in backward is the student's
 
     def attach(self, targets: str | tuple[str, ...], rank: int, generator: torch.Generator) -> Lora:
         """Puts fresh adapters onto the targets' slices; B is zero, so nothing changes yet."""
@@ -260,15 +260,18 @@ class FluxModel:
     def _run(self, x_t, sigma, cond, adapters, capture, stop):
         cast = {"device": self.device, "dtype": self.dtype}
         self.adapters = adapters
-        with torch.set_grad_enabled(adapters and torch.is_grad_enabled()):
-            v = self.module(
-                x_t.to(**cast),
-                sigma.to(self.device),
-                context=cond.context.to(**cast),
-                y=cond.pooled.to(**cast),
-                guidance=cond.guidance.to(**cast),
-                transformer_options={"optimized_attention_override": self._attention(capture, stop)},
-            )
+        try:
+            with torch.set_grad_enabled(adapters and torch.is_grad_enabled()):
+                v = self.module(
+                    x_t.to(**cast),
+                    sigma.to(self.device),
+                    context=cond.context.to(**cast),
+                    y=cond.pooled.to(**cast),
+                    guidance=cond.guidance.to(**cast),
+                    transformer_options={"optimized_attention_override": self._attention(capture, stop)},
+                )
+        finally:
+            self.adapters = True
         return v.to(x_t.dtype)
 
     def _attention(self, capture: Capture | None, stop: bool):
