@@ -1,0 +1,59 @@
+"""Models that cannot be trained on are refused in one line, before anything is encoded or loaded."""
+
+import comfy.model_base
+import comfy.model_patcher
+import comfy.sd
+import pytest
+import torch
+
+from eraseanything_core import flux
+
+
+def refused(patcher, clip, config, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        flux.train_eraser(patcher, clip, config)
+    assert "\n" not in str(caught.value)
+
+
+def test_not_flux(clip, config):
+    other = torch.nn.Linear(1, 1)
+    refused(comfy.model_patcher.ModelPatcher(other, "cpu", "cpu"), clip, config, "only a text-to-image Flux.1")
+
+
+def test_a_relative_of_flux(patcher, clip, config):
+    patcher.model.__class__ = type("Chroma", (comfy.model_base.Flux,), {})
+    refused(patcher, clip, config, "is a Chroma")
+
+
+def test_compiled(patcher, clip, config):
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    compiled = patcher.clone()
+    set_torch_compile_wrapper(compiled, backend="eager")
+    refused(compiled, clip, config, "compiled")
+
+
+def test_patched_by_a_lora(patcher, clip, config):
+    zeros = {"lora_A": torch.zeros(4, 256), "lora_B": torch.zeros(256, 4)}
+    key = "transformer.transformer_blocks.0.attn.add_k_proj"
+    patched, _ = comfy.sd.load_lora_for_models(
+        patcher, None, {f"{key}.{name}.weight": t for name, t in zeros.items()}, 1.0, 0.0
+    )
+    refused(patched, clip, config, "already patched")
+
+
+def test_patched_by_a_node(patcher, clip, config):
+    patched = patcher.clone()
+    patched.set_model_attn1_patch(lambda q, k, v, **_: {})
+    refused(patched, clip, config, "already patched")
+
+
+def test_another_sampling_shift_is_no_patch(patcher):
+    """ModelSamplingFlux replaces only the schedule, which the trainer follows."""
+    from comfy_extras.nodes_model_advanced import ModelSamplingFlux
+
+    (shifted,) = ModelSamplingFlux().patch(patcher, 1.15, 0.5, 512, 512)
+    with flux.borrow(shifted) as model:
+        assert model.mu == pytest.approx(0.63, abs=1e-3)
+    with flux.borrow(patcher) as model:
+        assert model.mu == 1.15
