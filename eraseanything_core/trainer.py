@@ -375,5 +375,5 @@ def record(history: dict[str, list[float]], found: dict[str, Tensor], total: Ten
     for name, loss in {**found, "loss": total}.items():
         value = float(torch.as_tensor(loss).detach())
         if not math.isfinite(value):
-            raise FloatingPointError(f"the {name} loss became {value} at step {step + 1}: lower the learning rates")
+            raise FloatingPointError(f"the {name} loss became {value} at step {step + 1}: lower the learning rates or take fp32")
         history.setdefault(name, []).append(value)

@@ -1,0 +1,184 @@
+"""The nodes in process: what they save, what they return, and how they refuse."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import comfy.model_management
+import comfy.sd
+import folder_paths
+import pytest
+import torch
+from comfy_api.latest import io
+
+from eraseanything_core.lora import load_lora
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="session")
+def pack():
+    """The pack as ComfyUI imports it: under a name of its own, by relative imports."""
+    spec = importlib.util.spec_from_file_location(
+        "pack_under_test", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["pack_under_test"] = module
+    spec.loader.exec_module(module)
+    return {node.GET_SCHEMA().node_id: node for node in module.NODES}
+
+
+@pytest.fixture
+def trainer_node(pack):
+    return pack["EraseAnything_EraseTrainer"]
+
+
+@pytest.fixture
+def loras(tmp_path, monkeypatch):
+    folder = tmp_path / "loras"
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(folder)], {".safetensors"}))
+    return folder
+
+
+@pytest.fixture
+def widgets(trainer_node, patcher, clip):
+    """The node's own defaults, made small."""
+    values = {i.id: i.default for i in trainer_node.define_schema().inputs if isinstance(i, io.WidgetInput)}
+    small = {"width": 96, "height": 96, "steps": 2, "sampling_steps": 3, "pool": 2, "batch": 1, "retain_batch": 1}
+    words = {"concept": "red star", "synonyms": "crimson star", "irrelevant": "tree, house\ndog"}
+    return {"model": patcher, "clip": clip} | values | small | words
+
+
+def execute(node, values):
+    """As the executor does: a locked clone of the class, inside inference mode."""
+    with torch.inference_mode():
+        return node.PREPARE_CLASS_CLONE(None).execute(**values)
+
+
+def nothing_written(folder):
+    return not folder.exists() or not list(folder.iterdir())
+
+
+def test_trains_saves_and_returns(trainer_node, widgets, loras):
+    tensors, losses, path, summary = execute(trainer_node, widgets).args
+    assert [p.name for p in loras.iterdir()] == ["eraser.safetensors"] and path == str(loras / "eraser.safetensors")
+    assert "eraser.safetensors" in folder_paths.get_filename_list("loras")
+    saved, header = load_lora(Path(path))
+    assert len(saved) == 4 * 2 and all(torch.equal(saved[k], tensors[k]) for k in saved)
+    assert all(t.dtype == torch.bfloat16 for t in saved.values())
+    assert header["eraseanything.concept"] == "red star" and header["eraseanything.synonyms"] == '["crimson star"]'
+    assert header["eraseanything.seed"] == "0" and len(header["eraseanything.base_model"]) == 64
+    assert {len(values) for values in losses.values()} == {2} and set(losses) == {"esd", "attn", "retain", "rsc", "loss"}
+    assert "2 of 2 steps" in summary
+
+
+def test_equal_seeds_give_equal_loras(trainer_node, widgets, loras):
+    def run(**change):
+        return load_lora(Path(execute(trainer_node, widgets | change).args[2]))
+
+    (first, header), (again, same), (other, _) = run(), run(), run(seed=1)
+    assert header == same and all(torch.equal(first[k], again[k]) for k in first)
+    assert not all(torch.equal(first[k], other[k]) for k in first)
+
+
+def test_an_interrupt_keeps_what_is_trained(trainer_node, widgets, loras, monkeypatch):
+    def update(self, value, *args, **kwargs):
+        if value == 3:
+            comfy.model_management.interrupt_current_processing()
+
+    monkeypatch.setattr("comfy.utils.ProgressBar.update_absolute", update)
+    tensors, losses, path, summary = execute(trainer_node, widgets | {"steps": 50}).args
+    assert "interrupted after 3 of 50" in summary and len(losses["loss"]) == 3
+    assert Path(path).exists() and any(t.abs().max() > 0 for k, t in tensors.items() if "lora_B" in k)
+    assert not comfy.model_management.in_training
+
+
+def test_pictures_with_a_vae(trainer_node, widgets, loras, monkeypatch):
+    class Vae:
+        def decode(self, latent):
+            return torch.zeros(len(latent), 96, 96, 3)
+
+    shown = execute(trainer_node, widgets | {"vae": Vae()}).ui
+    assert len(shown["images"]) == 4 and "erased" in shown["text"][0]
+
+
+def test_save_node(pack, loras):
+    key = "transformer.transformer_blocks.0.attn.add_k_proj.lora_A.weight"
+    node = pack["EraseAnything_SaveEraseLoRA"]
+    (path,) = execute(node, {"lora": {key: torch.ones(2, 2)}, "output_name": "mine", "concept": "star"}).args
+    tensors, header = load_lora(Path(path))
+    assert torch.equal(tensors[key], torch.ones(2, 2)) and header["modelspec.title"] == "erases star"
+
+
+BAD = {
+    "empty concept": ({"concept": "  "}, "the concept is empty"),
+    "no token": ({"concept": "\u200b\u200d"}, "no token"),
+    "only unknown characters": ({"concept": "\u16a0\u16a2"}, "no token"),
+    "concept not in the prompt": ({"templates": "a photo of a dog"}, "red star.*its words are: a, photo, of, a, dog"),
+    "path separators": ({"output_name": "../out/eraser"}, "output name"),
+    "windows separators": ({"output_name": "a\\b"}, "output name"),
+    "no name": ({"output_name": " "}, "no file name"),
+    "no synonyms": ({"synonyms": ""}, "needs a synonym"),
+    "odd resolution": ({"width": 100}, "multiple of 16"),
+    "a prompt too long": ({"templates": "{} " + "very " * 60 + "\n{}"}, "differ in encoded length"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_nothing_is_written(name, trainer_node, widgets, loras):
+    change, words = BAD[name]
+    with pytest.raises(ValueError, match=words) as caught:
+        execute(trainer_node, widgets | change)
+    assert "\n" not in str(caught.value)
+    assert nothing_written(loras) and not comfy.model_management.in_training
+
+
+def test_a_loss_that_is_not_a_number(trainer_node, widgets, loras, monkeypatch):
+    """In the second pair: the first one is thrown away with it."""
+    from pack_under_test.eraseanything_core import trainer
+
+    original, calls = trainer.losses.esd_loss, []
+
+    def broken(*args):
+        calls.append(1)
+        return original(*args) * (float("nan") if len(calls) == 2 else 1)
+
+    monkeypatch.setattr(trainer.losses, "esd_loss", broken)
+    with pytest.raises(FloatingPointError, match="the esd loss became nan at step 2") as caught:
+        execute(trainer_node, widgets)
+    assert "\n" not in str(caught.value)
+    assert nothing_written(loras) and not comfy.model_management.in_training
+
+
+def test_unwritable_folder(trainer_node, widgets, loras):
+    loras.write_text("a file stands where the folder should be")
+    with pytest.raises(ValueError, match="cannot write into"):
+        execute(trainer_node, widgets)
+
+
+def test_a_full_disk_leaves_the_old_file(trainer_node, widgets, loras, monkeypatch):
+    path = Path(execute(trainer_node, widgets).args[2])
+    before = path.read_bytes()
+    monkeypatch.setattr("os.fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        execute(trainer_node, widgets | {"seed": 2})
+    assert path.read_bytes() == before and len(list(loras.iterdir())) == 1
+
+
+def test_the_form_is_checked_before_queueing(trainer_node):
+    assert trainer_node.validate_inputs(concept="star", output_name="eraser") is True
+    assert trainer_node.validate_inputs(concept=None, output_name=None) is True
+    assert "concept is empty" in trainer_node.validate_inputs(concept="", output_name="eraser")
+    assert "output name" in trainer_node.validate_inputs(concept="star", output_name="a/b")
+
+
+def test_every_input_and_output_has_a_tooltip(pack):
+    for node in pack.values():
+        schema = node.define_schema()
+        assert all(x.tooltip for x in (*schema.inputs, *schema.outputs)), schema.node_id
+
+
+def test_every_node_has_a_help_page(pack):
+    for node_id in pack:
+        if node_id.startswith("EraseAnything_"):
+            assert (ROOT / "web" / "docs" / f"{node_id}.md").exists(), node_id
