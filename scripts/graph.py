@@ -18,7 +18,7 @@ DYNAMIC = ("COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3")
 NOTES = ("Note", "MarkdownNote")
 MUTED, BYPASSED = 2, 4
 
-COLUMN, GAP, WIDTH, TITLE, SLOT, TEXT = 420, 60, 340, 30, 24, 120
+COLUMN, GAP, WIDTH, TITLE, SLOT, TEXT, PREVIEW = 420, 60, 340, 30, 24, 120, 280
 
 
 class WorkflowError(Exception):
@@ -201,7 +201,9 @@ def ui_node(node_id: int, node: dict, inputs: list[Input]) -> dict:
 
 
 def add_outputs(node: dict, info: dict) -> None:
-    """Gives a node the output slots of its type."""
+    """Gives a node the output slots of its type, and room below for what an output node shows."""
+    if info.get("output_node"):
+        node["size"][1] += PREVIEW
     for slot, (name, kind) in enumerate(zip(info["output_name"], info["output"], strict=True)):
         node["outputs"].append({"name": name, "type": kind, "slot_index": slot, "links": []})
 

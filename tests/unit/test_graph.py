@@ -40,6 +40,7 @@ NODES = {
         "input_order": {"required": ["latent"]},
         "output": [],
         "output_name": [],
+        "output_node": True,
     },
 }
 
@@ -97,6 +98,10 @@ def test_nodes_stand_right_of_what_they_need_and_do_not_overlap():
         assert nodes[source]["order"] < nodes[target]["order"]
     moved = api_to_ui(GRAPH, NODES, {"9": (1, 2)})
     assert node(moved, "Preview")["pos"] == [1, 2]
+
+
+def test_an_output_node_has_room_for_what_it_shows():
+    assert node(workflow(), "Preview")["size"][1] > node(workflow(), "Load")["size"][1] + 200
 
 
 def test_two_nodes_of_one_column_stand_below_each_other():
