@@ -22,8 +22,9 @@ def shifted_sigmas(steps: int, mu: float) -> Tensor:
     Returns:
         steps + 1 values, float32.
     """
-    even = torch.linspace(1, 0, steps + 1)[:-1]
-    return torch.cat((math.exp(mu) / (math.exp(mu) + 1 / even - 1), torch.zeros(1)))
+    even = torch.linspace(1, 0, steps + 1)
+    shifted = math.exp(mu) * even
+    return shifted / (shifted + (1 - even))  # the same without 1/0, and exactly 1 and 0 at the ends
 
 
 def euler(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, sigmas: Tensor) -> Iterator[tuple]:
