@@ -52,8 +52,10 @@ def link_pack(root: Path, link: Path) -> None:
 
 
 def remove(link: Path) -> None:
-    """Removes a link, whatever it points to, or a copy of an earlier call."""
-    if link.is_symlink():
-        link.unlink()
-    elif link.exists():
+    """Removes a link without what it points to, or a copy of an earlier call."""
+    if not os.path.lexists(link):
+        return
+    try:
+        link.unlink()  # a symlink or a junction
+    except OSError:
         shutil.rmtree(link)

@@ -28,14 +28,16 @@ def main() -> int:
     from scripts.steps import StepFailed
 
     command, rest = parse(sys.argv[1:])
+    module = {"test": "pytest", "demo": "scripts.demo"}[command]
     try:
         environment = prepare(tests=command == "test")
+        arguments = [str(environment.python), "-m", module, *rest]
+        return subprocess.run(arguments, cwd=ROOT, env=environment.variables()).returncode
     except StepFailed as failure:
         print(failure, file=sys.stderr)
         return 1
-    module = {"test": "pytest", "demo": "scripts.demo"}[command]
-    arguments = [str(environment.python), "-m", module, *rest]
-    return subprocess.run(arguments, cwd=ROOT, env=environment.variables()).returncode
+    except KeyboardInterrupt:
+        return 130
 
 
 def parse(arguments: list[str]) -> tuple[str, list[str]]:

@@ -131,9 +131,7 @@ def api_to_ui(graph: dict, object_info: dict, positions: dict[str, tuple] | None
         A workflow of version 0.4, without control over seeds (`control_after_generate` is "fixed").
     """
     ids = number_nodes(graph)
-    nodes = [
-        ui_node(ids[key], node, inputs_of(node["class_type"], object_info)) for key, node in graph.items()
-    ]
+    nodes = [ui_node(ids[key], node, inputs_of(node["class_type"], object_info)) for key, node in graph.items()]
     by_id = {node["id"]: node for node in nodes}
     for key, node in graph.items():
         add_outputs(by_id[ids[key]], object_info[node["class_type"]])
@@ -169,17 +167,13 @@ def ui_node(node_id: int, node: dict, inputs: list[Input]) -> dict:
     """A node of a workflow file, not yet connected or placed."""
     unknown = set(node["inputs"]) - {entry.name for entry in inputs}
     if unknown:
-        raise WorkflowError(
-            f"{node['class_type']} (node {node_id}) has no input {', '.join(sorted(unknown))}"
-        )
+        raise WorkflowError(f"{node['class_type']} (node {node_id}) has no input {', '.join(sorted(unknown))}")
     sockets = [{"name": e.name, "type": e.kind, "link": None} for e in inputs if not e.is_widget]
     values = []
     for entry in (entry for entry in inputs if entry.is_widget):
         value = node["inputs"].get(entry.name, entry.default())
         if is_link(value):
-            sockets.append(
-                {"name": entry.name, "type": entry.kind, "widget": {"name": entry.name}, "link": None}
-            )
+            sockets.append({"name": entry.name, "type": entry.kind, "widget": {"name": entry.name}, "link": None})
             value = entry.default()
         values += [value, *entry.extra_values()]
     texts = sum(bool(entry.options.get("multiline")) for entry in inputs if entry.is_widget)
@@ -218,9 +212,7 @@ def connect(graph: dict, ids: dict[str, int], nodes: dict[int, dict]) -> list[li
             if value is None:
                 continue
             if not is_link(value) or value[0] not in ids or value[1] >= len(nodes[ids[value[0]]]["outputs"]):
-                raise WorkflowError(
-                    f"{target['type']}.{entry['name']} (node {key}): {value!r} is no output of a node"
-                )
+                raise WorkflowError(f"{target['type']}.{entry['name']} (node {key}): {value!r} is no output of a node")
             output = nodes[ids[value[0]]]["outputs"][value[1]]
             links.append([len(links) + 1, ids[value[0]], value[1], target["id"], slot, output["type"]])
             entry["link"] = links[-1][0]

@@ -14,9 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / ".cache" / "test-base"
 
 if "COMFYUI_PATH" not in os.environ:
-    pytest.exit(
-        "tests/comfy needs ComfyUI: run `python scripts/dev.py test`, or `pytest tests/unit`", returncode=4
-    )
+    pytest.exit("tests/comfy needs ComfyUI: run `python scripts/dev.py test`, or `pytest tests/unit`", returncode=4)
 COMFYUI = Path(os.environ["COMFYUI_PATH"])
 
 for folder in ("output", "models/loras"):
@@ -43,6 +41,4 @@ def server():
 def pack_nodes(server):
     """What /object_info says about the nodes of the pack."""
     info = server.object_info()
-    return {
-        name: node for name, node in info.items() if node["python_module"] == "custom_nodes.eraseanything"
-    }
+    return {name: node for name, node in info.items() if node["python_module"] == "custom_nodes.eraseanything"}

@@ -32,9 +32,7 @@ def outline(node: dict) -> dict:
 
 def tooltips(node: dict) -> dict[str, str]:
     """The tooltip of every input and output, by name."""
-    found = dict(
-        zip(node["output_name"], node.get("output_tooltips") or [None] * len(node["output"]), strict=True)
-    )
+    found = dict(zip(node["output_name"], node.get("output_tooltips") or [None] * len(node["output"]), strict=True))
     for section in ("required", "optional"):
         for name, spec in node["input"].get(section, {}).items():
             found[name] = spec[1].get("tooltip") if len(spec) > 1 else None
@@ -60,10 +58,7 @@ def test_nodes_explain_themselves(pack_nodes):
     bare = {name for name, node in pack_nodes.items() if not (node["description"] and node["category"])}
     assert not bare, "no description or category"
     silent = [
-        f"{name}.{entry}"
-        for name, node in pack_nodes.items()
-        for entry, tip in tooltips(node).items()
-        if not tip
+        f"{name}.{entry}" for name, node in pack_nodes.items() for entry, tip in tooltips(node).items() if not tip
     ]
     assert not silent, "no tooltip"
 
@@ -100,9 +95,7 @@ def test_a_graph_made_into_a_workflow_runs_the_same(server):
     graph = ui_to_api(api_to_ui(PREVIEW, info), info)
     entry = server.run(graph, timeout=60)
     assert entry["status"]["status_str"] == "success"
-    assert {key: node["inputs"] for key, node in graph.items()} == {
-        key: n["inputs"] for key, n in PREVIEW.items()
-    }
+    assert {key: node["inputs"] for key, node in graph.items()} == {key: n["inputs"] for key, n in PREVIEW.items()}
 
 
 def test_a_graph_that_is_wrong_is_refused_with_the_node_and_the_input(server):
@@ -122,9 +115,7 @@ def test_a_node_that_fails_is_named_with_what_it_said(server):
         "1": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
         "2": {"class_type": "SaveLatent", "inputs": {"samples": ["1", 0], "filename_prefix": "../outside"}},
     }
-    with pytest.raises(
-        GraphError, match=r"SaveLatent \(node 2\): .*outside the output folder is not allowed"
-    ):
+    with pytest.raises(GraphError, match=r"SaveLatent \(node 2\): .*outside the output folder is not allowed"):
         server.run(graph, timeout=60)
 
 

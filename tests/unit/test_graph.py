@@ -28,9 +28,7 @@ NODES = {
         "output_name": ["latent"],
     },
     "Train": {
-        "input": {
-            "required": {"clip": ["CLIP"], "seed": ["INT", {"default": 7, "control_after_generate": False}]}
-        },
+        "input": {"required": {"clip": ["CLIP"], "seed": ["INT", {"default": 7, "control_after_generate": False}]}},
         "input_order": {"required": ["clip", "seed"]},
         "output": ["INT"],
         "output_name": ["steps"],
@@ -180,9 +178,7 @@ def test_a_loop_is_refused():
 
 
 def test_the_command_converts_files(tmp_path):
-    nodes, graph, made, back = (
-        tmp_path / name for name in ("nodes.json", "graph.json", "made.json", "back.json")
-    )
+    nodes, graph, made, back = (tmp_path / name for name in ("nodes.json", "graph.json", "made.json", "back.json"))
     nodes.write_text(json.dumps(NODES))
     graph.write_text(json.dumps(GRAPH))
     main("to-ui", str(graph), str(made), str(nodes))

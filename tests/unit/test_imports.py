@@ -77,9 +77,7 @@ def test_pure_modules_import_only_each_other_and_never_in_a_loop():
 
 
 def test_the_core_is_importable_without_comfyui():
-    modules = [
-        ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in core_files if path.parent == CORE
-    ]
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in core_files if path.parent == CORE]
     modules = [module for module in modules if not module.endswith(("__init__", ".flux"))]
     check = f"import sys, {', '.join(modules) or 'eraseanything_core'}\nassert 'comfy' not in sys.modules"
     result = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)

@@ -46,9 +46,7 @@ def test_a_step_that_failed_is_tried_again_and_says_what_to_do(steps):
         assert all(text in str(failure.value) for text in ("torch", "no space left", "Free some space."))
 
 
-@pytest.mark.parametrize(
-    "complaint, runs", [("IncompleteRead(3 bytes read)", 2), ("No matching distribution", 1)]
-)
+@pytest.mark.parametrize("complaint, runs", [("IncompleteRead(3 bytes read)", 2), ("No matching distribution", 1)])
 def test_only_an_interrupted_download_is_tried_once_more(steps, tmp_path, complaint, runs):
     done = tmp_path / "done"
     code = f"open({str(done)!r}, 'a').write('x'); print({complaint!r}); raise SystemExit(1)"
@@ -202,6 +200,13 @@ def test_a_link_to_another_place_is_replaced_and_the_place_kept(tmp_path):
     base.link_pack(old, link)
     base.link_pack(new, link)
     assert link.samefile(new) and (old / "file").exists()
+
+
+def test_a_copy_of_the_pack_gives_way_to_a_link(tmp_path):
+    touch(tmp_path / "pack" / "__init__.py")
+    touch(tmp_path / "link" / "nodes" / "old.py")
+    base.link_pack(tmp_path / "pack", tmp_path / "link")
+    assert not (tmp_path / "link" / "nodes").exists()
 
 
 # --- what the server says
