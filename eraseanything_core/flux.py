@@ -301,7 +301,8 @@ def check_model(patcher):
     compiled = hasattr(inner, "_orig_mod") or "torch_compile_kwargs" in patcher.model_options
     if compiled or any("diffusion_model" in key for key in patcher.object_patches):
         raise ValueError("the MODEL is compiled: connect it without the compile node")
-    if type(base) is not comfy.model_base.Flux or not isinstance(inner, Flux) or inner.in_channels != inner.out_channels:
+    plain = type(base) is comfy.model_base.Flux and isinstance(inner, Flux)
+    if not plain or inner.in_channels != inner.out_channels:
         raise ValueError(f"the MODEL is a {type(base).__name__}: only a text-to-image Flux.1 can be trained here")
     options = {k: v for k, v in patcher.model_options.get("transformer_options", {}).items() if v}
     changes = patcher.patches or patcher.weight_wrapper_patches or patcher.injections or patcher.hook_patches

@@ -65,12 +65,13 @@ def target_names(targets: str | tuple[str, ...]) -> tuple[str, ...]:
     Raises:
         ValueError: a name that does not exist.
     """
-    names = PRESETS.get(targets) or tuple(n.strip() for n in targets.split("+")) if isinstance(targets, str) else targets
-    for name in names:
+    if isinstance(targets, str):
+        targets = PRESETS.get(targets) or tuple(name.strip() for name in targets.split("+"))
+    for name in targets:
         if name not in DUAL and name not in SINGLE:
             known = ", ".join((*PRESETS, *DUAL, *SINGLE))
             raise ValueError(f"there is no target {name!r}; known: {known}")
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys(targets))
 
 
 def slices(targets: str | tuple[str, ...], width: int, dual: int, single: int, mlp_ratio: float) -> list[Slice]:

@@ -116,7 +116,8 @@ class EraseResult:
         ends = [f"{name} {v[0]:.4f} -> {sum(v[-10:]) / len(v[-10:]):.4f}" for name, v in self.losses.items() if v]
         return "\n".join(
             [
-                f"{self.config.concept!r} erased: {state} {self.steps} of {self.config.steps} steps in {self.seconds:.0f} s",
+                f"{self.config.concept!r} erased: {state} {self.steps} of {self.config.steps} steps "
+                f"in {self.seconds:.0f} s",
                 f"{len(self.lora)} tensors ({self.config.targets}, rank {self.config.rank}) in {saved_as}",
                 "first loss -> mean of the last ten: " + ", ".join(ends),
             ]
@@ -137,9 +138,7 @@ def prepare(config: EraseConfig, text) -> Plan:
     synonyms = tuple(tokens.check_concept(word, text.pieces) for word in config.synonyms)
     irrelevant = tuple(tokens.check_concept(word, text.pieces) for word in config.irrelevant)
     templates = tuple(prompts.as_template(t, concept) for t in config.templates)
-    config = dataclasses.replace(
-        config, concept=concept, synonyms=synonyms, irrelevant=irrelevant, templates=templates
-    )
+    config = dataclasses.replace(config, concept=concept, synonyms=synonyms, irrelevant=irrelevant, templates=templates)
     check_settings(config)
     rng = random.Random(config.seed)
     sentences = [prompts.sentence(config, rng) for _ in range(config.sentences)]
@@ -247,10 +246,11 @@ def pools(model, plan: Plan, epoch: int) -> tuple[sampling.Pool, sampling.Pool]:
     """Trajectories of the frozen model for sentences that hold the concept, and for prompts that must stay."""
     config, sigmas = plan.config, schedule(model, plan.config)
     rng = generator(config.seed, -1 - epoch)
-    return tuple(
-        fill_pool(model, plan, [sources[i] for i in torch.randint(len(sources), (config.pool,), generator=rng)], sigmas, rng)
-        for sources in (plan.sentences, plan.retained)
-    )
+    made = []
+    for sources in (plan.sentences, plan.retained):
+        chosen = torch.randint(len(sources), (config.pool,), generator=rng).tolist()
+        made.append(fill_pool(model, plan, [sources[i] for i in chosen], sigmas, rng))
+    return made[0], made[1]
 
 
 def fill_pool(model, plan: Plan, sources: list, sigmas: Tensor, rng: torch.Generator) -> sampling.Pool:
@@ -375,5 +375,7 @@ def record(history: dict[str, list[float]], found: dict[str, Tensor], total: Ten
     for name, loss in {**found, "loss": total}.items():
         value = float(torch.as_tensor(loss).detach())
         if not math.isfinite(value):
-            raise FloatingPointError(f"the {name} loss became {value} at step {step + 1}: lower the learning rates or take fp32")
+            raise FloatingPointError(
+                f"the {name} loss became {value} at step {step + 1}: lower the learning rates or take fp32"
+            )
         history.setdefault(name, []).append(value)

@@ -65,8 +65,12 @@ def _what() -> list:
             "without the concept. {person}: the same sentence with `person` in its place; {dog|cat} draws one.",
             DEFAULT.neutral,
         ),
-        _text("retain", "Prompts that have to stay as they are, one a line: neighbours and generic ones.", multiline=True),
-        _text("output_name", "File name of the LoRA, without folder; an older file of that name is replaced.", "eraser"),
+        _text(
+            "retain", "Prompts that have to stay as they are, one a line: neighbours and generic ones.", multiline=True
+        ),
+        _text(
+            "output_name", "File name of the LoRA, without folder; an older file of that name is replaced.", "eraser"
+        ),
     ]
 
 
@@ -114,7 +118,11 @@ def _optimisation() -> list:
             advanced=True,
         ),
         io.Combo.Input(
-            "dtype", options=["auto", "bf16", "fp32"], default=DEFAULT.dtype, tooltip="Precision of the model.", advanced=True
+            "dtype",
+            options=["auto", "bf16", "fp32"],
+            default=DEFAULT.dtype,
+            tooltip="Precision of the model.",
+            advanced=True,
         ),
         io.Boolean.Input(
             "checkpoint",
@@ -123,7 +131,12 @@ def _optimisation() -> list:
             advanced=True,
         ),
         io.Int.Input(
-            "seed", default=0, min=0, max=2**31 - 1, control_after_generate=False, tooltip="Equal seeds give equal LoRAs."
+            "seed",
+            default=0,
+            min=0,
+            max=2**31 - 1,
+            control_after_generate=False,
+            tooltip="Equal seeds give equal LoRAs.",
         ),
         io.Vae.Input("vae", optional=True, tooltip="With it the node shows the concept before and after."),
     ]

@@ -116,7 +116,7 @@ OUTSIDE = {
 
 
 def convert(flux: torch.nn.Module) -> torch.nn.Module:
-    """The same weights as diffusers' FluxTransformer2DModel: fused projections cut, the last modulation's halves swapped."""
+    """The same weights as a FluxTransformer2DModel: fused projections cut, the last modulation's halves swapped."""
     from diffusers import FluxTransformer2DModel
 
     p, source = flux.params, flux.state_dict()

@@ -68,7 +68,8 @@ def test_trains_saves_and_returns(trainer_node, widgets, loras):
     assert all(t.dtype == torch.bfloat16 for t in saved.values())
     assert header["eraseanything.concept"] == "red star" and header["eraseanything.synonyms"] == '["crimson star"]'
     assert header["eraseanything.seed"] == "0" and len(header["eraseanything.base_model"]) == 64
-    assert {len(values) for values in losses.values()} == {2} and set(losses) == {"esd", "attn", "retain", "rsc", "loss"}
+    assert {len(values) for values in losses.values()} == {2}
+    assert set(losses) == {"esd", "attn", "retain", "rsc", "loss"}
     assert "2 of 2 steps" in summary
 
 

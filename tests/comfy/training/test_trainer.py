@@ -241,7 +241,8 @@ def test_the_columns_are_those_of_the_full_softmax(patcher, plan):
         assert torch.allclose(full.sum(-1), torch.ones(()))
         assert torch.allclose(capture.maps[block][..., 0], full[:, :, 32:, span].sum(-1), atol=1e-6)
     feature = attention.image_feature(capture.maps)
-    assert feature.shape == (1, 36) and torch.allclose(feature, sum(f[:, :, 32:, span].sum(-1).mean(1) for f in seen.values()) / 2)
+    expected = sum(full[:, :, 32:, span].sum(-1).mean(1) for full in seen.values()) / 2
+    assert feature.shape == (1, 36) and torch.allclose(feature, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("neutral", ("", "a dog", "{}", "{person}", "{dog|cat}"))

@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from eraseanything_core.attention import attention_columns, image_feature
+
+
+def case(dtype=torch.float64):
+    g = torch.Generator().manual_seed(0)
+    q, k = (1.5 * torch.randn(2, 3, n, 8, generator=g, dtype=dtype) for n in (7, 11))
+    select = torch.zeros(2, 11, 2, dtype=dtype)
+    select[0, [1, 2], 0], select[1, 5, 0], select[:, 9, 1] = 1, 1, 1
+    return q.requires_grad_(), k.requires_grad_(), select
+
+
+def test_columns_and_gradients_are_those_of_the_full_softmax():
+    q, k, select = case()
+    weight = torch.randn(2, 3, 7, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    full = torch.softmax(q @ k.transpose(-1, -2) * 8**-0.5, dim=-1) @ select[:, None]
+    expected = torch.autograd.grad((full * weight).sum(), (q, k))
+    columns = attention_columns(q, k, select)
+    found = torch.autograd.grad((columns * weight).sum(), (q, k))
+    assert torch.allclose(columns, full)
+    assert all(torch.allclose(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_each_prompt_has_columns_of_its_own():
+    q, k, select = case()
+    columns = attention_columns(q, k, select)
+    full = torch.softmax(q @ k.transpose(-1, -2) * 8**-0.5, dim=-1)
+    assert torch.allclose(columns[0, ..., 0], full[0, ..., 1] + full[0, ..., 2])
+    assert torch.allclose(columns[1, ..., 0], full[1, ..., 5])
+
+
+def test_the_weights_are_over_all_keys():
+    q, k, select = case()
+    assert torch.allclose(attention_columns(q, k, torch.ones_like(select)), torch.ones(()).double())
+
+
+@pytest.mark.parametrize("dtype, tolerance", ((torch.float32, 1e-6), (torch.bfloat16, 2e-2)))
+def test_lower_precision(dtype, tolerance):
+    exact = attention_columns(*case())
+    found = attention_columns(*(t.detach().to(dtype) for t in case()))
+    assert found.dtype == dtype and (found - exact).abs().max() < tolerance
+
+
+def test_a_feature_is_the_mean_over_heads_and_blocks():
+    maps = {0: torch.full((1, 4, 9, 1), 0.25), 1: torch.zeros(1, 4, 9, 1)}
+    maps[1][:, 0] = 1.0
+    assert torch.equal(image_feature(maps), torch.full((1, 9), 0.25))

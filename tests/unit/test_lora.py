@@ -1,0 +1,93 @@
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from eraseanything_core import files, lora
+from eraseanything_core.trainer import EraseConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def parts(targets="add_q+add_k+single_mlp"):
+    return lora.slices(targets, width=8, dual=2, single=1, mlp_ratio=4.0)
+
+
+def test_the_papers_targets_are_four_tensors_a_dual_block():
+    made = lora.Lora(parts("paper"), rank=2)
+    assert sorted(made.tensors()) == sorted(
+        f"transformer.transformer_blocks.{n}.attn.{name}.lora_{side}.weight"
+        for n in range(2)
+        for name in ("add_q_proj", "add_k_proj")
+        for side in "AB"
+    )
+
+
+def test_an_adapter_adds_b_a_x_to_its_rows_only():
+    made = lora.Lora(parts("add_k+add_q"), rank=2, generator=torch.Generator().manual_seed(0))
+    x, y = torch.randn(3, 5, 8), torch.randn(3, 5, 24)
+    indices = made.by_module()["double_blocks.1.txt_attn.qkv"]
+    assert torch.equal(made.add(indices, x, y), y), "B starts at zero"
+    for up in made.up:
+        up.data.normal_()
+    found = made.add(indices, x, y)
+    tensors = made.tensors(torch.float32)
+    for name, start in (("add_q_proj", 0), ("add_k_proj", 8)):
+        key = f"transformer.transformer_blocks.1.attn.{name}"
+        delta = tensors[f"{key}.lora_B.weight"] @ tensors[f"{key}.lora_A.weight"]
+        assert torch.allclose(found[..., start : start + 8], y[..., start : start + 8] + x @ delta.T, atol=1e-5)
+    assert torch.equal(found[..., 16:], y[..., 16:])
+
+
+def test_masters_are_float32_and_files_bf16():
+    made = lora.Lora(parts(), rank=2)
+    assert {p.dtype for p in made.parameters()} == {torch.float32}
+    assert {t.dtype for t in made.tensors().values()} == {torch.bfloat16}
+
+
+def test_a_snapshot_does_not_move_with_training():
+    made = lora.Lora(parts(), rank=2)
+    before = made.tensors(torch.float32)
+    made.up[0].data += 1
+    assert not before["transformer.transformer_blocks.0.attn.add_q_proj.lora_B.weight"].any()
+
+
+def test_save_and_load(tmp_path):
+    made = lora.Lora(parts(), rank=2, generator=torch.Generator().manual_seed(0))
+    config = EraseConfig(concept="star", synonyms=("sun",), seed=4)
+    path = lora.save_lora(made.tensors(torch.float32), tmp_path / "x.safetensors", lora.header(config, "abc"))
+    tensors, header = lora.load_lora(path)
+    again = lora.Lora(parts(), rank=2)
+    again.load(tensors)
+    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), again.parameters(), strict=True))
+    assert header["eraseanything.concept"] == "star" and header["eraseanything.synonyms"] == '["sun"]'
+    assert header["eraseanything.base_model"] == "abc" and header["modelspec.title"] == "erases star"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_unknown_targets():
+    with pytest.raises(ValueError, match="no target 'add_z'"):
+        lora.target_names("add_q+add_z")
+
+
+def test_presets():
+    assert lora.target_names("paper") == ("add_q", "add_k") == lora.target_names("add_q + add_k+add_q")
+    assert all(lora.target_names(name) for name in lora.PRESETS)
+
+
+def test_the_version_is_the_packages():
+    declared = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    assert declared == lora.VERSION
+
+
+@pytest.mark.parametrize("name", ("", "  ", "..", ".hidden", "a/b", "a\\b", "c:d", "a\nb", ".safetensors"))
+def test_names_that_are_no_file_names(name):
+    with pytest.raises(ValueError, match="output name") as caught:
+        files.check_name(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_that_are():
+    assert files.check_name("my eraser v1.2") == "my eraser v1.2"
+    assert files.check_name("star.safetensors") == "star"

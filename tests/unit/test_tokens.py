@@ -1,0 +1,76 @@
+"""Spans of a concept among T5 pieces, written out by hand as ComfyUI's tokenizer cuts them."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from eraseanything_core import tokens
+
+
+def cut(text: str) -> list[str]:
+    return text.split("|") + ["", ""]  # end of sequence and padding
+
+
+@pytest.mark.parametrize(
+    "pieces, concept, spans",
+    [
+        ("▁a|▁|nu|de|▁woman", "nude", [[2, 3]]),
+        ("▁a|▁N|ude|,|▁woman", "nude", [[1, 2]]),
+        ("▁semi|-|nu|de|▁art", "nude", [[2, 3]]),
+        ("▁two|▁star|s|▁and|▁a|▁Star|'|s|▁light", "star", [[1, 2], [5, 6, 7]]),
+        ("▁star|ry|▁star|ling|s", "star", None),
+        ("▁|a|▁Fri|d|a|▁Ka|h|l|o|▁portrait", "Frida Kahlo", [[2, 3, 4, 5, 6, 7, 8]]),
+        ("▁|a|▁Fri|d|a|▁Ka|h|l|o", "a", [[1]]),
+        ("▁by|▁Van|-|Go|g|h", "van gogh", [[1, 2, 3, 4, 5]]),
+        ("▁by|▁Van|▁a|▁Go|g|h", "van gogh", None),
+        ("▁dog|▁dog|▁dog", "dog", [[0], [1], [2]]),
+        ("▁a|▁big|▁|dog", "dog", [[3]]),
+        ("▁ca|fé|▁noir", "CAFÉ", [[0, 1]]),
+        ("▁c|++|▁code", "c++", [[0, 1]]),
+    ],
+)
+def test_spans(pieces, concept, spans):
+    if spans is None:
+        with pytest.raises(ValueError, match="does not hold the concept"):
+            tokens.find_spans(cut(pieces), concept)
+    else:
+        assert [list(span) for span in tokens.find_spans(cut(pieces), concept)] == spans
+
+
+def test_the_error_names_the_words_that_are_there():
+    with pytest.raises(ValueError, match="'cat'; its words are: a, red, dog$"):
+        tokens.find_spans(cut("▁a|▁re|d|▁dog"), "cat")
+
+
+def test_empty_concept():
+    with pytest.raises(ValueError, match="the concept is empty"):
+        tokens.find_spans(cut("▁a|▁dog"), " ")
+
+
+def test_a_span_moves_with_the_edit():
+    """The reference code kept the positions of the prompt before the substitution."""
+    assert tokens.positions(cut("▁a|▁photo|▁of|▁|nu|de"), "nude") == [4, 5]
+    assert tokens.positions(cut("▁of|▁a|▁cloth|ed|▁photo"), "clothed") == [2, 3]
+
+
+def test_pieces_leave_out_special_tokens_and_embeddings():
+    vocabulary = {5: "▁dog", 1: "</s>", 0: "<pad>", 2: "<unk>"}
+    row = [(5, 1.0), (object(), 1.2), (2, 1.0), (1, 1.0), (0, 1.0)]
+    assert tokens.pieces_of(SimpleNamespace(inv_vocab=vocabulary), row) == ["▁dog", "", "", "", ""]
+
+
+@pytest.mark.parametrize(
+    "concept, words", [("", "is empty"), (" \n", "is empty"), ("\u200b", "no token"), ("ᚠ", "no token")]
+)
+def test_concepts_that_cannot_be_erased(concept, words):
+    pieces = {"\u200b": ["▁", ""], "ᚠ": ["▁", "", ""]}
+    with pytest.raises(ValueError, match=words):
+        tokens.check_concept(concept, pieces.__getitem__)
+
+
+def test_a_concept_is_tidied():
+    assert tokens.check_concept("  red \n star ", lambda _: ["▁red", "▁star"]) == "red star"
+
+
+def test_replace_takes_every_occurrence_and_its_ending():
+    assert tokens.replace("Dogs and a dog's hot-dog, dogma", "dog", "{}") == "{} and a {} hot-{}, dogma"
