@@ -53,7 +53,8 @@ class EraseConfig:
     sampling_steps: int = 28
     mu: float | None = None  # sampling shift; None is the model's
     erase_sigma: tuple[float, float] = (0.0, 1.0)
-    map_sigma: tuple[float, float] = (0.6, 1.0)
+    map_sigma: tuple[float, float] = (0.6, 1.0)  # where the reverse self-contrastive loss looks
+    map_blocks: tuple[int, ...] | None = None  # dual blocks whose attention is read; None is all
     pool: int = 8  # trajectories kept of each kind
     refresh: int = 50  # steps after which they are drawn anew
     # The optimisation.
@@ -156,6 +157,10 @@ def check_settings(config: EraseConfig):
     target_names(config.targets)
     if config.rsc and not (config.synonyms and config.irrelevant):
         raise ValueError("the rsc loss needs a synonym and irrelevant words: give both, or set its weight to 0")
+    for kept in (*config.irrelevant, *config.retain):
+        for word in (config.concept, *config.synonyms):
+            if tokens.occurs(kept, word):
+                raise ValueError(f"{kept!r} is to be kept and holds {word!r}, which is to be erased")
     if not config.templates:
         raise ValueError("there is no prompt template: give at least one, with {} for the concept")
     for name in ("steps", "batch", "retain_batch", "rank", "sentences", "pool", "refresh", "sampling_steps"):
@@ -184,7 +189,8 @@ def train(
         model: the seam, see `flux.FluxModel`.
         plan: from `prepare`.
         progress: called as progress(step, losses) after every pair.
-        stops: exceptions with which a user interrupts; the result then holds what was trained.
+        stops: exceptions with which a user interrupts; from the first full pair on, the result then holds what
+            was trained.
         run_dir: where the run's state is kept every `save_every` pairs and resumed from.
 
     Raises:
@@ -218,6 +224,8 @@ def train(
             if run_dir and config.save_every and done % config.save_every == 0:
                 checkpoint.save(run_dir, lora, [lower, upper], config, history)
     except stops:
+        if not done:
+            raise
         interrupted = True
     seconds = time.monotonic() - start
     samples = compare(model, plan) if config.samples and not interrupted else None
@@ -273,7 +281,7 @@ def erase_losses(model, plan: Plan, pool: sampling.Pool, rng: torch.Generator) -
     x_t, sigma, teacher = pool.at(row, step, model.device)
     sentences = [pool.sources[i] for i in row]
     concept = [s.concept for s in sentences]
-    capture = model.capture(selected(model, plan, concept)) if config.attn else None
+    capture = model.capture(selected(model, plan, concept), config.map_blocks) if config.attn else None
     student = model.velocity(x_t, sigma, conds(model, plan, concept), adapters=True, capture=capture)
     neutral = model.velocity(x_t, sigma, conds(model, plan, [s.neutral for s in sentences]), adapters=False)
     found = {"esd": losses.esd_loss(student, teacher, neutral, config.eta)}
@@ -319,7 +327,7 @@ def rsc(model, plan: Plan, sentences: list[prompts.Sentence], x_t: Tensor, sigma
     config = plan.config
 
     def feature(chosen: list[prompts.Prompt], repeats: int, adapters: bool) -> Tensor:
-        capture = model.capture(selected(model, plan, chosen))
+        capture = model.capture(selected(model, plan, chosen), config.map_blocks)
         where = x_t.repeat_interleave(repeats, 0), sigma.repeat_interleave(repeats, 0)
         return image_feature(model.columns(*where, conds(model, plan, chosen), adapters, capture))
 

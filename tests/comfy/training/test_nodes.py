@@ -94,6 +94,13 @@ def test_an_interrupt_keeps_what_is_trained(trainer_node, widgets, loras, monkey
     assert not comfy.model_management.in_training
 
 
+def test_an_interrupt_before_the_first_pair_writes_nothing(trainer_node, widgets, loras):
+    comfy.model_management.interrupt_current_processing()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        execute(trainer_node, widgets)
+    assert nothing_written(loras) and not comfy.model_management.in_training
+
+
 def test_pictures_with_a_vae(trainer_node, widgets, loras, monkeypatch):
     class Vae:
         def decode(self, latent):
@@ -120,6 +127,7 @@ BAD = {
     "windows separators": ({"output_name": "a\\b"}, "output name"),
     "no name": ({"output_name": " "}, "no file name"),
     "no synonyms": ({"synonyms": ""}, "needs a synonym"),
+    "kept and erased": ({"retain": "two red stars"}, "is to be kept and holds 'red star'"),
     "odd resolution": ({"width": 100}, "multiple of 16"),
     "a prompt too long": ({"templates": "{} " + "very " * 60 + "\n{}"}, "differ in encoded length"),
 }

@@ -147,7 +147,7 @@ def test_masters_stay_float32_under_bf16(patcher, text, config):
     assert ups.dtype == torch.float32 and 1e-6 < ups.abs().mean() < 2.1e-5
 
 
-@pytest.mark.parametrize("change", ({}, {"alternate": False}, {"preserve": "paper"}, {"paper_sign": True}, {"rsc": 0}))
+@pytest.mark.parametrize("change", ({}, {"alternate": False}, {"preserve": "paper"}, {"paper_sign": True}, {"rsc": 0}, {"map_blocks": (1,)}))
 def test_the_options_train(patcher, text, config, change):
     plan = trainer.prepare(dataclasses.replace(config, **change), text)
     with flux.borrow(patcher) as model:

@@ -4,6 +4,7 @@ import dataclasses
 
 import comfy.model_management
 import comfy.sample
+import comfy.sd
 import pytest
 import torch
 
@@ -124,6 +125,22 @@ def stock_velocity(patcher, x, sigma, cond):
             x, sigma, c_crossattn=cond.context, y=cond.pooled, guidance=cond.guidance, transformer_options={}
         )
     return (x - x_0) / sigma[:, None, None, None]
+
+
+def test_eight_bit_weights(make_flux, clip, config):
+    """UNETLoader's fp8 option: weights stay in 8 bits, adapters train, and the teacher is ComfyUI's own model."""
+    with torch.inference_mode():
+        patcher = comfy.sd.load_diffusion_model_state_dict(
+            dict(make_flux().state_dict()), model_options={"dtype": torch.float8_e4m3fn}
+        )
+    assert patcher.model.diffusion_model.img_in.weight.dtype == torch.float8_e4m3fn
+    plan = trainer.prepare(config, flux.TextEncoder(clip))
+    x, sigma = torch.randn(1, 16, 12, 12), torch.tensor([0.6])
+    with flux.borrow(patcher) as model:
+        cond = trainer.conds(model, plan, [plan.sentences[0].concept])
+        base = model.velocity(x, sigma, cond, adapters=False)
+        assert trainer.train(model, plan).steps == 3
+    assert torch.allclose(base, stock_velocity(patcher, x, sigma, cond), rtol=1e-3, atol=1e-4)
 
 
 def test_the_teacher_carries_no_gradient(patcher, clip, config):
