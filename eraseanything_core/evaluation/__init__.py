@@ -1,0 +1,1 @@
+"""How well a concept is erased and the rest is kept."""

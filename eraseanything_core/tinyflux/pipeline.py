@@ -1,0 +1,93 @@
+"""TinyFlux without ComfyUI's server: prompts to pictures in batches, for measuring."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..flux import new_autoencoder, new_flux, t5_tokenizer
+from ..sampling import euler, shifted_sigmas
+from . import judge, oracle
+from .generator import FLUX
+from .oracle import Reading
+from .plain import rope_table, velocity
+from .text import TextEncoder, pieces_of
+
+WEIGHTS = Path(__file__).parent / "weights"
+MU, STEPS, GUIDANCE = 1.15, 20, 3.5  # ComfyUI's shift for Flux, and the sampler settings that TinyFlux is made for
+
+
+def text_encoder(path: Path = WEIGHTS / "tinyflux_text.safetensors") -> TextEncoder:
+    encoder = TextEncoder()
+    encoder.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    return encoder.eval().requires_grad_(False)
+
+
+def flux(path: Path = WEIGHTS / "tinyflux.safetensors", dtype=torch.bfloat16) -> nn.Module:
+    module = new_flux(FLUX, dtype=dtype)
+    module.load_state_dict(load_file(path))
+    return module.eval().requires_grad_(False)
+
+
+def decoder(path: Path = WEIGHTS / "tinyflux_vae.safetensors") -> nn.Module:
+    taesd = new_autoencoder(latent_channels=16)
+    taesd.load_state_dict(load_file(path), strict=False)
+    return taesd.taesd_decoder.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def judge_net(path: Path = WEIGHTS / "judge.safetensors") -> judge.JudgeNet:
+    net = judge.JudgeNet()
+    net.load_state_dict(load_file(path))
+    return net.eval().requires_grad_(False)
+
+
+def noise(seeds: list[int]) -> Tensor:
+    """One latent of noise a seed, [n, 16, 12, 12]."""
+    drawn = [torch.randn(16, 12, 12, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(drawn)
+
+
+class Pipeline:
+    """Prompts and seeds to pictures."""
+
+    def __init__(self, module: nn.Module, encoder: TextEncoder | None = None, decode: nn.Module | None = None):
+        self.module, self.encoder, self.decode = module, encoder or text_encoder(), decode or decoder()
+        self.tokenizer = t5_tokenizer().tokenizer
+
+    def encode(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """States [n, l, 128] and pooled vectors [n, 64]."""
+        with torch.no_grad():
+            return self.encoder(pieces_of(self.tokenizer, prompts))
+
+    def latents(self, prompts: list[str], seeds: list[int], guidance: float, steps: int = STEPS) -> Tensor:
+        """x_0 in the model's space, [n, 16, 12, 12]."""
+        states, pooled = self.encode(prompts)
+        rope = rope_table(self.module, states.shape[1], 6, 6)
+        dtype = next(self.module.parameters()).dtype
+        fixed = {"context": states.to(dtype), "y": pooled.to(dtype), "guidance": torch.full((len(seeds),), guidance, dtype=dtype)}
+
+        def step(x: Tensor, t: Tensor) -> Tensor:
+            return velocity(self.module, rope, x=x.to(dtype), timestep=t.to(dtype), **fixed).float()
+
+        with torch.no_grad():
+            return list(euler(step, noise(seeds), shifted_sigmas(steps, MU)))[-1][0]
+
+    def pictures(self, prompts: list[str], seeds: list[int], guidance: float = GUIDANCE, batch: int = 64) -> Tensor:
+        """[n, 3, 96, 96] in [0, 1]."""
+        drawn = []
+        for i in range(0, len(prompts), batch):
+            x = self.latents(prompts[i : i + batch], seeds[i : i + batch], guidance)
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                drawn.append(self.decode(x.contiguous(memory_format=torch.channels_last)).float().clamp(0, 1))
+        return torch.cat(drawn)
+
+
+def shows(readings: list[Reading], concepts: list[str], kind: str) -> list[bool]:
+    """Whether each reading shows the concept that was asked for."""
+    return [getattr(reading, kind) == concept for reading, concept in zip(readings, concepts, strict=True)]
+
+
+def read_both(net: judge.JudgeNet, pictures: Tensor, kind: str) -> dict[str, list[Reading]]:
+    """What the two judges see."""
+    return {"oracle": oracle.read(pictures, kind), "cnn": judge.read(net, pictures, kind)}

@@ -1,0 +1,122 @@
+"""Trains TinyFlux from nothing: `python -m eraseanything_core.tinyflux.train [stage ...]`.
+
+Stages, in order: text, decoder, encoder, flux, guidance, judge. A stage whose result exists is skipped; flux and
+guidance go on from their last checkpoint, decoder and encoder from `state/<stage>_before.safetensors` if it is there. Each appends a line of JSON a report to `logs/<stage>.jsonl`.
+Needs ComfyUI on the path: `python scripts/dev.py train` takes care of that.
+"""
+
+import argparse
+import json
+import random
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from . import autoencoder, generator, judge, text
+from .latents import scene_latent
+from .world import draw_scene
+
+HERE = Path(__file__).parent
+WEIGHTS, STATE = HERE / "weights", HERE / "state"  # what is shipped; what is only needed to go on
+
+
+class Log:
+    """Appends one JSON line a report, with the seconds since the stage began."""
+
+    def __init__(self, stage: str):
+        self.path = HERE / "logs" / f"{stage}.jsonl"
+        self.start = time.monotonic()
+
+    def __call__(self, step: int, values: dict):
+        row = {"step": step, "seconds": round(time.monotonic() - self.start, 1)}
+        row |= {k: round(v, 5) if isinstance(v, float) else v for k, v in values.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def save(state: dict[str, torch.Tensor], path: Path, dtype: torch.dtype, about: str):
+    """Writes a safetensors file under a temporary name and renames it."""
+    tensors = {k: v.detach().to(dtype).contiguous().cpu() for k, v in state.items()}
+    save_file(tensors, path.with_suffix(".part"), metadata={"modelspec.title": about, "format": "pt"})
+    path.with_suffix(".part").replace(path)
+
+
+def stage_text(args):
+    state = text.train(steps=1300, batch=160, seed=2, log=Log("text"))
+    save(state, WEIGHTS / "tinyflux_text.safetensors", torch.bfloat16, "TinyFlux text encoder")
+
+
+def stage_half(part: str, minutes: float):
+    def run(args):
+        before = STATE / f"{part}_before.safetensors"
+        start = load_file(before) if before.exists() else None
+        state = autoencoder.train(part, min(minutes, args.minutes), seed=args.seed, log=Log(part), start=start)
+        save(state, STATE / f"{part}.safetensors", torch.float32, f"TinyFlux {part}")
+        halves = [STATE / f"{p}.safetensors" for p in ("decoder", "encoder")]
+        if all(path.exists() for path in halves):
+            both = load_file(halves[0]) | load_file(halves[1])
+            save(both, WEIGHTS / "tinyflux_vae.safetensors", torch.float32, "TinyFlux autoencoder")
+
+    return run
+
+
+def draw_latents(count: int, seed: int):
+    """Scenes of the training distribution and their latents, bf16 [count, 16, 12, 12], kept on disk."""
+    rng, kept = random.Random(seed), STATE / f"latents_{count}_{seed}.safetensors"
+    scenes = [draw_scene(rng) for _ in range(count)]
+    if not kept.exists():
+        latents = torch.stack([scene_latent(scene).bfloat16() for scene in scenes])
+        save({"latents": latents}, kept, torch.bfloat16, "TinyFlux latents")
+    return scenes, load_file(kept)["latents"]
+
+
+def text_encoder() -> text.TextEncoder:
+    encoder = text.TextEncoder()
+    encoder.load_state_dict({k: v.float() for k, v in load_file(WEIGHTS / "tinyflux_text.safetensors").items()})
+    return encoder
+
+
+def stage_flux(args):
+    config = generator.GeneratorConfig(minutes=min(100.0, args.minutes))
+    run = generator.Run(generator.fresh_flux(config.seed), config, STATE / "flux.pt")
+    prompts = generator.Prompts(text_encoder(), config)
+    ema = generator.train(run, *draw_latents(args.images, seed=4), prompts, generator.flow_loss, Log("flux"))
+    save(ema, STATE / "flux.safetensors", torch.bfloat16, "TinyFlux before guidance")
+
+
+def stage_judge(args):
+    state = judge.train(steps=1500, batch=64, seed=5, log=Log("judge"))
+    save(state, WEIGHTS / "judge.safetensors", torch.float32, "TinyFlux judge")
+
+
+STAGES = {
+    "text": (stage_text, WEIGHTS / "tinyflux_text.safetensors"),
+    "decoder": (stage_half("decoder", 12.0), STATE / "decoder.safetensors"),
+    "encoder": (stage_half("encoder", 6.0), STATE / "encoder.safetensors"),
+    "flux": (stage_flux, STATE / "flux.safetensors"),
+    "judge": (stage_judge, WEIGHTS / "judge.safetensors"),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stages", nargs="*", help=f"of {', '.join(STAGES)}; none means all")
+    parser.add_argument("--minutes", type=float, default=1e6, help="a limit on the wall time of a stage")
+    parser.add_argument("--images", type=int, default=24000, help="scenes that the generator learns from")
+    parser.add_argument("--seed", type=int, default=1, help="of the autoencoder's pictures")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    for folder in (WEIGHTS, STATE, HERE / "logs"):
+        folder.mkdir(exist_ok=True)
+    for name in args.stages or STAGES:
+        run, result = STAGES[name]
+        if not result.exists():
+            print(f"stage {name}", flush=True)
+            run(args)
+
+
+if __name__ == "__main__":
+    main()
