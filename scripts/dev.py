@@ -13,8 +13,6 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Started as a file, Python puts this folder first; the scripts import each other as a package instead.
-sys.path[0] = str(ROOT)
 
 PYTHONS = ((3, 10), (3, 13))
 
@@ -52,4 +50,6 @@ def parse(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 if __name__ == "__main__":
+    # Started as a file, Python puts this folder first; the scripts import each other as a package instead.
+    sys.path[0] = str(ROOT)
     sys.exit(main())
