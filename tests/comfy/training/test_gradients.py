@@ -65,7 +65,11 @@ def through_the_bridge(name, model):
     x, sigma, cond, select, *_ = inputs()
 
     def feature():
-        return image_feature(model.columns(x, sigma, cond, True, model.capture(select)))
+        """As the trainer does: L_attn reads along a whole forward, L_rsc stops when it has read."""
+        capture = model.capture(select)
+        run = model.velocity if name == "attn" else model.columns
+        run(x, sigma, cond, adapters=True, capture=capture)
+        return image_feature(capture.maps)
 
     loss = loss_of(name, lambda: model.velocity(x, sigma, cond, adapters=True), feature)
     model.velocity(x, sigma, cond, adapters=False)  # as the trainer does: backward still has to see the student
