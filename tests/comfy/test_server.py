@@ -2,15 +2,21 @@
 
 import io
 import json
+import re
 import urllib.error
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
-from scripts.graph import api_to_ui, ui_to_api
+from eraseanything_core import flux
+from eraseanything_core.tinyflux import generator
+from scripts.graph import api_to_ui, inputs_of, ui_to_api
 from scripts.server import GraphError, GraphInterrupted
 
+TRAINER = "EraseAnything_EraseTrainer"
 GOLDEN = Path(__file__).with_name("nodes.golden.json")
 
 PREVIEW = {
@@ -67,7 +73,7 @@ def test_every_node_has_a_help_page(server, pack_nodes):
     for name, node in pack_nodes.items():
         page = server.get(f"/extensions/eraseanything/docs/{name}.md").decode()
         for entry in outline(node)["inputs"]:
-            assert f"`{entry}`" in page, f"the help page of {name} does not mention {entry}"
+            assert re.search(rf"[`*]{entry}[`*]", page), f"the help page of {name} does not mention {entry}"
 
 
 def test_a_page_that_is_not_there_is_not_served(server):
@@ -150,3 +156,37 @@ def test_an_interrupted_graph_stops_in_the_middle_and_the_next_one_runs(server):
     messages = [kind for kind, _ in server.get_json(f"/history/{prompt}")[prompt]["status"]["messages"]]
     assert messages[-1] == "execution_interrupted"
     assert server.run(PREVIEW, timeout=60)["status"]["completed"]
+
+
+@pytest.fixture
+def random_flux(server):
+    """A checkpoint of TinyFlux's shape with random weights, where UNETLoader finds it."""
+    torch.manual_seed(0)
+    path = server.base / "models" / "diffusion_models" / "random_flux.safetensors"
+    state = flux.new_flux(generator.FLUX).state_dict()
+    save_file({name: torch.randn_like(tensor) / 50 for name, tensor in state.items()}, path)
+    yield path.name
+    path.unlink()
+
+
+def test_a_training_that_is_interrupted_keeps_what_is_trained(server, random_flux):
+    small = {"concept": "circle", "width": 64, "height": 64, "steps": 10000, "sampling_steps": 2, "pool": 1, "rsc": 0.0}
+    values = {entry.name: entry.default() for entry in inputs_of(TRAINER, server.object_info()) if entry.is_widget}
+    graph = {
+        "1": {"class_type": "UNETLoader", "inputs": {"unet_name": random_flux, "weight_dtype": "default"}},
+        "2": {"class_type": "EraseAnything_TinyFlux", "inputs": {"text_encoder": "tinyflux_text.safetensors"}},
+        "3": {"class_type": TRAINER, "inputs": {**values, **small, "output_name": "half", "model": ["1", 0]}},
+    }
+    graph["3"]["inputs"]["clip"] = ["2", 0]
+    steps = []
+
+    def stop_at_the_third(kind, data):
+        if kind == "progress" and data["node"] == "3":
+            steps.append(data["value"])
+            if len(steps) == 3:
+                server.interrupt()
+
+    entry = server.run(graph, stop_at_the_third, timeout=300)
+    assert steps == sorted(steps) and steps[-1] < small["steps"]
+    assert "interrupted after" in entry["outputs"]["3"]["text"][0]
+    assert (server.base / "models" / "loras" / "half.safetensors").is_file()
