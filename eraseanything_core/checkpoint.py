@@ -31,10 +31,11 @@ def save(folder: Path, lora, optimizers: list[torch.optim.Optimizer], config, hi
     torch.save([o.state_dict() for o in optimizers], part / "optimizer.pt")
     (part / "run.json").write_text(json.dumps({"config": dataclasses.asdict(config), "history": history}))
     for file in part.iterdir():
-        with file.open("rb") as opened:
+        with file.open("r+b") as opened:
             os.fsync(opened.fileno())
     old = folder.with_name(f".{folder.name}.old")
     if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
         folder.replace(old)
     part.replace(folder)
     shutil.rmtree(old, ignore_errors=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 VERSION = "0.1.0"
@@ -163,8 +163,9 @@ def save_lora(tensors: dict[str, Tensor], path: Path, metadata: dict) -> Path:
     header = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file(tensors, part, metadata={"format": "pt", **header})
-        with part.open("rb") as file:
+        with part.open("wb") as file:
+            file.write(save(tensors, metadata={"format": "pt", **header}))
+            file.flush()
             os.fsync(file.fileno())
         part.replace(path)
     finally:

@@ -138,6 +138,16 @@ def test_two_learning_rates_and_two_optimisers(patcher, plan, monkeypatch):
     assert all(p.dtype == torch.float32 for o in made for p in o.param_groups[0]["params"])
 
 
+def test_trajectories_are_drawn_anew(patcher, text, config, monkeypatch):
+    drawn, original = [], trainer.pools
+    monkeypatch.setattr(trainer, "pools", lambda *args: drawn.append(args[2]) or original(*args))
+    plan = trainer.prepare(dataclasses.replace(config, steps=5, refresh=2), text)
+    with flux.borrow(patcher) as model:
+        trainer.train(model, plan)
+        one, other = (original(model, plan, epoch)[0] for epoch in (0, 1))
+    assert drawn == [0, 1, 2] and not torch.equal(one.x, other.x)
+
+
 def test_masters_stay_float32_under_bf16(patcher, text, config):
     """bf16 weights would lose steps of a small learning rate: here 20 of 1e-6 all count."""
     config = dataclasses.replace(config, dtype="bf16", steps=20, lr_low=1e-6, alternate=False)
@@ -147,7 +157,10 @@ def test_masters_stay_float32_under_bf16(patcher, text, config):
     assert ups.dtype == torch.float32 and 1e-6 < ups.abs().mean() < 2.1e-5
 
 
-@pytest.mark.parametrize("change", ({}, {"alternate": False}, {"preserve": "paper"}, {"paper_sign": True}, {"rsc": 0}, {"map_blocks": (1,)}))
+@pytest.mark.parametrize(
+    "change",
+    ({}, {"alternate": False}, {"preserve": "paper"}, {"paper_sign": True}, {"rsc": 0}, {"map_blocks": (1,)}),
+)
 def test_the_options_train(patcher, text, config, change):
     plan = trainer.prepare(dataclasses.replace(config, **change), text)
     with flux.borrow(patcher) as model:
