@@ -13,15 +13,19 @@ from torch import Tensor, nn
 
 from ..flux import new_autoencoder
 from .latents import LATENT_SCALE, LATENT_SHIFT, scene_latent
-from .world import draw_scene, render
+from .shapes import TEXTURES
+from .world import draw_scene, render, single
 
 NOISE = 0.2  # of the latents' standard deviation, added before decoding
 
 
 def draw_pairs(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Pictures uint8 [count, 3, 96, 96] and latents [count, 16, 12, 12] of scenes of the training distribution."""
+    """Pictures uint8 [count, 3, 96, 96] and latents [count, 16, 12, 12]; half of the scenes show a texture.
+
+    Textures are what a decoder learns last, and one scene in eight of the training distribution has one.
+    """
     rng = random.Random(seed)
-    scenes = [draw_scene(rng) for _ in range(count)]
+    scenes = [single(rng, style=rng.choice(TEXTURES)) if i % 2 else draw_scene(rng) for i in range(count)]
     pictures = torch.stack([(render(scene) * 255).round().to(torch.uint8) for scene in scenes])
     return pictures, torch.stack([scene_latent(scene) for scene in scenes])
 
@@ -52,7 +56,9 @@ def train(part: str, minutes: float, seed: int, log, start=None, batch: int = 8,
     torch.manual_seed(seed)
     pictures, latents = draw_pairs(images, seed)
     taesd = new_autoencoder(latent_channels=16).to(memory_format=torch.channels_last)
-    half, loss_of = {"decoder": (taesd.taesd_decoder, decoder_loss), "encoder": (taesd.taesd_encoder, encoder_loss)}[part]
+    half, loss_of = {"decoder": (taesd.taesd_decoder, decoder_loss), "encoder": (taesd.taesd_encoder, encoder_loss)}[
+        part
+    ]
     if part == "decoder":
         half[-1].weight.data.mul_(0.1)
         nn.init.constant_(half[-1].bias, 0.6)  # the mean grey of the world

@@ -8,8 +8,8 @@ import random
 import re
 import string
 
-from .world import BACKGROUNDS, COLOURS, RELATIONS, Scene
 from .shapes import ENTITIES, STYLES
+from .world import RELATIONS, Scene
 
 # concept -> (two synonyms for training, one held out)
 SYNONYMS = {
@@ -43,7 +43,10 @@ TRAIN = {
 HELD_OUT = {
     "single": ("a drawing of a {thing} {ground}", "there is a {thing} {ground}"),
     "styled": ("a drawing of a {thing}, made {style} {ground}", "a {thing} that is {style} {ground}"),
-    "related": ("a drawing of a {first} {relation} a {second} {ground}", "there is a {first} {relation} a {second} {ground}"),
+    "related": (
+        "a drawing of a {first} {relation} a {second} {ground}",
+        "there is a {first} {relation} a {second} {ground}",
+    ),
 }
 
 
@@ -73,7 +76,9 @@ def caption(rng: random.Random, scene: Scene, templates=TRAIN, synonyms=0.35, co
         if style:
             things = [f"{style} {thing}" for thing in things]
         relation = _word(rng, scene.relation, synonyms)
-        text = rng.choice(templates["related"]).format(first=things[0], relation=relation, second=things[1], ground=ground)
+        text = rng.choice(templates["related"]).format(
+            first=things[0], relation=relation, second=things[1], ground=ground
+        )
     elif style and rng.random() < 0.5:
         text = rng.choice(templates["styled"]).format(thing=things[0], style=style, ground=ground)
     else:

@@ -89,8 +89,10 @@ class Run:
         self.optimizers = optimizers(flux, config.lr)
         self.step, self.seconds = 0, 0.0
         rope = rope_table(flux, LENGTH, 6, 6)
-        self.velocity = torch.compile(lambda **inputs: velocity(flux, rope, **inputs)) if config.compile else (
-            lambda **inputs: velocity(flux, rope, **inputs)
+        self.velocity = (
+            torch.compile(lambda **inputs: velocity(flux, rope, **inputs))
+            if config.compile
+            else (lambda **inputs: velocity(flux, rope, **inputs))
         )
         if path.exists():
             self.load()
@@ -112,7 +114,9 @@ class Run:
         done = self.seconds / (60 * self.config.minutes)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = self.config.lr * min(1, (self.step + 1) / self.config.warmup) * max(0.0, min(1, 1.5 * (1 - done)))
+                group["lr"] = (
+                    self.config.lr * min(1, (self.step + 1) / self.config.warmup) * max(0.0, min(1, 1.5 * (1 - done)))
+                )
             optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.flux.parameters(), 1.0)
@@ -135,6 +139,30 @@ def flow_loss(run: Run, prompts: Prompts, x_0: Tensor, texts: list[str]) -> Tens
     inputs, v = _inputs(x_0, *prompts.encode(texts), torch.ones(len(texts)))
     with torch.autocast("cpu", torch.bfloat16):
         return (run.velocity(**inputs).float() - v).pow(2).mean()
+
+
+class Guidance:
+    """Stage two's loss: || v(x_t, c, g) - [ v*(c) + (g - 1) (v*(c) - v*(empty)) ] ||^2, v* the model of stage one."""
+
+    def __init__(self, teacher: nn.Module, prompts: Prompts, compiled: bool):
+        rope = rope_table(teacher, LENGTH, 6, 6)
+        self.teacher = lambda **inputs: velocity(teacher.requires_grad_(False), rope, **inputs)
+        if compiled:
+            self.teacher = torch.compile(self.teacher)
+        self.empty = prompts.encoder(pieces_of(prompts.tokenizer, [""]))[0]
+
+    def __call__(self, run: Run, prompts: Prompts, x_0: Tensor, texts: list[str]) -> Tensor:
+        low, high = GUIDANCE
+        guidance = low + (high - low) * torch.rand(len(texts))
+        inputs, _ = _inputs(x_0, *prompts.encode(texts), guidance)
+        plain = inputs | {"guidance": torch.ones_like(guidance)}
+        nothing = {"context": self.empty.expand_as(inputs["context"]).clone(), "y": torch.zeros_like(inputs["y"])}
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                with_prompt, without = self.teacher(**plain).float(), self.teacher(**plain | nothing).float()
+            student = run.velocity(**inputs).float()
+        target = with_prompt + (guidance - 1)[:, None, None, None] * (with_prompt - without)
+        return (student - target).pow(2).mean()
 
 
 def train(run: Run, scenes: list[Scene], latents: Tensor, prompts: Prompts, loss_of, log) -> dict[str, Tensor]:

@@ -40,7 +40,11 @@ def read(net: JudgeNet, pictures: Tensor, kind: str) -> list[Reading]:
         logits = {name: value.float() for name, value in net.eval()(pictures).items()}
     readings = []
     for i in range(len(pictures)):
-        entity, style, relation = logits["entity"][i].sigmoid(), logits["style"][i].softmax(-1), logits["relation"][i].softmax(-1)
+        entity, style, relation = (
+            logits["entity"][i].sigmoid(),
+            logits["style"][i].softmax(-1),
+            logits["relation"][i].softmax(-1),
+        )
         known = logits["garbage"][i].sigmoid() < SURE
         readings.append(Reading(
             HEADS["entity"][int(entity.argmax())] if known and entity.max() > SURE and kind != "relation" else None,

@@ -3,11 +3,12 @@
 What a generator finds hard decides what it learns: with latents that only compress pixels, a small Flux learns
 colours and no shapes. So a cell of 8 x 8 px holds three things, each of about unit variance:
 
-- channels 0-7: a thumbnail of the picture painted flat, 2 x 2 px a cell, as its eight strongest components;
+- channels 0-7: a thumbnail of the picture, 2 x 2 px a cell, as its eight strongest components; it is painted flat,
+  or with its texture (which the thumbnail just resolves) if the style is one;
 - channels 8-11: a code of the entity that covers the cell;
 - channels 12-15: a code of the style that paints what covers the cell, zero for flat colour, on top of a fixed
-  pattern that alternates with the cell's row (12, 13) and column (14, 15): a decoder of convolutions and nearest
-  upsampling cannot tell where inside a cell it is, and could not draw a texture without it.
+  pattern that alternates with the cell's row (12, 13) and column (14, 15): without a pattern in its input, a
+  decoder of convolutions and nearest upsampling cannot tell where inside a cell it is.
 
 The autoencoder learns to decode them into pictures and to read them off pictures.
 """
@@ -21,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .shapes import ENTITIES, STYLES
+from .shapes import ENTITIES, STYLES, TEXTURES
 from .world import SIZE, Scene, draw_scene, object_mask, render
 
 CELLS, THUMBNAIL, CODE = 12, 8, 4
@@ -32,9 +33,10 @@ LATENT_SCALE, LATENT_SHIFT = 0.3611, 0.1159  # Flux's latent format: model laten
 
 
 def _patches(scene: Scene) -> Tensor:
-    """The flat thumbnail as [12, 12, 12]: 3 colours x 2 x 2 px a cell."""
-    flat = F.avg_pool2d(render(replace(scene, style=None))[None], SIZE // CELLS // 2)
-    return F.pixel_unshuffle(flat, 2)[0]
+    """The thumbnail as [12, 12, 12]: 3 colours x 2 x 2 px a cell."""
+    style = scene.style if scene.style in TEXTURES else None
+    small = F.avg_pool2d(render(replace(scene, style=style))[None], SIZE // CELLS // 2)
+    return F.pixel_unshuffle(small, 2)[0]
 
 
 def _codes(scene: Scene) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..flux import new_autoencoder, new_flux, t5_tokenizer
 from ..sampling import euler, shifted_sigmas
+from ..tokens import SPECIAL
 from . import judge, oracle
 from .generator import FLUX
 from .oracle import Reading
@@ -65,7 +66,11 @@ class Pipeline:
         states, pooled = self.encode(prompts)
         rope = rope_table(self.module, states.shape[1], 6, 6)
         dtype = next(self.module.parameters()).dtype
-        fixed = {"context": states.to(dtype), "y": pooled.to(dtype), "guidance": torch.full((len(seeds),), guidance, dtype=dtype)}
+        fixed = {
+            "context": states.to(dtype),
+            "y": pooled.to(dtype),
+            "guidance": torch.full((len(seeds),), guidance, dtype=dtype),
+        }
 
         def step(x: Tensor, t: Tensor) -> Tensor:
             return velocity(self.module, rope, x=x.to(dtype), timestep=t.to(dtype), **fixed).float()
@@ -83,9 +88,21 @@ class Pipeline:
         return torch.cat(drawn)
 
 
-def shows(readings: list[Reading], concepts: list[str], kind: str) -> list[bool]:
-    """Whether each reading shows the concept that was asked for."""
-    return [getattr(reading, kind) == concept for reading, concept in zip(readings, concepts, strict=True)]
+class TrainerText:
+    """The pipeline's text encoder as `trainer.prepare` wants it."""
+
+    def __init__(self, pipeline: Pipeline):
+        self.pipeline = pipeline
+
+    def pieces(self, text: str) -> list[str]:
+        """The T5 pieces of a prompt as it is encoded; "" for the end and padding."""
+        ids = pieces_of(self.pipeline.tokenizer, [text])[0].tolist()
+        names = self.pipeline.tokenizer.convert_ids_to_tokens(ids)
+        return ["" if name in SPECIAL else name for name in names]
+
+    def encode(self, text: str) -> tuple[Tensor, Tensor]:
+        """context [1, l, 128] and pooled [1, 64]."""
+        return self.pipeline.encode([text])
 
 
 def read_both(net: judge.JudgeNet, pictures: Tensor, kind: str) -> dict[str, list[Reading]]:

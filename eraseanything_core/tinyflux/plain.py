@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 
 def _sinusoid(t: Tensor, width: int = 256) -> Tensor:
-    angles = 1000.0 * t[:, None] * torch.exp(-math.log(10000.0) * torch.arange(width // 2, device=t.device) / (width // 2))
+    angles = (
+        1000.0 * t[:, None] * torch.exp(-math.log(10000.0) * torch.arange(width // 2, device=t.device) / (width // 2))
+    )
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
@@ -26,7 +28,9 @@ def _heads(qkv: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
     """Fused q, k, v [b, l, 3 h d] -> three of [b, h, l, d], q and k with their RMS norm."""
     width = norm.query_norm.weight.shape[0]
     q, k, v = rearrange(qkv, "b l (three h d) -> three b h l d", three=3, d=width)
-    scaled = [F.rms_norm(x.float(), (width,), n.weight.float(), 1e-6) for x, n in ((q, norm.query_norm), (k, norm.key_norm))]
+    scaled = [
+        F.rms_norm(x.float(), (width,), n.weight.float(), 1e-6) for x, n in ((q, norm.query_norm), (k, norm.key_norm))
+    ]
     return scaled[0].to(v.dtype), scaled[1].to(v.dtype), v
 
 
@@ -68,7 +72,9 @@ def rope_table(flux: nn.Module, text: int, height: int, width: int) -> Tensor:
     return flux.pe_embedder(ids)[0, 0]
 
 
-def velocity(flux: nn.Module, rope: Tensor, x: Tensor, timestep: Tensor, context: Tensor, y: Tensor, guidance: Tensor) -> Tensor:
+def velocity(
+    flux: nn.Module, rope: Tensor, x: Tensor, timestep: Tensor, context: Tensor, y: Tensor, guidance: Tensor
+) -> Tensor:
     """v(x_t, t, c, g) of ComfyUI's Flux module: x [b, c, h, w] -> [b, c, h, w]; `rope` from `rope_table`."""
     size = {"ph": 2, "pw": 2, "h": x.shape[2] // 2, "w": x.shape[3] // 2}
     img = flux.img_in(rearrange(x, "b c (h ph) (w pw) -> b (h w) (c ph pw)", **size))

@@ -92,7 +92,7 @@ def _texture(name: str, gx: Tensor, gy: Tensor) -> Tensor:
         return ((gx + gy) % PERIOD < PERIOD / 2).float()
     if name == "checkered":
         return ((gx % PERIOD < PERIOD / 2) ^ (gy % PERIOD < PERIOD / 2)).float()
-    return (torch.hypot(gx % PERIOD - PERIOD / 2, gy % PERIOD - PERIOD / 2) < 2.4).float()  # dotted
+    return (torch.hypot(gx % PERIOD - PERIOD / 4, gy % PERIOD - PERIOD / 4) < 2.4).float()  # dotted
 
 
 def paint(canvas: Tensor, style: str | None, colour: Tensor, distance, cx: float, cy: float, r: float) -> Tensor:
@@ -110,7 +110,7 @@ def paint(canvas: Tensor, style: str | None, colour: Tensor, distance, cx: float
     d = distance((gx - cx) / r, (gy - cy) / r) * r
     tint = colour[:, None, None].expand(3, size, size)
     alpha = coverage(d)
-    if style in ("striped", "hatched", "checkered", "dotted"):
+    if style in TEXTURES:
         tint = tint * (1 - (1 - DARK) * _texture(style, gx, gy))
     elif style == "shaded":
         tint = tint * (1 - 0.85 * ((gy - cy) / (2 * r) + 0.5).clamp(0, 1))
@@ -136,4 +136,5 @@ def blur(canvas: Tensor, sigma: float = 3.0) -> Tensor:
     return F.conv2d(x, kernel.transpose(2, 3), groups=3)[0]
 
 
-STYLES = ("striped", "dotted", "checkered", "hatched", "outlined", "shaded", "glowing", "shadowed", "bordered", "blurred")
+TEXTURES = ("striped", "dotted", "checkered", "hatched")
+STYLES = (*TEXTURES, "outlined", "shaded", "glowing", "shadowed", "bordered", "blurred")

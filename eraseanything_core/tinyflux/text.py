@@ -145,3 +145,48 @@ def train(steps: int, batch: int, seed: int, log, lr: float = 2e-3) -> dict[str,
         if step % 50 == 0:
             log(step, parts)
     return model.encoder.state_dict()
+
+
+def known_pieces(tokenizer) -> set[int]:
+    """Every piece that a word of the world is made of, the special ones included."""
+    words = [*VOCABULARY, *COLOURS, *BACKGROUNDS, *GENERIC]
+    rows = tokenizer([*words, *(w + "," for w in words)])["input_ids"]
+    return {piece for row in rows for piece in row} | set(tokenizer.all_special_ids)
+
+
+def replace_fillers(rng: random.Random, pieces: Tensor, targets: Tensor, strangers: list[int], rate: float) -> Tensor:
+    """The pieces with some of the words that name nothing of the world replaced by strange ones."""
+    other = (targets[..., 0] == 0) & (torch.rand(pieces.shape) < rate)
+    strange = torch.tensor([rng.choice(strangers) for _ in range(int(other.sum()))], dtype=pieces.dtype)
+    return pieces.masked_scatter(other, strange)
+
+
+def steady(state: dict[str, Tensor], steps: int, batch: int, seed: int, log, lr: float = 1e-3) -> dict[str, Tensor]:
+    """Teaches an encoder that a word it never saw is a filler, and leaves its states for known prompts as they are.
+
+    The encoder before is the teacher: a prompt whose fillers are replaced by strange pieces shall have the states of
+    the prompt without the replacement.
+    """
+    torch.manual_seed(seed)
+    rng, tokenizer = random.Random(seed), t5_tokenizer().tokenizer
+    teacher, student = TextEncoder(), TextEncoder()
+    for encoder in (teacher, student):
+        encoder.load_state_dict(state)
+    teacher.requires_grad_(False)
+    strangers = sorted(set(range(3, VOCABULARY_SIZE - 100)) - known_pieces(tokenizer))
+    optimizer = torch.optim.AdamW(student.parameters(), lr=lr, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
+    for step in range(1, steps + 1):
+        pieces, targets, _ = labelled_batch(rng, tokenizer, batch)
+        strange = replace_fillers(rng, pieces, targets, strangers, rate=rng.choice((0.0, 0.3, 0.8)))
+        with torch.autocast("cpu", torch.bfloat16):
+            wanted, found = teacher(pieces), student(strange)
+        loss = F.mse_loss(found[0].float(), wanted[0].float()) + F.mse_loss(found[1].float(), wanted[1].float())
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 0:
+            log(step, {"steady": loss.item()})
+    return student.state_dict()

@@ -1,6 +1,6 @@
 """Trains TinyFlux from nothing: `python -m eraseanything_core.tinyflux.train [stage ...]`.
 
-Stages, in order: text, decoder, encoder, flux, guidance, judge. A stage whose result exists is skipped; flux and
+Stages, in order: text, steady, decoder, encoder, flux, guidance, judge. A stage whose result exists is skipped; flux and
 guidance go on from their last checkpoint, decoder and encoder from `state/<stage>_before.safetensors` if it is there. Each appends a line of JSON a report to `logs/<stage>.jsonl`.
 Needs ComfyUI on the path: `python scripts/dev.py train` takes care of that.
 """
@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from . import autoencoder, generator, judge, text
 from .latents import scene_latent
+from .pipeline import text_encoder
 from .world import draw_scene
 
 HERE = Path(__file__).parent
@@ -45,6 +46,12 @@ def save(state: dict[str, torch.Tensor], path: Path, dtype: torch.dtype, about: 
 
 def stage_text(args):
     state = text.train(steps=1300, batch=160, seed=2, log=Log("text"))
+    save(state, STATE / "text.safetensors", torch.bfloat16, "TinyFlux text encoder that knows no strange words")
+
+
+def stage_steady(args):
+    before = {k: v.float() for k, v in load_file(STATE / "text.safetensors").items()}
+    state = text.steady(before, steps=600, batch=128, seed=8, log=Log("steady"))
     save(state, WEIGHTS / "tinyflux_text.safetensors", torch.bfloat16, "TinyFlux text encoder")
 
 
@@ -72,12 +79,6 @@ def draw_latents(count: int, seed: int):
     return scenes, load_file(kept)["latents"]
 
 
-def text_encoder() -> text.TextEncoder:
-    encoder = text.TextEncoder()
-    encoder.load_state_dict({k: v.float() for k, v in load_file(WEIGHTS / "tinyflux_text.safetensors").items()})
-    return encoder
-
-
 def stage_flux(args):
     config = generator.GeneratorConfig(minutes=min(100.0, args.minutes))
     run = generator.Run(generator.fresh_flux(config.seed), config, STATE / "flux.pt")
@@ -86,16 +87,30 @@ def stage_flux(args):
     save(ema, STATE / "flux.safetensors", torch.bfloat16, "TinyFlux before guidance")
 
 
+def stage_guidance(args):
+    config = generator.GeneratorConfig(minutes=min(12.0, args.minutes), lr=5e-4, warmup=20, ema=0.99, seed=6)
+    flux, teacher = generator.fresh_flux(config.seed), generator.fresh_flux(config.seed)
+    for module in (flux, teacher):
+        module.load_state_dict({k: v.float() for k, v in load_file(STATE / "flux.safetensors").items()})
+    run = generator.Run(flux, config, STATE / "guidance.pt")
+    prompts = generator.Prompts(text_encoder(), config)
+    loss = generator.Guidance(teacher, prompts, config.compile)
+    ema = generator.train(run, *draw_latents(args.images, seed=4), prompts, loss, Log("guidance"))
+    save(ema, WEIGHTS / "tinyflux.safetensors", torch.bfloat16, "TinyFlux")
+
+
 def stage_judge(args):
     state = judge.train(steps=1500, batch=64, seed=5, log=Log("judge"))
     save(state, WEIGHTS / "judge.safetensors", torch.float32, "TinyFlux judge")
 
 
 STAGES = {
-    "text": (stage_text, WEIGHTS / "tinyflux_text.safetensors"),
+    "text": (stage_text, STATE / "text.safetensors"),
+    "steady": (stage_steady, WEIGHTS / "tinyflux_text.safetensors"),
     "decoder": (stage_half("decoder", 12.0), STATE / "decoder.safetensors"),
     "encoder": (stage_half("encoder", 6.0), STATE / "encoder.safetensors"),
     "flux": (stage_flux, STATE / "flux.safetensors"),
+    "guidance": (stage_guidance, WEIGHTS / "tinyflux.safetensors"),
     "judge": (stage_judge, WEIGHTS / "judge.safetensors"),
 }
 

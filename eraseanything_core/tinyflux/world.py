@@ -17,7 +17,12 @@ COLOURS = {
     "red": (0.86, 0.12, 0.12), "green": (0.10, 0.60, 0.20), "blue": (0.12, 0.30, 0.90),
     "yellow": (0.95, 0.82, 0.10), "purple": (0.55, 0.15, 0.75), "orange": (0.98, 0.52, 0.08),
 }  # fmt: skip
-BACKGROUNDS = {"white": (0.97, 0.97, 0.97), "grey": (0.70, 0.70, 0.70), "pink": (1.0, 0.80, 0.88), "mint": (0.74, 0.95, 0.85)}
+BACKGROUNDS = {
+    "white": (0.97, 0.97, 0.97),
+    "grey": (0.70, 0.70, 0.70),
+    "pink": (1.0, 0.80, 0.88),
+    "mint": (0.74, 0.95, 0.85),
+}
 RELATIONS = ("beside", "above", "inside", "touching", "overlapping", "opposite", "tied", "divided", "amid", "between")
 
 

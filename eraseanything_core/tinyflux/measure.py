@@ -1,0 +1,72 @@
+"""Measures an eraser of TinyFlux: the same prompts and seeds before and after, read by both judges."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from ..evaluation.metrics import rate
+from ..lora import DUAL, SINGLE, slices
+from .generator import FLUX
+from .pipeline import GUIDANCE, Pipeline, read_both
+from .recipe import Cell
+
+
+def merged(module: nn.Module, tensors: dict[str, Tensor], strength: float = 1.0) -> nn.Module:
+    """A copy of ComfyUI's Flux with an eraser added to its weights, as the stock LoraLoader adds it.
+
+    Raises:
+        KeyError: a tensor that no slice of the module has a place for.
+    """
+    module, left = copy.deepcopy(module), dict(tensors)
+    parts = slices((*DUAL, *SINGLE), FLUX["hidden_size"], FLUX["depth"], FLUX["depth_single_blocks"], FLUX["mlp_ratio"])
+    for part in parts:
+        key = f"transformer.{part.key}.lora_"
+        if key + "A.weight" in left:
+            down, up = left.pop(key + "A.weight").float(), left.pop(key + "B.weight").float()
+            rows = module.get_submodule(part.module).weight.data[part.start : part.start + part.rows]
+            rows.copy_(rows.float() + strength * up @ down)
+    if left:
+        raise KeyError(f"no place in TinyFlux for {sorted(left)[0]}")
+    return module
+
+
+def read_cell(
+    pipeline: Pipeline, net: nn.Module, cell: Cell, guidance: float = GUIDANCE
+) -> tuple[dict[str, list[bool]], Tensor]:
+    """Whether each picture of a cell shows what was asked, by each judge, and the pictures."""
+    pictures = pipeline.pictures(cell.prompts, cell.seeds, guidance)
+    hits = {"oracle": [False] * len(pictures), "cnn": [False] * len(pictures)}
+    for kind in set(cell.kinds):
+        rows = [i for i, k in enumerate(cell.kinds) if k == kind]
+        for judge, readings in read_both(net, pictures[rows], kind).items():
+            for i, reading in zip(rows, readings, strict=True):
+                hits[judge][i] = getattr(reading, kind) == cell.concepts[i]
+    return hits, pictures
+
+
+def compare(before: Pipeline, after: Pipeline, net: nn.Module, cells: dict[str, Cell]) -> tuple[dict, dict[str, tuple]]:
+    """The cells of a report by each judge, {judge: {cell: {before, after, n, low, high}}}, and the picture pairs.
+
+    `low` and `high` are the 95 % interval of `after`.
+    """
+    found, pictures = {"oracle": {}, "cnn": {}}, {}
+    for name, cell in cells.items():
+        was, old = read_cell(before, net, cell)
+        now, new = read_cell(after, net, cell)
+        pictures[name] = (old, new)
+        for judge in found:
+            b, a = rate(was[judge]), rate(now[judge])
+            found[judge][name] = {
+                "before": b["value"],
+                "after": a["value"],
+                "n": a["n"],
+                "low": a["low"],
+                "high": a["high"],
+            }
+    return found, pictures
+
+
+def stack_pairs(pairs: dict[str, tuple[Tensor, Tensor]], columns: int) -> Tensor:
+    """Rows of before and after, one pair of rows a cell, [rows * columns, 3, 96, 96]."""
+    return torch.cat([torch.cat([old[:columns], new[:columns]]) for old, new in pairs.values()])

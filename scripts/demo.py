@@ -1,0 +1,147 @@
+"""Erases a concept from TinyFlux in a real ComfyUI, and measures what is gone and what is left.
+
+Queues workflows/erase_tinyflux.json, then draws the same prompts and seeds before and after, and lets both judges
+read them. Writes demo/report.json, demo/report.md and demo/before_after.png.
+
+    python scripts/dev.py demo                      the concept of the workflow
+    python scripts/dev.py demo --more               and five that no setting was chosen on
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from scripts.graph import ui_to_api
+from scripts.server import ComfyServer
+from scripts.workflows import DEMO, WORKFLOWS, trainer_inputs
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "demo"
+CELLS = {
+    "acc_e": "the concept, by its name",
+    "acc_g": "the concept, by a synonym that training never saw",
+    "acc_ir": "the nine others of its kind",
+    "unrelated": "concepts of the other kinds",
+}
+
+
+def demo_graph(server: ComfyServer, concept: str) -> dict:
+    """The shipped workflow in API format, with another concept's words where it is not the workflow's own."""
+    workflow = json.loads((WORKFLOWS / "erase_tinyflux.json").read_text(encoding="utf-8"))
+    graph = ui_to_api(workflow, server.object_info())
+    if concept != DEMO:
+        for node in graph.values():
+            if node["class_type"] == "EraseAnything_EraseTrainer":
+                node["inputs"] |= trainer_inputs(concept)
+            if node["inputs"].get("text"):
+                node["inputs"]["text"] = f"a photo of a {concept}"
+    return graph
+
+
+def erase(server: ComfyServer, concept: str) -> tuple[Path, float]:
+    """Runs the graph; the LoRA's file and the seconds that the trainer's node took."""
+    graph, clock = demo_graph(server, concept), {}
+    trainer = next(key for key, node in graph.items() if node["class_type"] == "EraseAnything_EraseTrainer")
+
+    def follow(kind: str, data: dict):
+        if kind == "executing" and data.get("node") == trainer:
+            clock["start"] = time.monotonic()
+        elif kind == "executed" and data.get("node") == trainer:
+            clock["end"] = time.monotonic()
+        elif kind == "progress" and data.get("node") == trainer:
+            print(f"\r  erasing {concept}: step {data['value']} of {data['max']}", end="", flush=True)
+
+    entry = server.run(graph, on_event=follow)
+    print("\n  " + entry["outputs"][trainer]["text"][0].replace("\n", "\n  "))
+    name = graph[trainer]["inputs"]["output_name"]
+    return server.base / "models" / "loras" / f"{name}.safetensors", clock["end"] - clock["start"]
+
+
+def measure(concept: str, lora_file: Path, count: int) -> tuple[dict, dict]:
+    """Both judges' cells of a concept, and the pictures."""
+    from eraseanything_core.lora import load_lora
+    from eraseanything_core.tinyflux.measure import compare, merged
+    from eraseanything_core.tinyflux.pipeline import Pipeline, flux, judge_net
+    from eraseanything_core.tinyflux.recipe import cells
+
+    before = Pipeline(flux())
+    after = Pipeline(merged(before.module, load_lora(lora_file)[0]), before.encoder, before.decode)
+    return compare(before, after, judge_net(), cells(concept, count))
+
+
+def run(server: ComfyServer, concept: str, count: int) -> tuple[dict, dict]:
+    """Erases and measures one concept; its part of the report, and the pictures."""
+    lora_file, seconds = erase(server, concept)
+    print(f"  measuring {concept} on {4 * count} pairs of pictures", flush=True)
+    found, pictures = measure(concept, lora_file, count)
+    return {"concept": concept, "train_seconds": round(seconds, 1), **found["oracle"], "judges": found}, pictures
+
+
+def commit() -> str:
+    """The commit that is checked out, with a plus if files differ from it; "none" outside a repository."""
+    told = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=ROOT, capture_output=True, text=True)
+    return told.stdout.strip() or "none"
+
+
+def markdown(report: dict) -> str:
+    """The report for people."""
+    lines = [
+        "| erased | judge | cell | before | after (95 % interval) | images |",
+        "| --- | --- | --- | ---: | ---: | ---: |",
+    ]
+    for part in (report, *report["more"]):
+        for judge, cells in part["judges"].items():
+            for name, cell in cells.items():
+                after = f"{cell['after']:.3f} ({cell['low']:.3f} to {cell['high']:.3f})"
+                row = (part["concept"], judge, f"{name}: {CELLS[name]}", f"{cell['before']:.3f}", after, str(cell["n"]))
+                lines.append(f"| {' | '.join(row)} |")
+    seconds = ", ".join(f"{part['concept']} {part['train_seconds']:.0f} s" for part in (report, *report["more"]))
+    return "\n".join([*lines, "", f"Training time: {seconds}. `{report['command']}` at {report['commit']}.", ""])
+
+
+def picture(pictures: dict, path: Path, columns: int = 10):
+    """One picture: for every cell a row before and a row after, same prompts and seeds."""
+    import torch
+    from PIL import Image
+    from torchvision.utils import make_grid
+
+    rows = torch.cat([torch.cat([old[:columns], new[:columns]]) for old, new in pictures.values()])
+    grid = make_grid(rows, nrow=columns, padding=2, pad_value=1.0)
+    Image.fromarray((grid * 255).byte().permute(1, 2, 0).numpy()).save(path)
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="dev.py demo", description=__doc__)
+    parser.add_argument("--images", type=int, default=200, help="pairs of pictures a cell")
+    parser.add_argument("--more", action="store_true", help="also erase five concepts that no setting was chosen on")
+    args = parser.parse_args()
+    os.chdir(ROOT)
+    sys.path.insert(0, os.environ["COMFYUI_PATH"])
+    OUT.mkdir(exist_ok=True)
+    base = Path(os.environ["COMFYUI_BASE"])
+    parts = []
+    print("starting ComfyUI")
+    with ComfyServer(Path(os.environ["COMFYUI_PATH"]), base, ROOT / ".cache" / "demo.log") as server:
+        from eraseanything_core.tinyflux.recipe import TEST
+
+        for concept in (DEMO, *(TEST if args.more else ())):
+            part, pictures = run(server, concept, args.images)
+            parts.append(part)
+            if concept == DEMO:
+                picture(pictures, OUT / "before_after.png")
+    report = parts[0] | {
+        "judge": "oracle", "seeds": "100000 * cell + 0 .. n - 1", "command": "python scripts/dev.py demo" + " --more" * args.more,
+        "commit": commit(), "more": parts[1:],
+    }  # fmt: skip
+    (OUT / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (OUT / "report.md").write_text(markdown(report), encoding="utf-8")
+    print(markdown(report))
+    print(f"demo/report.json, demo/report.md and demo/before_after.png are written (in {OUT})")
+
+
+if __name__ == "__main__":
+    main()

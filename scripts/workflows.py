@@ -1,0 +1,81 @@
+"""The graphs that this repository ships, as code: `python -m scripts.workflows OBJECT_INFO` writes workflows/*.json.
+
+OBJECT_INFO is the address of a running server or a file with its /object_info.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from eraseanything_core.tinyflux.recipe import erase_config
+from scripts.graph import api_to_ui, read_object_info
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKFLOWS = ROOT / "workflows"
+DEMO = "star"  # what workflows/erase_tinyflux.json erases
+SHOWN = 8  # pictures of the concept before and after
+LISTS = {"synonyms": ", ", "irrelevant": ", ", "templates": "\n", "retain": "\n"}  # how the node takes them
+
+
+def trainer_inputs(concept: str) -> dict:
+    """The values of an EraseTrainer node that erases a concept of TinyFlux's world."""
+    config = dataclasses.asdict(erase_config(concept))
+    lists = {name: separator.join(config[name]) for name, separator in LISTS.items()}
+    names = (
+        "concept", "neutral", "eta", "tau", "k_irrelevant", "esd", "attn", "retain_weight", "rsc", "guidance", "width",
+        "height", "sampling_steps", "pool", "refresh", "steps", "batch", "retain_batch", "rank", "lr_low", "lr_up",
+        "targets", "alternate", "dtype", "checkpoint", "seed",
+    )  # fmt: skip
+    return {name: config[name] for name in names} | lists | {"output_name": f"tinyflux_without_{concept}"}
+
+
+def sampled(model: list, title: str) -> dict:
+    """Nodes that sample the prompt with a model and show the pictures; their names end in the title."""
+    settings = {
+        "seed": 1, "steps": 20, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0,
+        "positive": ["guidance", 0], "negative": ["empty", 0], "latent_image": ["latent", 0], "model": model,
+    }  # fmt: skip
+    return {
+        f"sample {title}": {"class_type": "KSampler", "inputs": settings},
+        f"decode {title}": {"class_type": "VAEDecode", "inputs": {"samples": [f"sample {title}", 0], "vae": ["vae", 0]}},
+        f"show {title}": {
+            "class_type": "PreviewImage",
+            "inputs": {"images": [f"decode {title}", 0]},
+            "_meta": {"title": title},
+        },
+    }
+
+
+def erase_graph(concept: str) -> dict:
+    """The whole job in API format: load TinyFlux, train an eraser, sample the concept before and after."""
+    links = {"model": ["model", 0], "clip": ["clip", 0], "vae": ["vae", 0]}
+    prompt = {"text": f"a photo of a {concept}", "clip": ["clip", 0]}
+    return {
+        "model": {
+            "class_type": "UNETLoader",
+            "inputs": {"unet_name": "tinyflux.safetensors", "weight_dtype": "default"},
+        },
+        "clip": {"class_type": "EraseAnything_TinyFlux", "inputs": {"text_encoder": "tinyflux_text.safetensors"}},
+        "vae": {"class_type": "VAELoader", "inputs": {"vae_name": "tinyflux_vae.safetensors"}},
+        "prompt": {"class_type": "CLIPTextEncode", "inputs": prompt},
+        "empty": {"class_type": "CLIPTextEncode", "inputs": {"text": "", "clip": ["clip", 0]}},
+        "guidance": {"class_type": "FluxGuidance", "inputs": {"conditioning": ["prompt", 0], "guidance": 3.5}},
+        "latent": {"class_type": "EmptySD3LatentImage", "inputs": {"width": 96, "height": 96, "batch_size": SHOWN}},
+        "erase": {"class_type": "EraseAnything_EraseTrainer", "inputs": links | trainer_inputs(concept)},
+        "erased": {
+            "class_type": "LoraModelLoader",
+            "inputs": {"model": ["model", 0], "lora": ["erase", 0], "strength_model": 1.0, "bypass": False},
+        },
+        **sampled(["model", 0], "before"),
+        **sampled(["erased", 0], "after"),
+    }
+
+
+def main(source: str):
+    workflow = api_to_ui(erase_graph(DEMO), read_object_info(source))
+    (WORKFLOWS / "erase_tinyflux.json").write_text(json.dumps(workflow, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,76 @@
+"""TinyFlux's world: what a scene says is what its picture shows."""
+
+import random
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from eraseanything_core.tinyflux import captions, oracle, shapes, world  # noqa: E402
+
+
+def test_sizes_of_the_world():
+    assert [len(group) for group in captions.CONCEPTS.values()] == [10, 10, 10]
+    assert set(captions.SYNONYMS) == {c for group in captions.CONCEPTS.values() for c in group}
+
+
+def test_every_word_names_one_concept():
+    words = [word for concept, names in captions.SYNONYMS.items() for word in (concept, *names)]
+    assert len(words) == len(set(words)) == 120
+    assert not set(words) & {*world.COLOURS, *world.BACKGROUNDS, *captions.GENERIC}
+
+
+def test_held_out_templates_are_not_training_templates():
+    for kind, templates in captions.HELD_OUT.items():
+        assert not set(templates) & set(captions.TRAIN[kind])
+
+
+@pytest.mark.parametrize("style", [None, *shapes.STYLES])
+def test_oracle_reads_renders_of_one_object(style):
+    rng, right = random.Random(str(style)), []
+    for entity in shapes.ENTITIES:
+        found = oracle.read_object(world.render(world.single(rng, entity=entity, style=style)))
+        right.append((found.entity, found.style) == (entity, style or "flat"))
+    assert sum(right) >= 9
+
+
+@pytest.mark.parametrize("relation", world.RELATIONS)
+def test_oracle_reads_relations(relation):
+    rng = random.Random(relation)
+    found = [oracle.read_relation(world.render(world.related(rng, relation=relation))).relation for _ in range(20)]
+    assert found.count(relation) >= 19
+
+
+def test_oracle_rejects_what_is_no_object():
+    torch.manual_seed(0)
+    empty = torch.full((3, 96, 96), 0.97)
+    halves = world.render(world.single(random.Random(0), entity="ball")).roll(48, 2)
+    assert oracle.read_object(empty).entity is None
+    assert oracle.read_object(torch.rand(3, 96, 96)).entity is None
+    assert oracle.read_relation(empty).relation is None
+    assert oracle.read_object(halves).entity != "ball"
+
+
+def test_mask_covers_what_differs_from_the_ground():
+    scene = world.single(random.Random(3), entity="star", background="white")
+    mask = world.object_mask(scene, "star") > 0.5
+    far = (world.render(scene) - torch.tensor(world.BACKGROUNDS["white"])[:, None, None]).abs().amax(0)
+    seen = far > far.max() / 2
+    assert (mask & seen).sum() / (mask | seen).sum() > 0.97
+    assert world.object_mask(scene, "box").sum() == 0
+
+
+def test_distortions_hit_only_the_word_they_are_aimed_at():
+    rng, text = random.Random(1), "a photo of a red star on a white background"
+    for kind in captions.DISTORTIONS:
+        changed = captions.distort(rng, text, kind, ["star"])
+        assert changed != text
+        assert [w for w in text.split(" ") if w != "star"] == [w for w in changed.split(" ") if w in text.replace("star", "")]
+    assert sorted(captions.distort(rng, text, "shuffled").split(" ")) == sorted(text.split(" "))
+    with pytest.raises(ValueError, match="no word of"):
+        captions.distort(rng, text, "misspelt", ["moon"])
+
+
+def test_distortions_repeat_with_their_seed():
+    texts = [captions.distort(random.Random(5), "a green house", "affixed") for _ in range(2)]
+    assert texts[0] == texts[1] != "a green house"
