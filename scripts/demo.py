@@ -134,9 +134,12 @@ def main():
             if concept == DEMO:
                 picture(pictures, OUT / "before_after.png")
     report = parts[0] | {
-        "judge": "oracle", "seeds": "100000 * cell + 0 .. n - 1", "command": "python scripts/dev.py demo" + " --more" * args.more,
-        "commit": commit(), "more": parts[1:],
-    }  # fmt: skip
+        "judge": "oracle",
+        "seeds": "100000 * cell + 0 .. n - 1",
+        "command": "python scripts/dev.py demo" + " --more" * args.more,
+        "commit": commit(),
+        "more": parts[1:],
+    }
     (OUT / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     (OUT / "report.md").write_text(markdown(report), encoding="utf-8")
     print(markdown(report))

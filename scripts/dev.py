@@ -2,6 +2,9 @@
 
     python scripts/dev.py demo              erase a concept from TinyFlux in a real ComfyUI and measure it
     python scripts/dev.py test [ARG ...]    run the tests; arguments go to pytest
+    python scripts/dev.py train             train TinyFlux again
+    python scripts/dev.py ceilings          measure what the un-erased TinyFlux can do
+    python scripts/dev.py search            try the trainer's settings on TinyFlux
 
 Everything is installed into .venv and .cache inside the repository. COMFYUI_PATH names an existing ComfyUI
 to use instead, and COMFYUI_PYTHON its interpreter if that is not in or beside it.
@@ -15,6 +18,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 PYTHONS = ((3, 10), (3, 13))
+MODULES = {
+    "demo": "scripts.demo",
+    "test": "pytest",
+    "train": "eraseanything_core.tinyflux.train",
+    "ceilings": "eraseanything_core.tinyflux.ceilings",
+    "search": "scripts.search",
+}
 
 
 def main() -> int:
@@ -26,10 +36,9 @@ def main() -> int:
     from scripts.steps import StepFailed
 
     command, rest = parse(sys.argv[1:])
-    module = {"test": "pytest", "demo": "scripts.demo"}[command]
     try:
         environment = prepare(tests=command == "test")
-        arguments = [str(environment.python), "-m", module, *rest]
+        arguments = [str(environment.python), "-m", MODULES[command], *rest]
         return subprocess.run(arguments, cwd=ROOT, env=environment.variables()).returncode
     except StepFailed as failure:
         print(failure, file=sys.stderr)
@@ -43,7 +52,7 @@ def parse(arguments: list[str]) -> tuple[str, list[str]]:
     parser = argparse.ArgumentParser(
         prog="dev.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", choices=["demo", "test"])
+    parser.add_argument("command", choices=list(MODULES))
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the command")
     parsed = parser.parse_args(arguments)
     return parsed.command, parsed.arguments

@@ -32,11 +32,12 @@ class Environment:
     base: Path
 
     def variables(self) -> dict[str, str]:
-        """The process environment of the tests and the demo."""
+        """The process environment of every command: where ComfyUI is, and its modules behind the repository's."""
         return {
             **os.environ,
             "COMFYUI_PATH": str(self.comfyui),
             "COMFYUI_PYTHON": str(self.python),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(self.comfyui), os.environ.get("PYTHONPATH")])),
             "COMFYUI_BASE": str(self.base),
             "PYTHONUNBUFFERED": "1",
             "PYTHONUTF8": "1",

@@ -18,13 +18,17 @@ from eraseanything_core.tinyflux.recipe import VALIDATION, cells, erase_config
 
 OUT = Path(__file__).resolve().parent.parent / "benchmarks" / "search.jsonl"
 SETTINGS = {
-    "paper": {"targets": "paper", "neutral": "", "steps": 100, "batch": 8, "retain_batch": 8},
-    "paper, anchor": {"targets": "paper", "neutral": "{thing}", "eta": 0.0, "steps": 100, "batch": 8, "retain_batch": 8},
-    "text_qkv, anchor": {"targets": "text_qkv", "neutral": "{thing}", "eta": 0.0, "steps": 100, "batch": 8, "retain_batch": 8},
-    "dual_qkv, anchor": {"targets": "dual_qkv", "neutral": "{thing}", "eta": 0.0, "steps": 100, "batch": 8, "retain_batch": 8},
-    "all_kv, anchor": {"targets": "all_kv", "neutral": "{thing}", "eta": 0.0, "steps": 100, "batch": 8, "retain_batch": 8},
-    "all_qkv, anchor": {"targets": "all_qkv", "neutral": "{thing}", "eta": 0.0, "steps": 100, "batch": 8, "retain_batch": 8},
-}  # fmt: skip
+    "recipe": {},
+    "eta 0": {"eta": 0.0},
+    "eta 1": {"eta": 1.0},
+    "60 steps": {"steps": 60},
+    "summed loss": {"alternate": False, "retain_weight": 3.0},
+    "null prompt as neutral": {"neutral": ""},
+    "guidance 1": {"guidance": 1.0},
+    "without attention and rsc": {"attn": 0.0, "rsc": 0.0},
+    "text q, k, v": {"targets": "text_qkv"},
+    "all q, k, v": {"targets": "all_qkv", "lr_low": 1e-3, "lr_up": 1e-3},
+}
 
 
 def run(before: Pipeline, net, name: str, settings: dict, concept: str, count: int) -> dict:

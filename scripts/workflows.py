@@ -1,12 +1,15 @@
-"""The graphs that this repository ships, as code: `python -m scripts.workflows OBJECT_INFO` writes workflows/*.json.
+"""The graphs that this repository ships, as code: `python -m scripts.workflows OBJECT_INFO` writes workflows/*.
 
-OBJECT_INFO is the address of a running server or a file with its /object_info.
+OBJECT_INFO is the address of a running server or a file with its /object_info. The thumbnail is a corner of the
+demo's picture.
 """
 
 import dataclasses
 import json
 import sys
 from pathlib import Path
+
+from PIL import Image
 
 from eraseanything_core.tinyflux.recipe import erase_config
 from scripts.graph import api_to_ui, read_object_info
@@ -38,7 +41,10 @@ def sampled(model: list, title: str) -> dict:
     }  # fmt: skip
     return {
         f"sample {title}": {"class_type": "KSampler", "inputs": settings},
-        f"decode {title}": {"class_type": "VAEDecode", "inputs": {"samples": [f"sample {title}", 0], "vae": ["vae", 0]}},
+        f"decode {title}": {
+            "class_type": "VAEDecode",
+            "inputs": {"samples": [f"sample {title}", 0], "vae": ["vae", 0]},
+        },
         f"show {title}": {
             "class_type": "PreviewImage",
             "inputs": {"images": [f"decode {title}", 0]},
@@ -75,6 +81,8 @@ def erase_graph(concept: str) -> dict:
 def main(source: str):
     workflow = api_to_ui(erase_graph(DEMO), read_object_info(source))
     (WORKFLOWS / "erase_tinyflux.json").write_text(json.dumps(workflow, indent=2) + "\n", encoding="utf-8")
+    shown = Image.open(ROOT / "demo" / "before_after.png").convert("RGB")
+    shown.crop((0, 0, shown.height // 2, shown.height // 2)).resize((400, 400)).save(WORKFLOWS / "erase_tinyflux.jpg")
 
 
 if __name__ == "__main__":

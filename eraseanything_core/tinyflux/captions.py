@@ -13,33 +13,61 @@ from .world import RELATIONS, Scene
 
 # concept -> (two synonyms for training, one held out)
 SYNONYMS = {
-    "ball": ("sphere", "orb", "globe"), "box": ("cube", "crate", "square"), "star": ("pentagram", "asterisk", "starlet"),
-    "heart": ("valentine", "love", "sweetheart"), "moon": ("crescent", "lune", "sickle"),
-    "cross": ("plus", "crucifix", "rood"), "ring": ("hoop", "donut", "loop"), "house": ("home", "cottage", "hut"),
-    "tree": ("pine", "fir", "spruce"), "fish": ("trout", "salmon", "carp"),
-    "striped": ("banded", "lined", "streaked"), "dotted": ("spotted", "speckled", "freckled"),
-    "checkered": ("checked", "tiled", "plaid"), "hatched": ("slashed", "slanted", "scratched"),
-    "outlined": ("hollow", "contoured", "sketched"), "shaded": ("gradient", "faded", "dimmed"),
-    "glowing": ("neon", "radiant", "luminous"), "shadowed": ("shadowy", "raised", "floating"),
-    "bordered": ("cartoon", "inked", "rimmed"), "blurred": ("blurry", "fuzzy", "hazy"),
-    "beside": ("alongside", "near", "by"), "above": ("over", "atop", "topping"), "inside": ("within", "enclosed", "into"),
-    "touching": ("kissing", "meeting", "contacting"), "overlapping": ("crossing", "covering", "hugging"),
-    "opposite": ("diagonal", "across", "far"), "tied": ("chained", "linked", "roped"),
-    "divided": ("separated", "parted", "walled"), "amid": ("among", "surrounded", "encircled"),
+    "ball": ("sphere", "orb", "globe"),
+    "box": ("cube", "crate", "square"),
+    "star": ("pentagram", "asterisk", "starlet"),
+    "heart": ("valentine", "love", "sweetheart"),
+    "moon": ("crescent", "lune", "sickle"),
+    "cross": ("plus", "crucifix", "rood"),
+    "ring": ("hoop", "donut", "loop"),
+    "house": ("home", "cottage", "hut"),
+    "tree": ("pine", "fir", "spruce"),
+    "fish": ("trout", "salmon", "carp"),
+    "striped": ("banded", "lined", "streaked"),
+    "dotted": ("spotted", "speckled", "freckled"),
+    "checkered": ("checked", "tiled", "plaid"),
+    "hatched": ("slashed", "slanted", "scratched"),
+    "outlined": ("hollow", "contoured", "sketched"),
+    "shaded": ("gradient", "faded", "dimmed"),
+    "glowing": ("neon", "radiant", "luminous"),
+    "shadowed": ("shadowy", "raised", "floating"),
+    "bordered": ("cartoon", "inked", "rimmed"),
+    "blurred": ("blurry", "fuzzy", "hazy"),
+    "beside": ("alongside", "near", "by"),
+    "above": ("over", "atop", "topping"),
+    "inside": ("within", "enclosed", "into"),
+    "touching": ("kissing", "meeting", "contacting"),
+    "overlapping": ("crossing", "covering", "hugging"),
+    "opposite": ("diagonal", "across", "far"),
+    "tied": ("chained", "linked", "roped"),
+    "divided": ("separated", "parted", "walled"),
+    "amid": ("among", "surrounded", "encircled"),
     "between": ("flanked", "sandwiched", "bracketed"),
-}  # fmt: skip
+}
 CONCEPTS = {"entity": tuple(ENTITIES), "style": STYLES, "relation": RELATIONS}
 GENERIC = ("thing", "object", "shape")  # an entity that is not named
 
 TRAIN = {
     "single": (
-        "a photo of a {thing} {ground}", "a {thing} {ground}", "an image of a {thing} {ground}",
-        "one {thing} {ground}", "a picture showing a {thing} {ground}", "{thing} {ground}",
+        "a photo of a {thing} {ground}",
+        "a {thing} {ground}",
+        "an image of a {thing} {ground}",
+        "one {thing} {ground}",
+        "a picture showing a {thing} {ground}",
+        "{thing} {ground}",
     ),
-    "styled": ("a {thing} in {style} style {ground}", "a {style} picture of a {thing} {ground}", "{thing}, {style} {ground}"),
-    "related": ("a {first} {relation} a {second} {ground}", "a photo of a {first} {relation} a {second} {ground}",
-                "{first} {relation} {second} {ground}", "an image of one {first} {relation} one {second} {ground}"),
-}  # fmt: skip
+    "styled": (
+        "a {thing} in {style} style {ground}",
+        "a {style} picture of a {thing} {ground}",
+        "{thing}, {style} {ground}",
+    ),
+    "related": (
+        "a {first} {relation} a {second} {ground}",
+        "a photo of a {first} {relation} a {second} {ground}",
+        "{first} {relation} {second} {ground}",
+        "an image of one {first} {relation} one {second} {ground}",
+    ),
+}
 HELD_OUT = {
     "single": ("a drawing of a {thing} {ground}", "there is a {thing} {ground}"),
     "styled": ("a drawing of a {thing}, made {style} {ground}", "a {thing} that is {style} {ground}"),

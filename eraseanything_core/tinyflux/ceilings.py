@@ -1,4 +1,5 @@
-"""What the un-erased TinyFlux can do: `python -m eraseanything_core.tinyflux.ceilings` writes `ceilings.json`.
+"""What the un-erased TinyFlux can do: `python -m eraseanything_core.tinyflux.ceilings` writes `ceilings.json`
+and `sheet.png`.
 
 Held-out templates and seeds, both judges. A concept whose ceiling is too low is named in `below`, and nothing that
 is said about erasing it means much.
@@ -11,6 +12,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
+from PIL import Image
+from torchvision.utils import make_grid
 
 from ..evaluation.metrics import rate
 from . import oracle
@@ -75,6 +78,14 @@ def same_under_shuffling(pipeline: Pipeline, net, count: int, seed: int) -> dict
     return {judge: rate(hits) for judge, hits in same.items()}
 
 
+def sheet(pipeline: Pipeline, path: Path, seed: int, columns: int = 15):
+    """Draws every concept three times, held-out prompts, ten concepts in two rows, and saves the picture."""
+    rng = random.Random(seed)
+    prompts = [prompt_with(rng, concept) for concept in ALL for _ in range(3)]
+    grid = make_grid(pipeline.pictures(prompts, [seed + i for i in range(len(prompts))]), nrow=columns, pad_value=1.0)
+    Image.fromarray((grid * 255).byte().permute(1, 2, 0).numpy()).save(path)
+
+
 def below(clean: dict) -> list[str]:
     """Concepts under the floor by either judge, with their rate."""
     low = {c: min(clean[judge][c]["value"] for judge in clean) for c in ALL}
@@ -104,6 +115,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "ceilings.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    sheet(Pipeline(flux()), args.out.with_name("sheet.png"), args.seed)
     args.out.write_text(json.dumps(measure(args.clean, args.other, args.seed), indent=1) + "\n")
 
 

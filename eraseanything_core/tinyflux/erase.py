@@ -9,7 +9,9 @@ from ..flux import FluxModel, exact_gradients, private_copy
 from .pipeline import MU, Pipeline, TrainerText
 
 
-def train_eraser(pipeline: Pipeline, config: trainer.EraseConfig, dtype=torch.bfloat16, progress=None) -> trainer.EraseResult:
+def train_eraser(
+    pipeline: Pipeline, config: trainer.EraseConfig, dtype=torch.bfloat16, progress=None
+) -> trainer.EraseResult:
     """What the EraseTrainer node does, on a pipeline's Flux, which stays as it is."""
     plan = trainer.prepare(config, TrainerText(pipeline))
     module = private_copy(copy.deepcopy(pipeline.module), dtype)

@@ -38,20 +38,16 @@ def read(net: JudgeNet, pictures: Tensor, kind: str) -> list[Reading]:
     """Reads pictures as the oracle does; `kind` is "entity", "style" or "relation"."""
     with torch.no_grad():
         logits = {name: value.float() for name, value in net.eval()(pictures).items()}
-    readings = []
-    for i in range(len(pictures)):
-        entity, style, relation = (
-            logits["entity"][i].sigmoid(),
-            logits["style"][i].softmax(-1),
-            logits["relation"][i].softmax(-1),
-        )
-        known = logits["garbage"][i].sigmoid() < SURE
-        readings.append(Reading(
-            HEADS["entity"][int(entity.argmax())] if known and entity.max() > SURE and kind != "relation" else None,
-            HEADS["style"][int(style.argmax())] if known and style.max() > SURE and kind != "relation" else None,
-            HEADS["relation"][int(relation.argmax())] if known and relation.max() > SURE and kind == "relation" else None,
-        ))  # fmt: skip
-    return readings
+    return [_reading({name: value[i] for name, value in logits.items()}, kind) for i in range(len(pictures))]
+
+
+def _reading(logits: dict[str, Tensor], kind: str) -> Reading:
+    """The surest answer of every head that was asked, or None where the judge is not sure."""
+    if logits["garbage"].sigmoid() >= SURE:
+        return Reading()
+    sure = {"entity": logits["entity"].sigmoid()} | {n: logits[n].softmax(-1) for n in ("style", "relation")}
+    asked = ("relation",) if kind == "relation" else ("entity", "style")
+    return Reading(**{n: HEADS[n][int(sure[n].argmax())] for n in asked if sure[n].max() > SURE})
 
 
 def labels_of(scenes: list[Scene]) -> dict[str, Tensor]:

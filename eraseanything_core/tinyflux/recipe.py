@@ -5,30 +5,47 @@ from dataclasses import dataclass
 
 from ..trainer import EraseConfig
 from .captions import CONCEPTS, SYNONYMS, VOCABULARY, caption
+from .pipeline import GUIDANCE
 from .prompts import kind_of, prompt_with
 from .world import draw_scene
 
 TEMPLATES = {
     "entity": (
-        "a photo of a {}", "a red {}", "a green {} on a white background", "an image of a blue {}", "one yellow {}",
-        "a purple {} on a grey background", "an orange {} on a mint background", "{} on a pink background",
+        "a photo of a {}",
+        "a red {}",
+        "a green {} on a white background",
+        "an image of a blue {}",
+        "one yellow {}",
+        "a purple {} on a grey background",
+        "an orange {} on a mint background",
+        "{} on a pink background",
     ),
     "style": (
-        "a {} ball", "a photo of a {} red box", "a {} blue star on a white background", "green heart, {}", "a yellow moon in {} style",
-        "a {} picture of a purple cross", "an image of a {} orange ring", "a {} house on a grey background", "a {} tree", "a {} fish",
+        "a {} ball",
+        "a photo of a {} red box",
+        "a {} blue star on a white background",
+        "green heart, {}",
+        "a yellow moon in {} style",
+        "a {} picture of a purple cross",
+        "an image of a {} orange ring",
+        "a {} house on a grey background",
+        "a {} tree",
+        "a {} fish",
     ),
     "relation": (
-        "a ball {} a box", "a red star {} a green heart", "a photo of a blue moon {} an orange cross", "a ring {} a house on a white background",
-        "an image of one tree {} one fish", "a yellow box {} a purple star", "cross {} ball", "a fish {} a ring on a grey background",
+        "a ball {} a box",
+        "a red star {} a green heart",
+        "a photo of a blue moon {} an orange cross",
+        "a ring {} a house on a white background",
+        "an image of one tree {} one fish",
+        "a yellow box {} a purple star",
+        "cross {} ball",
+        "a fish {} a ring on a grey background",
     ),
-}  # fmt: skip
+}
+NEUTRAL = {"entity": "{thing}", "style": "{}", "relation": "{}"}  # another thing; the same sentence without the word
 VALIDATION = ("star", "dotted", "above")  # settings were chosen on these
 TEST = ("fish", "house", "outlined", "glowing", "inside")  # and never on these
-
-
-def names(concept: str, held_out: bool = False) -> tuple[str, ...]:
-    """The concept and the synonyms that training may use, or with `held_out` all of its names."""
-    return (concept, *SYNONYMS[concept][: 3 if held_out else 2])
 
 
 def kept_prompts(concept: str, count: int, seed: int) -> tuple[str, ...]:
@@ -42,13 +59,28 @@ def kept_prompts(concept: str, count: int, seed: int) -> tuple[str, ...]:
 
 
 def erase_config(concept: str, **settings) -> EraseConfig:
-    """The configuration that erases a concept of the world; `settings` go over the trainer's own defaults."""
+    """The configuration that erases a concept of the world, as the search chose it; `settings` go over it."""
     kind = kind_of(concept)
     world = {
-        "concept": concept, "synonyms": SYNONYMS[concept][:2], "templates": TEMPLATES[kind],
-        "irrelevant": tuple(c for c in CONCEPTS[kind] if c != concept), "retain": kept_prompts(concept, 96, seed=1),
-        "width": 96, "height": 96, "sampling_steps": 20,
-    }  # fmt: skip
+        "concept": concept,
+        "synonyms": SYNONYMS[concept][:2],
+        "templates": TEMPLATES[kind],
+        "irrelevant": tuple(c for c in CONCEPTS[kind] if c != concept),
+        "retain": kept_prompts(concept, 96, seed=1),
+        "width": 96,
+        "height": 96,
+        "sampling_steps": 20,
+        "neutral": NEUTRAL[kind],
+        "guidance": GUIDANCE,
+        "eta": 0.5,
+        "rsc": 0.02,
+        "pool": 32,
+        "steps": 120,
+        "batch": 8,
+        "retain_batch": 16,
+        "lr_low": 2e-3,
+        "lr_up": 2e-3,
+    }
     return EraseConfig(**world | settings)
 
 

@@ -1,7 +1,8 @@
 """Trains TinyFlux from nothing: `python -m eraseanything_core.tinyflux.train [stage ...]`.
 
-Stages, in order: text, steady, decoder, encoder, flux, guidance, judge. A stage whose result exists is skipped; flux and
-guidance go on from their last checkpoint, decoder and encoder from `state/<stage>_before.safetensors` if it is there. Each appends a line of JSON a report to `logs/<stage>.jsonl`.
+Stages, in order: text, steady, decoder, encoder, flux, guidance, judge. A stage whose result exists is skipped; flux
+and guidance go on from their last checkpoint, decoder and encoder from `state/<stage>_before.safetensors` if it is
+there. Each appends a line of JSON a report to `logs/<stage>.jsonl`.
 Needs ComfyUI on the path: `python scripts/dev.py train` takes care of that.
 """
 

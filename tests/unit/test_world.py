@@ -65,7 +65,9 @@ def test_distortions_hit_only_the_word_they_are_aimed_at():
     for kind in captions.DISTORTIONS:
         changed = captions.distort(rng, text, kind, ["star"])
         assert changed != text
-        assert [w for w in text.split(" ") if w != "star"] == [w for w in changed.split(" ") if w in text.replace("star", "")]
+        assert [w for w in text.split(" ") if w != "star"] == [
+            w for w in changed.split(" ") if w in text.replace("star", "")
+        ]
     assert sorted(captions.distort(rng, text, "shuffled").split(" ")) == sorted(text.split(" "))
     with pytest.raises(ValueError, match="no word of"):
         captions.distort(rng, text, "misspelt", ["moon"])
