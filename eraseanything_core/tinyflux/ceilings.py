@@ -16,11 +16,11 @@ from PIL import Image
 from torchvision.utils import make_grid
 
 from ..evaluation.metrics import rate
-from . import oracle
+from . import GUIDANCE, STEPS, oracle
 from .captions import CONCEPTS, SYNONYMS
 from .judge import read as read_cnn
 from .measure import read_cell
-from .pipeline import GUIDANCE, STEPS, Pipeline, flux, judge_net
+from .pipeline import Pipeline, flux, judge_net
 from .prompts import kind_of, prompt_with, scene_with
 from .recipe import Cell
 from .world import render

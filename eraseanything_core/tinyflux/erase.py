@@ -6,7 +6,8 @@ import torch
 
 from .. import trainer
 from ..flux import FluxModel, exact_gradients, private_copy
-from .pipeline import MU, Pipeline, TrainerText
+from . import MU
+from .pipeline import Pipeline, TrainerText
 
 
 def train_eraser(

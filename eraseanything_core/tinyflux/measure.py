@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from ..evaluation.metrics import rate
 from ..lora import DUAL, SINGLE, slices
+from . import GUIDANCE
 from .generator import FLUX
-from .pipeline import GUIDANCE, Pipeline, read_both
+from .pipeline import Pipeline, read_both
 from .recipe import Cell
 
 

@@ -9,14 +9,13 @@ from torch import Tensor, nn
 from ..flux import new_autoencoder, new_flux, t5_tokenizer
 from ..sampling import euler, shifted_sigmas
 from ..tokens import SPECIAL
-from . import judge, oracle
+from . import GUIDANCE, MU, STEPS, judge, oracle
 from .generator import FLUX
 from .oracle import Reading
 from .plain import rope_table, velocity
 from .text import TextEncoder, pieces_of
 
 WEIGHTS = Path(__file__).parent / "weights"
-MU, STEPS, GUIDANCE = 1.15, 20, 3.5  # ComfyUI's shift for Flux, and the sampler settings that TinyFlux is made for
 
 
 def text_encoder(path: Path = WEIGHTS / "tinyflux_text.safetensors") -> TextEncoder:

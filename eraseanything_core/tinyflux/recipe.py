@@ -4,8 +4,8 @@ import random
 from dataclasses import dataclass
 
 from ..trainer import EraseConfig
+from . import GUIDANCE, STEPS
 from .captions import CONCEPTS, SYNONYMS, VOCABULARY, caption
-from .pipeline import GUIDANCE
 from .prompts import kind_of, prompt_with
 from .world import draw_scene
 
@@ -69,7 +69,7 @@ def erase_config(concept: str, **settings) -> EraseConfig:
         "retain": kept_prompts(concept, 96, seed=1),
         "width": 96,
         "height": 96,
-        "sampling_steps": 20,
+        "sampling_steps": STEPS,
         "neutral": NEUTRAL[kind],
         "guidance": GUIDANCE,
         "eta": 0.5,
