@@ -16,7 +16,7 @@ from scripts.graph import api_to_ui, read_object_info
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = ROOT / "workflows"
-DEMO = "star"  # what workflows/erase_tinyflux.json erases
+DEMO = "heart"  # what workflows/erase_tinyflux.json erases
 SHOWN = 8  # pictures of the concept before and after
 LISTS = {"synonyms": ", ", "irrelevant": ", ", "templates": "\n", "retain": "\n"}  # how the node takes them
 
