@@ -73,7 +73,7 @@ def draw_times(count: int) -> Tensor:
 
 
 def optimizers(flux: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks (about half the steps of AdamW), AdamW for the rest."""
+    """Muon for the matrices of the blocks, AdamW for the rest."""
     blocks = {n: p for n, p in flux.named_parameters() if p.ndim == 2 and "blocks" in n and "mod" not in n}
     rest = [p for n, p in flux.named_parameters() if n not in blocks]
     muon = torch.optim.Muon(blocks.values(), lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")

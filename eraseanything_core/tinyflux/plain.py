@@ -1,7 +1,7 @@
 """Flux's forward written out of place, on the weights of ComfyUI's module.
 
-ComfyUI's own blocks add in place, which `torch.compile` cannot differentiate. This one can be compiled (1.4 times
-faster on a CPU) and is the reference that gradients through ComfyUI's blocks are held against. Text stands first
+ComfyUI's own blocks add in place, which `torch.compile` cannot differentiate. This one can be compiled
+and is the reference that gradients through ComfyUI's blocks are held against. Text stands first
 in the joint sequence; only what Flux.1 needs is here.
 """
 
