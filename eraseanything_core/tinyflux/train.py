@@ -81,7 +81,7 @@ def draw_latents(count: int, seed: int):
 
 
 def stage_flux(args):
-    config = generator.GeneratorConfig(minutes=min(100.0, args.minutes))
+    config = generator.GeneratorConfig(minutes=min(200.0, args.minutes))
     run = generator.Run(generator.fresh_flux(config.seed), config, STATE / "flux.pt")
     prompts = generator.Prompts(text_encoder(), config)
     ema = generator.train(run, *draw_latents(args.images, seed=4), prompts, generator.flow_loss, Log("flux"))
