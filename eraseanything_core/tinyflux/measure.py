@@ -66,8 +66,3 @@ def compare(before: Pipeline, after: Pipeline, net: nn.Module, cells: dict[str, 
                 "high": a["high"],
             }
     return found, pictures
-
-
-def stack_pairs(pairs: dict[str, tuple[Tensor, Tensor]], columns: int) -> Tensor:
-    """Rows of before and after, one pair of rows a cell, [rows * columns, 3, 96, 96]."""
-    return torch.cat([torch.cat([old[:columns], new[:columns]]) for old, new in pairs.values()])
