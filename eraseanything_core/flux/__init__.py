@@ -1,0 +1,34 @@
+"""The bridge: the one part of the core that imports ComfyUI; it runs the Flux that ComfyUI has loaded."""
+
+import sys
+
+import comfy.cli_args
+import torch
+
+if "comfy.model_management" not in sys.modules and not torch.cuda.is_available():
+    comfy.cli_args.args.cpu = True  # outside a server nobody has parsed --cpu, and ComfyUI would ask for CUDA
+
+from .architecture import new_autoencoder, new_flux, t5_tokenizer
+from .capture import Capture
+from .gradients import exact_gradients
+from .loan import borrow, check_model, fingerprint
+from .model import Cond, FluxModel
+from .text import TextEncoder
+from .training import train_eraser
+from .twin import private_copy
+
+__all__ = [
+    "Capture",
+    "Cond",
+    "FluxModel",
+    "TextEncoder",
+    "borrow",
+    "check_model",
+    "exact_gradients",
+    "fingerprint",
+    "new_autoencoder",
+    "new_flux",
+    "private_copy",
+    "t5_tokenizer",
+    "train_eraser",
+]

@@ -1,0 +1,73 @@
+"""Borrowing the model that a loader node has made: what is refused, what it is named by, and how it is run."""
+
+import hashlib
+from contextlib import contextmanager
+
+import comfy.model_base
+import comfy.model_management
+import torch
+from comfy.ldm.flux.model import Flux
+
+from .gradients import exact_gradients
+from .model import FluxModel
+from .twin import private_copy
+
+
+def check_model(patcher):
+    """Refuses what cannot be trained on exactly.
+
+    Raises:
+        ValueError: no Flux.1, compiled, or changed by another node.
+    """
+    base = patcher.model
+    inner = getattr(base, "diffusion_model", None)
+    compiled = hasattr(inner, "_orig_mod") or "torch_compile_kwargs" in patcher.model_options
+    if compiled or any("diffusion_model" in key for key in patcher.object_patches):
+        raise ValueError("the MODEL is compiled: connect it without the compile node")
+    plain = type(base) is comfy.model_base.Flux and isinstance(inner, Flux)
+    if not plain or inner.in_channels != inner.out_channels:
+        raise ValueError(f"the MODEL is a {type(base).__name__}: only a text-to-image Flux.1 can be trained here")
+    options = {k: v for k, v in patcher.model_options.get("transformer_options", {}).items() if v}
+    changes = patcher.patches or patcher.weight_wrapper_patches or patcher.injections or patcher.hook_patches
+    wrapped = any(found for kind in patcher.wrappers.values() for found in kind.values())
+    if changes or options or wrapped or "model_function_wrapper" in patcher.model_options:
+        raise ValueError("the MODEL is already patched (a LoRA or another node): connect it straight from its loader")
+
+
+@contextmanager
+def borrow(patcher, dtype: torch.dtype | None = None, checkpoint: bool = False, memory: int = 0):
+    """Runs a loaded Flux through a private copy of its modules; the caller's MODEL stays as it is.
+
+    Args:
+        patcher: the MODEL of a loader node.
+        dtype: precision of the transformer; None is the one that ComfyUI would use.
+        checkpoint: see `exact_gradients`.
+        memory: bytes to keep free for activations.
+
+    Yields:
+        A FluxModel, to be used only inside the context.
+
+    Raises:
+        ValueError: see `check_model`.
+    """
+    check_model(patcher)
+    with torch.inference_mode(False), torch.enable_grad():
+        # Streamed weights live in buffers of their own; a static copy is read from the file instead.
+        static = patcher.clone(disable_dynamic=True)
+        comfy.model_management.load_models_gpu([static], memory_required=memory)
+        dtype = dtype or static.model.get_dtype_inference()
+        module = private_copy(static.model.diffusion_model, dtype)
+        with exact_gradients(module, checkpoint):
+            mu = static.get_model_object("model_sampling").shift
+            downscale = static.model.latent_format.spacial_downscale_ratio
+            yield FluxModel(module, static.load_device, dtype, mu, downscale)
+
+
+def fingerprint(patcher) -> str:
+    """Names a set of weights: SHA-256 over the names, shapes and 64 values of every tensor of the transformer."""
+    digest = hashlib.sha256()
+    for name, tensor in patcher.model.diffusion_model.state_dict().items():
+        flat = tensor.detach().flatten()
+        places = torch.linspace(0, flat.numel() - 1, 64, dtype=torch.float64).long().to(flat.device)
+        digest.update(f"{name} {tuple(tensor.shape)}".encode() + flat[places].float().cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,57 @@
+"""A second module tree over the weights that ComfyUI has loaded."""
+
+import copy
+from collections import OrderedDict
+
+import comfy.ops
+import torch
+from torch import nn
+
+
+class _FrozenLinear(torch.autograd.Function):
+    """A linear whose weight needs no gradient: backward asks the module for the weight again.
+
+    Autograd would save the weight, which it refuses for the inference tensors that ComfyUI's loaders make, and
+    which keeps a cast copy alive for every quantised or offloaded layer. This saves nothing.
+    """
+
+    @staticmethod
+    def forward(ctx, x, module, run):
+        ctx.module = module
+        return run(x)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        weight, _, offload = comfy.ops.cast_bias_weight(ctx.module, grad, offloadable=True)
+        x_grad = grad @ weight
+        comfy.ops.uncast_bias_weight(ctx.module, weight, None, offload)
+        return x_grad, None, None
+
+
+def private_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A second module tree over the same weights, free to hook and to train adapters on.
+
+    The caller's modules are not touched. Linears share their weights whatever these are (inference tensors,
+    quantised, offloaded); what is wider than `dtype` is cast once; the small scales of the norms are copied.
+    """
+    twin = copy.copy(module)
+    twin.__dict__.pop("forward", None)  # core's own training leaves one behind
+    twin._forward_pre_hooks, twin._forward_hooks = OrderedDict(), OrderedDict()
+    twin._modules = {name: private_copy(child, dtype) for name, child in module._modules.items()}
+    linear = isinstance(module, nn.Linear) or hasattr(module, "in_features")
+    twin._parameters = {name: _frozen(p, dtype, linear) for name, p in module._parameters.items()}
+    if hasattr(module, "comfy_cast_weights") and any(p.dtype != dtype for p in module.parameters(recurse=False)):
+        twin.comfy_cast_weights = True
+    if linear:
+        run = twin.forward
+        twin.forward = lambda x: _FrozenLinear.apply(x, twin, run) if x.requires_grad else run(x)
+    return twin
+
+
+def _frozen(parameter: nn.Parameter | None, dtype: torch.dtype, share: bool) -> nn.Parameter | None:
+    if parameter is None or (share and not parameter.requires_grad and parameter.dtype.itemsize <= dtype.itemsize):
+        return parameter
+    kept = parameter.detach()
+    wide = kept.dtype.itemsize > dtype.itemsize
+    return nn.Parameter(kept.to(dtype) if wide else kept if share else kept.clone(), requires_grad=False)
