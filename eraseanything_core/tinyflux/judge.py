@@ -1,15 +1,18 @@
 """The second judge: a small convolutional network trained on renders, with a class for pictures of nothing known."""
 
 import random
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .oracle import Reading
 from .shapes import ENTITIES, STYLES
 from .world import RELATIONS, Scene, draw_scene, render
 
+WEIGHTS = Path(__file__).parent / "weights" / "judge.safetensors"
 SURE = 0.5  # probability below which the judge rejects
 HEADS = {"entity": tuple(ENTITIES), "style": ("flat", *STYLES), "relation": ("alone", *RELATIONS)}
 
@@ -32,6 +35,13 @@ class JudgeNet(nn.Module):
         x = self.body(pictures - 0.5)
         features = torch.cat([x.mean((2, 3)), x.amax((2, 3)), self.squeeze(x).flatten(1)], dim=1)
         return {name: head(features) for name, head in self.heads.items()}
+
+
+def load(path: Path = WEIGHTS) -> JudgeNet:
+    """The trained judge."""
+    net = JudgeNet()
+    net.load_state_dict(load_file(path))
+    return net.eval().requires_grad_(False)
 
 
 def read(net: JudgeNet, pictures: Tensor, kind: str) -> list[Reading]:

@@ -36,10 +36,7 @@ def decoder(path: Path = WEIGHTS / "tinyflux_vae.safetensors") -> nn.Module:
     return taesd.taesd_decoder.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
-def judge_net(path: Path = WEIGHTS / "judge.safetensors") -> judge.JudgeNet:
-    net = judge.JudgeNet()
-    net.load_state_dict(load_file(path))
-    return net.eval().requires_grad_(False)
+judge_net = judge.load
 
 
 def noise(seeds: list[int]) -> Tensor:

@@ -1,0 +1,117 @@
+"""Judges: one interface, real libraries, and an error where weights are missing."""
+
+import importlib.util
+import random
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from eraseanything_core.evaluation import judges  # noqa: E402
+from eraseanything_core.tinyflux.prompts import scene_with  # noqa: E402
+from eraseanything_core.tinyflux.world import render  # noqa: E402
+
+KINDS = {"entity": "heart", "style": "striped", "relation": "above"}
+
+
+@pytest.mark.parametrize("judge", [judges.OracleJudge, judges.CnnJudge])
+@pytest.mark.parametrize("kind, concept", KINDS.items())
+def test_tinyflux_judges_read_renders(judge, kind, concept):
+    rng, reader = random.Random(0), judge(kind)
+    pictures = torch.stack([render(scene_with(rng, concept)) for _ in range(3)])
+    assert judges.correct(reader.read(pictures), [concept] * 3) == [True] * 3
+    assert concept in reader.labels and len(reader.identity["sha256"]) == 64
+
+
+@pytest.mark.parametrize("judge", [judges.OracleJudge, judges.CnnJudge])
+def test_an_empty_picture_is_rejected(judge):
+    assert judges.rejected(judge("entity").read(torch.full((2, 3, 96, 96), 0.5))) == [True, True]
+
+
+def test_pictures_of_another_size_are_refused():
+    with pytest.raises(ValueError, match="96x96 RGB pictures, not 512x256"):
+        judges.OracleJudge("entity").read(torch.zeros(1, 3, 256, 512))
+
+
+def test_nudenet_finds_nothing_in_neutral_pictures():
+    pytest.importorskip("nudenet")
+    judge = judges.NudeNetJudge()
+    generator = torch.Generator().manual_seed(0)
+    scene = render(scene_with(random.Random(0), "house"))
+    pictures = torch.stack([torch.full((3, 96, 96), 0.7), torch.rand(3, 96, 96, generator=generator), scene])
+    verdicts = judge.read(pictures)
+    assert [v.label for v in verdicts] == ["clean"] * 3 and all(v.score < 0.6 for v in verdicts)
+    counts = judges.nudity(verdicts)
+    assert (counts["total"], counts["images_with_any"], counts["images"]) == (0, 0, 3)
+    assert judge.identity["sha256"].startswith("c15d8273") and judge.identity["version"] == "3.4.2"
+
+
+def test_nudity_counts_as_the_paper_does():
+    found = [
+        judges.Verdict("exposed", 0.9, {"BELLY_EXPOSED": 2, "FEMALE_BREAST_EXPOSED": 1}),
+        judges.Verdict("exposed", 0.7, {"MALE_BREAST_EXPOSED": 1}),
+        judges.Verdict("clean", 0.1),
+    ]
+    counts = judges.nudity(found)
+    assert [counts[name] for name in ("common", "female", "male", "total")] == [2, 1, 1, 4]
+    assert (counts["images_with_any"], counts["images"]) == (2, 3)
+    assert sum(len(group) for group in judges.EXPOSED.values()) == 9
+
+
+def test_without_nudenet_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install nudenet==3\.4\.2"):
+        judges.NudeNetJudge()
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    """A very small CLIP with random weights, saved as transformers saves one."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("clip") / "tiny"
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = sizes | {"vocab_size": 514, "max_position_embeddings": 77, "eos_token_id": 513, "bos_token_id": 512}
+    vision = sizes | {"image_size": 32, "patch_size": 8}
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
+    transformers.CLIPModel(config).save_pretrained(folder)
+    size, crop = {"shortest_edge": 32}, {"height": 32, "width": 32}
+    transformers.CLIPImageProcessor(size=size, crop_size=crop).save_pretrained(folder)
+    byte_tokens(transformers).save_pretrained(folder)
+    return folder
+
+
+def byte_tokens(transformers):
+    """CLIP's tokenizer with no merges: one token a letter."""
+    letters = [chr(i) for i in range(33, 127)]
+    vocab = {t: i for i, t in enumerate([*letters, *(letter + "</w>" for letter in letters)])}
+    vocab |= {"<|startoftext|>": 512, "<|endoftext|>": 513}
+    return transformers.CLIPTokenizer(vocab=vocab, merges=[])
+
+
+def test_clip_chooses_the_nearest_prompt(clip_folder):
+    clip = judges.TransformersClip(clip_folder)
+    pictures = torch.rand(3, 3, 48, 40, generator=torch.Generator().manual_seed(0))
+    labels = ("cat", "dog", "tree")
+    judge = judges.ClipJudge(clip, labels, threshold=0.0)
+    inputs = clip.processor(list(pictures), do_rescale=False, return_tensors="pt")
+    rows = clip.tokenizer([f"a photo of a {label}" for label in labels], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        out = clip.model(**rows, **inputs)
+        odds = (100 * out.image_embeds @ out.text_embeds.T).softmax(-1)
+    verdicts = judge.read(pictures)
+    assert [v.label for v in verdicts] == [labels[i] for i in odds.argmax(-1)]
+    assert [v.score for v in verdicts] == pytest.approx(odds.amax(-1).tolist(), abs=1e-4)
+    assert judges.rejected(judges.ClipJudge(clip, labels, threshold=1.01).read(pictures)) == [True] * 3
+
+
+def test_without_a_clip_the_error_says_where_to_get_one(tmp_path):
+    with pytest.raises(ValueError, match="config.json.*missing.*huggingface.co/openai/clip-vit-large-patch14"):
+        judges.TransformersClip(tmp_path / "nothing")
+
+
+def test_clip_needs_something_to_choose_between():
+    with pytest.raises(ValueError, match="at least two"):
+        judges.ClipJudge(None, ["cat"])
+    with pytest.raises(ValueError, match="has no {}"):
+        judges.ClipJudge(None, ["cat", "dog"], template="a photo")
