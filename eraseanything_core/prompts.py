@@ -84,7 +84,7 @@ def sentence(config, rng: random.Random) -> Sentence:
     """Draws a sentence: a template, its words shuffled, the word to erase, and the substitutes.
 
     Args:
-        config: has concept, synonyms, irrelevant, templates, neutral, shuffle_rate, synonym_rate, k_irrelevant.
+        config: has concept, synonyms, irrelevant, tiers, templates, neutral, shuffle_rate, synonym_rate, k_irrelevant.
         rng: the only source of chance.
     """
     template = rng.choice(config.templates)
@@ -95,7 +95,8 @@ def sentence(config, rng: random.Random) -> Sentence:
         word = rng.choice(config.synonyms)
     others = [s for s in (*config.synonyms, config.concept) if s != word]
     partner = rng.choice(config.synonyms if word == config.concept and config.synonyms else others or [""])
-    irrelevant = rng.sample(config.irrelevant, min(config.k_irrelevant, len(config.irrelevant)))
+    irrelevant = [rng.choice(tier) for tier in config.tiers]
+    irrelevant = irrelevant or rng.sample(config.irrelevant, min(config.k_irrelevant, len(config.irrelevant)))
     return Sentence(
         concept=Prompt(fill(template, word), word),
         neutral=Prompt(neutral(template, config.neutral, rng)),

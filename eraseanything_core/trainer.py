@@ -29,6 +29,7 @@ class EraseConfig:
     concept: str
     synonyms: tuple[str, ...] = ()
     irrelevant: tuple[str, ...] = ()
+    tiers: tuple[tuple[str, ...], ...] = ()  # the same words by kinship: each sentence takes one of each, not k
     templates: tuple[str, ...] = prompts.TEMPLATES
     neutral: str = ""  # see prompts.neutral
     retain: tuple[str, ...] = ()  # whole prompts that must stay: neighbours and generic ones

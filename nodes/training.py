@@ -1,5 +1,6 @@
 """Nodes that train an eraser and save it."""
 
+import dataclasses
 from pathlib import Path
 
 import comfy.utils
@@ -15,6 +16,7 @@ from ..eraseanything_core.trainer import EraseConfig, EraseResult
 DEFAULT = EraseConfig(concept="")
 CATEGORY = "EraseAnything/training"
 LORA_MODEL, LOSS_MAP = io.Custom("LORA_MODEL"), io.Custom("LOSS_MAP")
+ERASE_CONCEPTS = io.Custom("ERASE_CONCEPTS")
 
 
 def lora_path(name: str) -> Path:
@@ -22,10 +24,8 @@ def lora_path(name: str) -> Path:
     return files.writable(Path(folder_paths.get_folder_paths("loras")[0]), name)
 
 
-def checked(name: str | None, concept: str | None = "a") -> bool | str:
-    """True, or what is wrong with typed values; None stands for a linked one."""
-    if concept is not None and not concept.strip():
-        return "the concept is empty: type the word to erase"
+def checked(name: str | None) -> bool | str:
+    """True, or what is wrong with a typed name; None stands for a linked one."""
     try:
         return True if name is None else bool(files.check_name(name))
     except ValueError as error:
@@ -139,6 +139,12 @@ def _optimisation() -> list:
             tooltip="Equal seeds give equal LoRAs.",
         ),
         io.Vae.Input("vae", optional=True, tooltip="With it the node shows the concept before and after."),
+        ERASE_CONCEPTS.Input(
+            "concepts",
+            optional=True,
+            tooltip="From Concept Sampler. It takes the place of concept, synonyms, irrelevant, templates, neutral and "
+            "retain, and each step compares with one irrelevant word of each of its tiers.",
+        ),
     ]
 
 
@@ -165,11 +171,13 @@ class EraseTrainer(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, concept=None, output_name=None):
-        return checked(output_name, concept)
+    def validate_inputs(cls, output_name=None):
+        return checked(output_name)
 
     @classmethod
-    def execute(cls, model, clip, output_name, synonyms, irrelevant, templates, retain, vae=None, **settings):
+    def execute(
+        cls, model, clip, output_name, synonyms, irrelevant, templates, retain, vae=None, concepts=None, **settings
+    ):
         path = lora_path(output_name)
         config = EraseConfig(
             synonyms=words_of(synonyms),
@@ -179,6 +187,8 @@ class EraseTrainer(io.ComfyNode):
             samples=4 if vae is not None else 0,
             **settings,
         )
+        if concepts is not None:
+            config = dataclasses.replace(config, **concepts.settings())
         result = flux.train_eraser(model, clip, config, cls.report(config.steps))
         tensors = {key: tensor.bfloat16() for key, tensor in result.lora.items()}
         lora.save_lora(tensors, path, lora.header(result.config, flux.fingerprint(model)))

@@ -80,3 +80,10 @@ def test_equal_seeds_draw_equal_sentences():
 def test_typed_lists():
     assert prompts.words_of(" dog, old house\ncat,,dog ") == ("dog", "old house", "cat")
     assert prompts.lines_of("a dog, running\n\n {} \n") == ("a dog, running", "{}")
+
+
+def test_a_sentence_takes_one_word_of_each_tier():
+    tiers = (("dog", "cat"), ("old house",), ("tree", "bush"))
+    drawn = [tuple(p.word for p in s.irrelevant) for s in draws(replace(CONFIG, tiers=tiers))]
+    assert all(word in tier for words in drawn for word, tier in zip(words, tiers, strict=True))
+    assert len(set(drawn)) == 4

@@ -11,6 +11,7 @@ import pytest
 import torch
 from comfy_api.latest import io
 
+from eraseanything_core.concepts import ConceptSet, Word
 from eraseanything_core.lora import load_lora
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -71,6 +72,27 @@ def test_trains_saves_and_returns(trainer_node, widgets, loras):
     assert {len(values) for values in losses.values()} == {2}
     assert set(losses) == {"esd", "attn", "retain", "rsc", "loss"}
     assert "2 of 2 steps" in summary
+
+
+def test_a_concept_set_takes_the_place_of_the_typed_words(trainer_node, widgets, loras):
+    concepts = ConceptSet(
+        "red star",
+        synonyms=("crimson star",),
+        irrelevant={"no_relation": (Word("tree", 0.1),), "far": (Word("house", 0.4),), "mid": (Word("dog", 0.6),)},
+        prompts=("a photo of a red star",),
+        neutral="{house}",
+    )
+    typed = {"concept": "", "synonyms": "", "irrelevant": "", "templates": "{} at night", "concepts": concepts}
+    (path,) = execute(trainer_node, widgets | typed).args[2:3]
+    _, header = load_lora(Path(path))
+    kept = {name: header[f"eraseanything.{name}"] for name in ("concept", "synonyms", "templates", "neutral", "tiers")}
+    assert kept == {
+        "concept": "red star",
+        "synonyms": '["crimson star"]',
+        "templates": '["a photo of a {}"]',
+        "neutral": "{house}",
+        "tiers": '[["tree"], ["house"], ["dog"]]',
+    }
 
 
 def test_equal_seeds_give_equal_loras(trainer_node, widgets, loras):
@@ -175,10 +197,9 @@ def test_a_full_disk_leaves_the_old_file(trainer_node, widgets, loras, monkeypat
 
 
 def test_the_form_is_checked_before_queueing(trainer_node):
-    assert trainer_node.validate_inputs(concept="star", output_name="eraser") is True
-    assert trainer_node.validate_inputs(concept=None, output_name=None) is True
-    assert "concept is empty" in trainer_node.validate_inputs(concept="", output_name="eraser")
-    assert "output name" in trainer_node.validate_inputs(concept="star", output_name="a/b")
+    assert trainer_node.validate_inputs(output_name="eraser") is True
+    assert trainer_node.validate_inputs(output_name=None) is True
+    assert "output name" in trainer_node.validate_inputs(output_name="a/b")
 
 
 def test_every_input_and_output_has_a_tooltip(pack):

@@ -1,0 +1,75 @@
+"""The ConceptSet: JSON that people edit, and what the trainer takes from it."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from eraseanything_core.concepts import ConceptSet, Word
+from eraseanything_core.trainer import EraseConfig
+
+CAT = ConceptSet(
+    "cat",
+    synonyms=("kitty",),
+    variants=("cats",),
+    irrelevant={"no_relation": (Word("cloud", 0.1),), "far": (Word("chair", 0.3), Word("café", 0.25))},
+    prompts=("a photo of a cat", "{} on a sofa"),
+    retain=("a photo of a dog",),
+    anchors=("animal",),
+    neutral="{animal}",
+    source="typed",
+)
+
+
+def test_json_gives_the_same_set_back_and_is_short():
+    text = CAT.to_json()
+    assert ConceptSet.from_json(text) == CAT
+    assert json.loads(text)["irrelevant"]["far"] == [["chair", 0.3], ["café", 0.25]]
+    assert len(text.splitlines()) == 15 and '    "far": [["chair", 0.3], ["café", 0.25]]\n' in text
+
+
+def test_a_set_written_by_hand_needs_only_the_concept():
+    assert ConceptSet.from_json('{"concept": "cat"}') == ConceptSet("cat")
+
+
+def test_the_trainer_takes_all_other_words_and_the_tiers():
+    config = replace(EraseConfig("dog", k_irrelevant=3), **CAT.settings())
+    assert config.concept == "cat" and config.synonyms == ("kitty", "cats") and config.neutral == "{animal}"
+    assert config.irrelevant == ("cloud", "chair", "café") and config.tiers == (("cloud",), ("chair", "café"))
+    assert config.templates == CAT.prompts and config.retain == CAT.retain
+    assert replace(config, **ConceptSet("cat").settings()).templates == CAT.prompts
+
+
+BAD = {
+    "{": "no JSON: line 1",
+    "[]": "must be a JSON object",
+    "{}": "no concept",
+    '{"concept": "cat", "synonym": []}': "has the key 'synonym'; there are concept, category, synonyms",
+    '{"concept": 3}': "concept must be a text",
+    '{"concept": "cat", "category": "thing"}': "'thing' is none of entity, style",
+    '{"concept": "cat", "synonyms": "kitty"}': "synonyms must be a list of texts",
+    '{"concept": "cat", "synonyms": [" "]}': "synonyms must be a list of texts",
+    '{"concept": "cat", "irrelevant": ["cloud"]}': "irrelevant must have lists under no_relation, far, mid",
+    '{"concept": "cat", "irrelevant": {"near": []}}': "the tier 'near'; there are no_relation, far, mid",
+    '{"concept": "cat", "irrelevant": {"far": ["cloud"]}}': r'"cloud" is no \[word, score\]',
+    '{"concept": "cat", "irrelevant": {"far": [["cloud", true]]}}': r"is no \[word, score\]",
+    '{"concept": "cat", "irrelevant": {"far": [["cloud", 7]]}}': "the score of 'cloud' is 7.0",
+    '{"concept": "cat", "irrelevant": {"far": [["cloud", NaN]]}}': "the score of 'cloud' is nan",
+    '{"concept": "cat", "irrelevant": {"far": [["wild cats", 0.3]]}}': "'wild cats' is to be kept and holds 'cat'",
+    '{"concept": "cat", "synonyms": ["puss"], "retain": ["a puss"]}': "'a puss' is to be kept and holds 'puss'",
+    '{"concept": "cat", "prompts": ["a photo of a dog"]}': "neither {} nor the concept 'cat'",
+}
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_a_set_that_is_wrong_says_where_in_one_line(text):
+    with pytest.raises(ValueError, match=BAD[text]) as caught:
+        ConceptSet.from_json(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_text_shows_everything():
+    text = CAT.text()
+    for shown in ("cat (entity)", "far: chair 0.30, café 0.25", "synonyms: kitty", "variants: cats", "{} on a sofa"):
+        assert shown in text
+    assert "neutral: {animal}" in text and text.endswith("source: typed")
