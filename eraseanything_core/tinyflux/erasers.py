@@ -1,0 +1,149 @@
+"""The rows of the boards on TinyFlux: every eraser that is compared, each with the settings that it gets here.
+
+The hyper-parameters of EraseAnything were chosen on the validation concepts. Those of the others are the published
+ones, with the steps, batch and learning rate of the recipe, since a model of this size learns nothing at 1e-5.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .. import tokens, trainer
+from ..methods import concept_ablation, esd, reference, uce
+from .captions import CONCEPTS, SYNONYMS
+from .erase import trainable, train_eraser
+from .pipeline import Pipeline, TrainerText
+from .prompts import kind_of
+from .recipe import TEMPLATES, erase_config
+
+ANCHORS = {"entity": "a photo of a thing", "style": "a photo of a ball", "relation": "a photo of a ball and a box"}
+GUIDES = {"entity": "thing", "style": "nice", "relation": "and"}  # UCE's words; "nice" names nothing of the world
+LOSSES = ("esd", "attn", "lora", "retain", "rsc")  # lora is the paper's Eq. 4 as printed, retain the corrected one
+NOISE = 1.0  # of "destroy", in standard deviations of each weight matrix
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How one row gets its LoRA.
+
+    Attributes:
+        train: the LoRA's tensors from a pipeline and `config`.
+        config: everything that decides them; a changed one is another LoRA.
+    """
+
+    train: Callable[[Pipeline, object], dict[str, Tensor]]
+    config: object
+
+
+def _plain(pipeline: Pipeline, config: trainer.EraseConfig) -> dict[str, Tensor]:
+    return train_eraser(pipeline, config).lora
+
+
+def _ablation(pipeline: Pipeline, config: trainer.EraseConfig) -> dict[str, Tensor]:
+    plan = trainer.prepare(config, TrainerText(pipeline))
+    with trainable(pipeline) as model:
+        return concept_ablation.train(model, plan).lora
+
+
+def _reference(pipeline: Pipeline, config: reference.ReferenceConfig) -> dict[str, Tensor]:
+    with trainable(pipeline) as model:
+        return reference.train(config, model, TrainerText(pipeline)).lora
+
+
+def reference_config(concept: str, seed: int) -> reference.ReferenceConfig:
+    """What the published code would be told about a concept of the world."""
+    kind = kind_of(concept)
+    near = next(c for c in CONCEPTS[kind] if c != concept)
+    far = next(found[0] for other, found in CONCEPTS.items() if other != kind)
+    return reference.ReferenceConfig(
+        concept=concept,
+        prompt=TEMPLATES[kind][0].format(concept),
+        anchor=ANCHORS[kind],
+        lemmas=(concept, *SYNONYMS[concept][:2]),
+        words=(far, near, "red"),
+        width=96,
+        height=96,
+        seed=seed,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class UceConfig:
+    """UCE's texts as pairs of a prompt and the word of it that counts: erased ones, their guides, and kept ones."""
+
+    erased: tuple[tuple[str, str], ...]
+    guides: tuple[tuple[str, str], ...]
+    kept: tuple[tuple[str, str], ...]
+    lam: float = 0.5
+
+
+def uce_config(concept: str) -> UceConfig:
+    """Sentences with the concept and its training synonyms, the same with the guide, and with the rest of its kind."""
+    kind = kind_of(concept)
+    names, templates = (concept, *SYNONYMS[concept][:2]), TEMPLATES[kind]
+    erased = tuple((t.format(name), name) for t in templates for name in names)
+    guides = tuple((t.format(GUIDES[kind]), GUIDES[kind]) for t in templates for _ in names)
+    kept = tuple((t.format(c), c) for c in CONCEPTS[kind] if c != concept for t in templates)
+    return UceConfig(erased, guides, kept)
+
+
+def last_states(pipeline: Pipeline, pairs: tuple[tuple[str, str], ...]) -> tuple[Tensor, Tensor]:
+    """The state of each word's last piece [n, 128], and the pooled vectors [n, 64]."""
+    text = TrainerText(pipeline)
+    encoded = [text.encode(prompt) for prompt, _ in pairs]
+    places = [tokens.positions(text.pieces(prompt), word)[-1] for prompt, word in pairs]
+    states = [context[0, place] for (context, _), place in zip(encoded, places, strict=True)]
+    return torch.stack(states), torch.cat([pooled for _, pooled in encoded])
+
+
+def _uce(pipeline: Pipeline, config: UceConfig) -> dict[str, Tensor]:
+    states = [last_states(pipeline, pairs) for pairs in (config.erased, config.guides, config.kept)]
+    weights = pipeline.module.txt_in.weight, pipeline.module.vector_in.in_layer.weight
+    layers = {name: (w, *(s[i] for s in states)) for i, (name, w) in enumerate(zip(uce.LAYERS, weights, strict=True))}
+    return uce.lora(layers, config.lam)
+
+
+def recipe(row: str, concept: str, seed: int = 0) -> Recipe:
+    """The recipe of a row that trains; "esd+attn" and the like are EraseAnything with only these losses.
+
+    Raises:
+        KeyError: no such row.
+    """
+    ours = erase_config(concept, seed=seed)
+    rows = {
+        "EraseAnything": lambda: Recipe(_plain, ours),
+        "ESD": lambda: Recipe(_plain, esd.esd(ours)),
+        "concept ablation": lambda: Recipe(_ablation, concept_ablation.concept_ablation(ours)),
+        "UCE": lambda: Recipe(_uce, uce_config(concept)),
+        "reference": lambda: Recipe(_reference, reference_config(concept, seed)),
+        "printed sign": lambda: Recipe(_plain, dataclasses.replace(ours, paper_sign=True)),
+        "unshuffled": lambda: Recipe(_plain, dataclasses.replace(ours, shuffle_rate=0.0)),
+    }
+    if set(row.split("+")) <= set(LOSSES):
+        return Recipe(_plain, with_losses(ours, row.split("+")))
+    return rows[row]()
+
+
+def with_losses(config: trainer.EraseConfig, names: list[str]) -> trainer.EraseConfig:
+    """The configuration with only these losses, at the weights that it gives them."""
+    kept = "retain" in names or "lora" in names
+    return dataclasses.replace(
+        config,
+        esd=config.esd if "esd" in names else 0.0,
+        attn=config.attn if "attn" in names else 0.0,
+        rsc=config.rsc if "rsc" in names else 0.0,
+        retain_weight=config.retain_weight if kept else 0.0,
+        preserve="paper" if "lora" in names else "teacher",
+    )
+
+
+def destroyed(module: nn.Module, seed: int, noise: float = NOISE) -> nn.Module:
+    """A copy of a Flux whose matrices are noised until it draws nothing known."""
+    module, generator = copy.deepcopy(module), torch.Generator().manual_seed(seed)
+    for p in module.parameters():
+        if p.ndim == 2:
+            p.data += noise * p.float().std().to(p.dtype) * torch.randn(p.shape, generator=generator).to(p.dtype)
+    return module
