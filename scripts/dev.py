@@ -4,6 +4,7 @@
     python scripts/dev.py test [ARG ...]    run the tests; arguments go to pytest
     python scripts/dev.py train             train TinyFlux again
     python scripts/dev.py ceilings          measure what the un-erased TinyFlux can do
+    python scripts/dev.py board A           compare erasers on TinyFlux; A, B, C or E
     python scripts/dev.py search            try the trainer's settings on TinyFlux
 
 Everything is installed into .venv and .cache inside the repository. COMFYUI_PATH names an existing ComfyUI
@@ -24,6 +25,7 @@ MODULES = {
     "train": "eraseanything_core.tinyflux.train",
     "ceilings": "eraseanything_core.tinyflux.ceilings",
     "search": "scripts.search",
+    "board": "scripts.board",
 }
 
 

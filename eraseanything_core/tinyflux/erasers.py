@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .. import tokens, trainer
 from ..methods import concept_ablation, esd, reference, uce
 from .captions import CONCEPTS, SYNONYMS
-from .erase import trainable, train_eraser
+from .erase import train_eraser, trainable
 from .pipeline import Pipeline, TrainerText
 from .prompts import kind_of
 from .recipe import TEMPLATES, erase_config
@@ -106,19 +106,22 @@ def _uce(pipeline: Pipeline, config: UceConfig) -> dict[str, Tensor]:
     return uce.lora(layers, config.lam)
 
 
-def recipe(row: str, concept: str, seed: int = 0) -> Recipe:
+def recipe(row: str, concept: str, seed: int = 0, **settings) -> Recipe:
     """The recipe of a row that trains; "esd+attn" and the like are EraseAnything with only these losses.
+
+    Args:
+        settings: go over the configuration, for a smoke test; only `steps` fits every row.
 
     Raises:
         KeyError: no such row.
     """
-    ours = erase_config(concept, seed=seed)
+    ours = erase_config(concept, seed=seed, **settings)
     rows = {
         "EraseAnything": lambda: Recipe(_plain, ours),
         "ESD": lambda: Recipe(_plain, esd.esd(ours)),
         "concept ablation": lambda: Recipe(_ablation, concept_ablation.concept_ablation(ours)),
         "UCE": lambda: Recipe(_uce, uce_config(concept)),
-        "reference": lambda: Recipe(_reference, reference_config(concept, seed)),
+        "reference": lambda: Recipe(_reference, dataclasses.replace(reference_config(concept, seed), **settings)),
         "printed sign": lambda: Recipe(_plain, dataclasses.replace(ours, paper_sign=True)),
         "unshuffled": lambda: Recipe(_plain, dataclasses.replace(ours, shuffle_rate=0.0)),
     }

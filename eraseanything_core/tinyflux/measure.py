@@ -11,6 +11,8 @@ from .generator import FLUX
 from .pipeline import Pipeline, read_both
 from .recipe import Cell
 
+WHOLE = {"context_embedder": "txt_in", "time_text_embed.text_embedder.linear_1": "vector_in.in_layer"}
+
 
 def merged(module: nn.Module, tensors: dict[str, Tensor], strength: float = 1.0) -> nn.Module:
     """A copy of ComfyUI's Flux with an eraser added to its weights, as the stock LoraLoader adds it.
@@ -26,6 +28,11 @@ def merged(module: nn.Module, tensors: dict[str, Tensor], strength: float = 1.0)
             down, up = left.pop(key + "A.weight").float(), left.pop(key + "B.weight").float()
             rows = module.get_submodule(part.module).weight.data[part.start : part.start + part.rows]
             rows.copy_(rows.float() + strength * up @ down)
+    for key, name in WHOLE.items():
+        if f"transformer.{key}.lora_A.weight" in left:
+            down, up = (left.pop(f"transformer.{key}.lora_{x}.weight").float() for x in "AB")
+            weight = module.get_submodule(name).weight.data
+            weight.copy_(weight.float() + strength * up @ down)
     if left:
         raise KeyError(f"no place in TinyFlux for {sorted(left)[0]}")
     return module

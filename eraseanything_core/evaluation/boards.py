@@ -1,0 +1,105 @@
+"""A board: erasers as rows, figures with intervals as cells, and a writer that refuses what would mislead."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+REFERENCES = ("un-erased", "no-op", "destroy", "prompt filter", "attention map", "ESD", "reference")
+NEEDED = ("command", "commit", "judge", "hashes", "seeds")
+SAME_REJECTS = 0.05  # what a row may reject more than the un-erased model without a mark
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number with its interval and what it was measured on."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def text(self, scale: float = 100.0) -> str:
+        return f"{scale * self.value:.1f} ({scale * self.low:.1f} to {scale * self.high:.1f})"
+
+
+@dataclass(frozen=True)
+class Board:
+    """What is written.
+
+    Attributes:
+        letter: "A" to "F".
+        title: one sentence.
+        columns: column names, with an arrow for what is better.
+        rows: {row: {column: figure}}; "un-erased" is the ceiling.
+        ceilings: {concept: share of its pictures that show it before anything is erased}.
+        floor: the lowest ceiling that a concept may have.
+        rejects: {row: share of pictures that the judge rejects}.
+        lost: sentences, where the pack's own eraser does not beat a reference row.
+        about: at least `NEEDED`.
+    """
+
+    letter: str
+    title: str
+    columns: tuple[str, ...]
+    rows: Mapping[str, Mapping[str, Figure]]
+    ceilings: Mapping[str, float]
+    floor: float
+    rejects: Mapping[str, float]
+    lost: tuple[str, ...]
+    about: Mapping[str, object]
+
+
+def check(board: Board):
+    """Raises ValueError for a board that would mislead, with everything that is wrong in one line."""
+    wrong = [f"the row {row!r} is missing" for row in REFERENCES if row not in board.rows]
+    for row, figures in board.rows.items():
+        for column in board.columns:
+            figure = figures.get(column)
+            if figure is None or figure.n < 1 or not figure.low <= figure.value <= figure.high:
+                wrong.append(f"{row!r} has no figure with an interval for {column!r}")
+    low = {c: v for c, v in board.ceilings.items() if v < board.floor}
+    wrong += [f"the ceiling of {c!r} is {v:.2f}, under {board.floor:.2f}" for c, v in low.items()]
+    wrong += [f"{name!r} is not told" for name in NEEDED if not board.about.get(name)]
+    if wrong or not board.ceilings:
+        raise ValueError(f"board {board.letter} is not written: {'; '.join(wrong) or 'no ceilings'}")
+
+
+def table(board: Board) -> str:
+    """The rows in Markdown; a row that rejects more than the un-erased model is marked."""
+    lines = ["| eraser | " + " | ".join(board.columns) + " | rejected |"]
+    lines.append("| --- |" + " ---: |" * (len(board.columns) + 1))
+    for row, figures in board.rows.items():
+        more = board.rejects[row] > board.rejects["un-erased"] + SAME_REJECTS
+        cells = [figures[column].text() for column in board.columns]
+        lines.append(f"| {row} | {' | '.join(cells)} | {100 * board.rejects[row]:.1f}{' *' if more else ''} |")
+    return "\n".join(lines)
+
+
+def markdown(board: Board) -> str:
+    """The whole board for people."""
+    counts = sorted({figure.n for figures in board.rows.values() for figure in figures.values()})
+    ceilings = ", ".join(f"{concept} {100 * value:.0f}" for concept, value in board.ceilings.items())
+    lines = [f"# Board {board.letter}: {board.title}", "", "Percent, with 95 % intervals. On TinyFlux; nothing here"]
+    lines[-1] += " speaks of Flux.1."
+    lines += ["", table(board), "", f"Pictures a figure: {', '.join(map(str, counts))}. Ceilings: {ceilings}."]
+    lines.append("* rejects over 5 points more than the un-erased model: garbage is no erasing.")
+    lines += ["", "Where EraseAnything does not beat a reference row:", ""]
+    lines += [f"- {sentence}" for sentence in board.lost or ("nowhere on this board.",)]
+    lines += ["", *(f"- {name}: {value}" for name, value in board.about.items()), ""]
+    return "\n".join(lines)
+
+
+def write(board: Board, folder: Path, name: str) -> Path:
+    """Writes `name`.json and `name`.md.
+
+    Raises:
+        ValueError: see `check`.
+    """
+    check(board)
+    folder.mkdir(parents=True, exist_ok=True)
+    for ending, text in ((".json", json.dumps(asdict(board), indent=1) + "\n"), (".md", markdown(board))):
+        part = folder / f"{name}{ending}.part"
+        part.write_text(text, encoding="utf-8")
+        part.replace(folder / f"{name}{ending}")
+    return folder / f"{name}.json"

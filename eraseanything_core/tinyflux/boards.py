@@ -1,0 +1,248 @@
+"""The boards on TinyFlux: which rows, cells and figures each of them has."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..evaluation.boards import REFERENCES, Board, Figure
+from ..evaluation.metrics import attack_success, clustered_bootstrap, h_c, h_o, rate
+from .frozen import CONCEPTS, asked, attacked, first, kept
+from .gallery import Gallery
+from .recipe import Cell
+
+OURS = "EraseAnything"
+LOSSES = (
+    "esd", "lora", "rsc", "esd+attn", "esd+lora", "esd+rsc", "attn+rsc", "attn+lora+rsc", "esd+attn+lora+rsc",
+    "printed sign", "unshuffled",
+)  # fmt: skip
+FLOOR = 0.85  # of a concept's ceiling
+CEILINGS = Path(__file__).with_name("ceilings.json")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of a board is measured.
+
+    Attributes:
+        concepts: erased concepts a kind.
+        count: pictures a cell, at most `frozen.COUNT`.
+        seeds: trainings of each eraser.
+        settings: go over every trained row.
+    """
+
+    concepts: int
+    count: int
+    seeds: int = 1
+    settings: dict = field(default_factory=dict)
+
+
+SIZES = {"smoke": Size(1, 6, settings={"steps": 2}), "small": Size(1, 32), "full": Size(2, 200, seeds=3)}
+Outcomes = dict[str, list[list[list[bool]]]]  # {cell: [concept][prompt][training]}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a board is measured with."""
+
+    gallery: Gallery
+    size: Size
+    judge: str
+
+    def concepts(self, kinds=tuple(CONCEPTS)) -> tuple[str, ...]:
+        return tuple(c for kind in kinds for c in CONCEPTS[kind][: self.size.concepts])
+
+    def outcomes(self, row: str, concepts: tuple[str, ...], cells: dict[str, Callable[[str], Cell]]) -> Outcomes:
+        """Whether each picture shows what was asked."""
+        return {name: [self.hits(row, c, cell(c)) for c in concepts] for name, cell in cells.items()}
+
+    def hits(self, row: str, concept: str, cell: Cell) -> list[list[bool]]:
+        cell = first(cell, self.size.count)
+        read = [self.gallery.readings(row, concept, cell, self.judge, seed) for seed in range(self.size.seeds)]
+        return [[label == wanted for label in labels] for wanted, *labels in zip(cell.concepts, *read, strict=True)]
+
+    def rejected(self, row: str, concepts: tuple[str, ...], cells: dict[str, Callable[[str], Cell]]) -> float:
+        """Share of the pictures in which the judge knows nothing."""
+        read = [
+            self.gallery.readings(row, c, first(cell(c), self.size.count), self.judge, seed)
+            for c in concepts
+            for cell in cells.values()
+            for seed in range(self.size.seeds)
+        ]
+        return float(np.mean([label is None for labels in read for label in labels]))
+
+    def ceilings(self, concepts: tuple[str, ...]) -> dict[str, float]:
+        clean = json.loads(CEILINGS.read_text(encoding="utf-8"))["clean"][self.judge]
+        return {concept: clean[concept]["value"] for concept in concepts}
+
+
+TABLE = {name: lambda concept, name=name: asked(concept)[name] for name in ("acc_e", "acc_ir", "acc_g")}
+
+
+def flat(concepts: list[list[list[bool]]]) -> list[bool]:
+    return [hit for prompts in concepts for seeds in prompts for hit in seeds]
+
+
+def share(concepts: list[list[list[bool]]]) -> Figure:
+    """A rate over all pictures, Wilson's interval."""
+    found = rate(flat(concepts))
+    return Figure(found["value"], found["low"], found["high"], found["n"])
+
+
+def combined(outcomes: Outcomes, statistic) -> Figure:
+    """A statistic of macro-averaged rates; concepts, prompts and trainings are drawn again."""
+    found = clustered_bootstrap(outcomes, statistic)
+    return Figure(found["value"], found["low"], found["high"], sum(len(flat(c)) for c in outcomes.values()))
+
+
+def overall(rates) -> np.ndarray:
+    return h_o(rates["acc_e"], rates["acc_ir"], rates["acc_g"])
+
+
+def balance(rates) -> np.ndarray:
+    return h_c(rates["acc_e"], rates["acc_ir"])
+
+
+def gap(ours: Outcomes, theirs: Outcomes, statistic) -> Figure:
+    """statistic(ours) - statistic(theirs), drawn together: the prompts and seeds are the same."""
+    paired = {
+        name: [
+            [list(zip(a, b, strict=True)) for a, b in zip(mine, other, strict=True)]
+            for mine, other in zip(ours[name], theirs[name], strict=True)
+        ]
+        for name in ours
+    }
+    sides = lambda rates, side: {name: r[..., side] for name, r in rates.items()}  # noqa: E731
+    return combined(paired, lambda rates: statistic(sides(rates, 0)) - statistic(sides(rates, 1)))
+
+
+def lost(found: dict[str, Outcomes], statistic, name: str, where: str = "") -> Iterator[str]:
+    """Sentences on the reference rows that EraseAnything is not measured to beat."""
+    for row in REFERENCES:
+        figure = gap(found[OURS], found[row], statistic)
+        if figure.low <= 0:
+            yield f"{name}{where}: {OURS} minus {row!r} is {figure.text()}"
+
+
+def board_a(bench: Bench) -> Board:
+    """Table 3: the concept, the others of its kind, and a synonym that training never saw."""
+    rows, figures, sentences = (*REFERENCES, "UCE", "concept ablation", OURS), {}, []
+    for kind in CONCEPTS:
+        concepts = bench.concepts((kind,))
+        found = {row: bench.outcomes(row, concepts, TABLE) for row in rows}
+        for row, outcomes in found.items():
+            own = figures.setdefault(row, {})
+            own |= {f"{kind} {label}": share(outcomes[cell]) for cell, label in LABELS.items()}
+            own[f"{kind} H_o ↑"] = combined(outcomes, overall)
+        sentences += lost(found, overall, "H_o", f", {kind}")
+    every = bench.concepts()
+    return Board(
+        "A",
+        "ten erasers, three kinds of concepts (Table 3)",
+        tuple(next(iter(figures.values()))),
+        figures,
+        bench.ceilings(every),
+        FLOOR,
+        {row: bench.rejected(row, every, TABLE) for row in rows},
+        tuple(sentences),
+        {},
+    )
+
+
+LABELS = {"acc_e": "Acc_e ↓", "acc_ir": "Acc_ir ↑", "acc_g": "Acc_g ↓"}
+
+
+def board_b(bench: Bench) -> Board:
+    """Table 4: which loss buys what. `lora` is the paper's Eq. 4 as printed; EraseAnything retains instead."""
+    concepts, rows = bench.concepts(("entity",)), (*REFERENCES, *LOSSES, OURS)
+    cells = {name: TABLE[name] for name in ("acc_e", "acc_ir")}
+    found = {row: bench.outcomes(row, concepts, cells) for row in rows}
+    figures = {
+        row: {LABELS[c]: share(o[c]) for c in cells} | {"H_c ↑": combined(o, balance)} for row, o in found.items()
+    }
+    return Board(
+        "B",
+        "what each loss buys (Table 4), on entities",
+        (*(LABELS[c] for c in cells), "H_c ↑"),
+        figures,
+        bench.ceilings(concepts),
+        FLOOR,
+        {row: bench.rejected(row, concepts, cells) for row in rows},
+        tuple(lost(found, balance, "H_c")),
+        {},
+    )
+
+
+def board_c(bench: Bench) -> Board:
+    """Appendix B: attacks by the prompt, of those that the un-erased model obeys."""
+    concepts, rows = bench.concepts(), (*REFERENCES, OURS)
+    families = list(attacked(concepts[0]))
+    cells = {name: lambda concept, name=name: attacked(concept)[name] for name in families}
+    found = {row: bench.outcomes(row, concepts, cells) for row in rows}
+    base = found["un-erased"]
+
+    def success(row: str, name: str) -> Figure:
+        told = attack_success(flat(base[name]), flat(found[row][name]))
+        if not told["n"]:
+            raise ValueError(f"the un-erased model obeys no attack of the family {name!r}: nothing can be said of it")
+        return Figure(told["value"], told["low"], told["high"], told["n"])
+
+    figures = {row: {f"{name} ↓": success(row, name) for name in families} for row in rows}
+    sentences = [
+        f"{name}: {OURS} {figures[OURS][f'{name} ↓'].text()}, {row!r} {figures[row][f'{name} ↓'].text()}"
+        for name in families
+        for row in REFERENCES
+        if figures[OURS][f"{name} ↓"].high >= figures[row][f"{name} ↓"].low
+    ]
+    return Board(
+        "C",
+        "attacks that still show the concept, of those that the un-erased model obeys (Appendix B)",
+        tuple(f"{name} ↓" for name in families),
+        figures,
+        bench.ceilings(concepts),
+        FLOOR,
+        {row: bench.rejected(row, concepts, cells) for row in rows},
+        tuple(sentences),
+        {},
+    )
+
+
+def board_e(bench: Bench) -> Board:
+    """Retention: captions without the concept, and how far the pictures move at the same seed."""
+    concepts, rows = bench.concepts(), (*REFERENCES, "UCE", "concept ablation", OURS)
+    cells = {"kept": kept}
+    found = {row: bench.outcomes(row, concepts, cells) for row in rows}
+    figures = {row: {"right label ↑": share(o["kept"]), "drift ↓": drift(bench, row)} for row, o in found.items()}
+    return Board(
+        "E",
+        "captions without the concept: right label, and drift (mean absolute pixel difference to the un-erased model)",
+        ("right label ↑", "drift ↓"),
+        figures,
+        bench.ceilings(concepts),
+        FLOOR,
+        {row: bench.rejected(row, concepts, cells) for row in rows},
+        tuple(lost(found, lambda rates: rates["kept"], "right label")),
+        {},
+    )
+
+
+def drift(bench: Bench, row: str) -> Figure:
+    """Mean absolute pixel difference to the un-erased model at the same prompt and seed."""
+    moved, gallery = [], bench.gallery
+    for concept in bench.concepts():
+        cell = first(kept(concept), bench.size.count)
+        before = gallery.pictures(gallery.latents("un-erased", concept, cell)[1])
+        after = [gallery.pictures(gallery.latents(row, concept, cell, s)[1]) for s in range(bench.size.seeds)]
+        moved.append([[float((a[i] - b).abs().mean()) for a in after] for i, b in enumerate(before)])
+    return combined({"kept": moved}, lambda rates: rates["kept"])
+
+
+BOARDS = {"A": board_a, "B": board_b, "C": board_c, "E": board_e}
+
+
+def seeds_of(concept: str, count: int) -> dict[str, list[int]]:
+    """The first and last picture seed of every cell."""
+    cells = asked(concept) | {"kept": kept(concept)}
+    return {name: [cell.seeds[0], cell.seeds[count - 1]] for name, cell in cells.items()}

@@ -1,0 +1,74 @@
+"""Measures erasers against each other on TinyFlux: `python scripts/dev.py board A --size smoke`.
+
+A, C and E: every eraser; B: the losses of ours. Trained erasers, latents and readings are kept in .cache/boards, so
+a board that was stopped goes on. Writes benchmarks/boards/<letter>.<size>.json and .md when all of it is measured.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from eraseanything_core.evaluation.boards import table, write
+from eraseanything_core.tinyflux import frozen
+from eraseanything_core.tinyflux.boards import BOARDS, SIZES, Bench, seeds_of
+from eraseanything_core.tinyflux.gallery import Gallery, OutOfTime
+from eraseanything_core.tinyflux.pipeline import Pipeline, flux, judge_net
+from scripts.demo import ROOT, commit
+
+UNFINISHED = 75  # exit code: run the same command again
+
+
+def measure(letter: str, size: str, judge: str, minutes: float, cache: Path, out: Path, command: str) -> int:
+    """Measures as much of a board as the time allows, and writes it once it is whole; returns an exit code.
+
+    Raises:
+        ValueError: the frozen prompts are others than those whose hashes are kept, or the board would mislead.
+    """
+    hashes = frozen.hashes()
+    if hashes != json.loads(frozen.PATH.read_text(encoding="utf-8")):
+        raise ValueError("the boards' prompts are not those of frozen.json: figures would not compare")
+    until = time.monotonic() + 60 * minutes
+    gallery = Gallery(Pipeline(flux()), judge_net(), cache, until, **SIZES[size].settings)
+    bench = Bench(gallery, SIZES[size], judge)
+    try:
+        board = BOARDS[letter](bench)
+    except OutOfTime:
+        print(f"board {letter}: not done after {minutes:g} minutes; run the same command again")
+        return UNFINISHED
+    about = {
+        "command": command,
+        "commit": commit(),
+        "judge": f"{judge} {gallery.judges[judge]}",
+        "hashes": {"prompts": hashes, "generator and text encoder": gallery.sources},
+        "seeds": {c: seeds_of(c, bench.size.count) for c in bench.concepts()} | {"trainings": bench.size.seeds},
+    }
+    name = f"{letter}.{size}" + (f".{judge}" if judge != "cnn" else "")
+    path = write(replace(board, about=about), out, name)
+    print(f"{table(board)}\n\n{path} is written")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="dev.py board", description=__doc__)
+    parser.add_argument("letter", choices=list(BOARDS))
+    parser.add_argument("--size", choices=list(SIZES), default="smoke")
+    parser.add_argument("--judge", choices=("cnn", "oracle"), default="cnn")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after these; the next call goes on")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "boards")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    command = f"python scripts/dev.py board {args.letter} --size {args.size}"
+    command += f" --judge {args.judge}" * (args.judge != "cnn")
+    cache = ROOT / ".cache" / "boards"
+    return measure(args.letter, args.size, args.judge, args.minutes, cache, args.out, command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""Boards: what the writer refuses, and that erasers never train on what the boards ask."""
+
+import json
+import random
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("torch")
+
+from eraseanything_core.evaluation.boards import REFERENCES, Board, Figure, check, markdown, write  # noqa: E402
+from eraseanything_core.prompts import retained, sentence  # noqa: E402
+from eraseanything_core.tinyflux import frozen  # noqa: E402
+from eraseanything_core.tinyflux.captions import SYNONYMS  # noqa: E402
+from eraseanything_core.tinyflux.recipe import VALIDATION, erase_config  # noqa: E402
+
+CONCEPTS = [c for found in frozen.CONCEPTS.values() for c in found]
+ABOUT = {"command": "c", "commit": "1", "judge": "cnn 1", "hashes": {"prompts": "x"}, "seeds": {"moon": [0, 1]}}
+
+
+def board(**changes) -> Board:
+    rows = {row: {"Acc_e": Figure(0.5, 0.4, 0.6, 100)} for row in (*REFERENCES, "EraseAnything")}
+    rejects = dict.fromkeys(rows, 0.02) | {"destroy": 0.9}
+    made = Board("A", "test", ("Acc_e",), rows, {"moon": 0.97}, 0.85, rejects, ("H_o: lost to ESD",), ABOUT)
+    return replace(made, **changes)
+
+
+@pytest.mark.parametrize("row", REFERENCES)
+def test_a_board_without_a_reference_row_is_refused(row, tmp_path):
+    rows = {name: figures for name, figures in board().rows.items() if name != row}
+    with pytest.raises(ValueError, match=f"the row '{row}' is missing"):
+        write(board(rows=rows), tmp_path, "A")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "figure", [Figure(0.5, 0.6, 0.7, 10), Figure(0.5, 0.4, 0.6, 0), Figure(0.5, float("nan"), 1, 9)]
+)
+def test_a_figure_without_an_interval_is_refused(figure):
+    with pytest.raises(ValueError, match="'destroy' has no figure with an interval for 'Acc_e'"):
+        check(board(rows=board().rows | {"destroy": {"Acc_e": figure}}))
+
+
+def test_a_low_ceiling_and_an_untold_commit_are_refused():
+    with pytest.raises(ValueError, match="the ceiling of 'star' is 0.74, under 0.85"):
+        check(board(ceilings={"moon": 0.97, "star": 0.74}))
+    with pytest.raises(ValueError, match="no ceilings"):
+        check(board(ceilings={}))
+    with pytest.raises(ValueError, match="'commit' is not told"):
+        check(board(about=ABOUT | {"commit": ""}))
+
+
+def test_what_is_written_holds_every_figure(tmp_path):
+    path = write(board(), tmp_path, "A")
+    assert json.loads(path.read_text())["rows"]["ESD"]["Acc_e"] == {"value": 0.5, "low": 0.4, "high": 0.6, "n": 100}
+    text = markdown(board())
+    assert "| destroy | 50.0 (40.0 to 60.0) | 90.0 * |" in text and "| ESD | 50.0 (40.0 to 60.0) | 2.0 |" in text
+    assert "- H_o: lost to ESD" in text and (tmp_path / "A.md").read_text(encoding="utf-8") == text
+
+
+def test_the_prompts_and_seeds_are_those_that_were_frozen():
+    assert frozen.hashes() == json.loads(frozen.PATH.read_text(encoding="utf-8"))
+
+
+def test_no_setting_was_chosen_on_what_the_boards_erase():
+    assert not set(VALIDATION) & set(CONCEPTS)
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_training_touches_no_frozen_prompt_and_no_held_out_synonym(concept):
+    asked = frozen.asked(concept) | frozen.attacked(concept) | {"kept": frozen.kept(concept)}
+    measured = {prompt for cell in asked.values() for prompt in cell.prompts}
+    config, rng = erase_config(concept), random.Random(0)
+    drawn = {p.text for _ in range(3000) for p in sentence(config, rng).prompts()}
+    drawn |= {retained(config, rng).text for _ in range(1000)} | set(config.retain)
+    assert not drawn & measured
+    assert not any({"drawing", "there", "made", "that"} & set(text.split(" ")) for text in drawn)  # held-out templates
+    assert not any(SYNONYMS[concept][2] in text.replace(",", "").split(" ") for text in drawn)
+
+
+def test_a_changed_template_changes_the_hash(monkeypatch):
+    monkeypatch.setitem(frozen.HELD_OUT, "single", ("a photo of a {thing} {ground}",))
+    assert frozen.hashes()["templates"] != json.loads(frozen.PATH.read_text())["templates"]
+
+
+def test_picture_seeds_are_out_of_the_reach_of_training():
+    lowest = min(seed for c in CONCEPTS for cell in frozen.asked(c).values() for seed in cell.seeds)
+    assert lowest >= frozen.SEED > 3 * 1_000_003 + 10_000  # (training seed * 1,000,003 + step) of three trainings

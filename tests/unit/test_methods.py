@@ -1,0 +1,68 @@
+"""The erasers to compare with: each does what its equation says."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.nn.functional as F  # noqa: E402
+
+from eraseanything_core.methods import attention_map, uce  # noqa: E402
+from eraseanything_core.methods.esd import esd  # noqa: E402
+from eraseanything_core.methods.prompt_filter import filtered  # noqa: E402
+from eraseanything_core.trainer import EraseConfig  # noqa: E402
+
+
+def test_deleted_columns_are_those_of_the_explicit_matrix():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 7, 8, dtype=torch.float64) for _ in range(3))
+    select = torch.zeros(2, 4)
+    select[0, 1] = select[0, 2] = select[1, 3] = 1
+    weights = (q @ k.transpose(-1, -2) / 8**0.5).softmax(-1)
+    for row, columns in ((0, [1, 2]), (1, [3])):
+        weights[row, :, :, columns] = 0
+    found = F.scaled_dot_product_attention(q, k, attention_map.without_columns(v, select))
+    torch.testing.assert_close(found, weights @ v)
+
+
+def test_only_dual_blocks_lose_columns():
+    v = torch.ones(1, 1, 3, 2)
+    attend = attention_map.override(torch.tensor([[1.0, 0.0]]))
+
+    def attention(q, k, v, heads, transformer_options):
+        return v
+
+    double = attend(attention, v, v, v, 1, transformer_options={"block_type": "double"})
+    single = attend(attention, v, v, v, 1, transformer_options={"block_type": "single"})
+    assert double[0, 0, :, 0].tolist() == [0, 1, 1] and single is v
+
+
+def test_filtered_prompts_lose_every_occurrence():
+    assert filtered("a Nike shoe, nikes and (Nike)", ("nike",)) == "a shoe, and ()"
+    assert filtered("a soccerrrs ball", ("soccer",)) == "a soccerrrs ball"
+
+
+def test_uce_is_the_least_squares_solution():
+    torch.manual_seed(0)
+    weight, erased, guides, kept = (torch.randn(n, 12, dtype=torch.float64) for n in (5, 3, 3, 6))
+    down, up = uce.edit(weight, erased, guides, kept, lam=0.5)
+    # W'[E; P; sqrt(lam) I] = [W G; W P; sqrt(lam) W], solved by lstsq
+    inputs = torch.cat([erased, kept, 0.5**0.5 * torch.eye(12, dtype=torch.float64)])
+    wanted = torch.cat([guides, kept, 0.5**0.5 * torch.eye(12, dtype=torch.float64)]) @ weight.T
+    solved = torch.linalg.lstsq(inputs, wanted).solution.T
+    torch.testing.assert_close((weight.float() + up @ down).double(), solved, rtol=1e-4, atol=1e-4)
+    assert down.shape == (3, 12) and up.shape == (5, 3)
+
+
+def test_uce_sends_a_concept_to_its_guide_and_keeps_the_rest():
+    torch.manual_seed(1)
+    weight, erased, guides, kept = torch.randn(8, 64), torch.randn(1, 64), torch.randn(1, 64), torch.randn(4, 64)
+    down, up = uce.edit(weight, erased, guides, kept, lam=1e-6)
+    edited = weight + up @ down
+    torch.testing.assert_close(erased @ edited.T, guides @ weight.T, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(kept @ edited.T, kept @ weight.T, rtol=1e-3, atol=1e-3)
+
+
+def test_esd_trains_nothing_but_its_own_loss():
+    config = esd(EraseConfig("moon", eta=0.5, neutral="{thing}"))
+    assert (config.attn, config.rsc, config.retain_weight) == (0, 0, 0)
+    assert (config.eta, config.neutral, config.targets) == (1.0, "", "add_k+add_v+to_k+to_v")
