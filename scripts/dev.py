@@ -5,6 +5,7 @@
     python scripts/dev.py train             train TinyFlux again
     python scripts/dev.py ceilings          measure what the un-erased TinyFlux can do
     python scripts/dev.py board A           compare erasers on TinyFlux; A, B, C or E
+    python scripts/dev.py study page FILE    make the page of a user study; study draw draws its ratings
     python scripts/dev.py search            try the trainer's settings on TinyFlux
 
 Everything is installed into .venv and .cache inside the repository. COMFYUI_PATH names an existing ComfyUI
@@ -26,6 +27,7 @@ MODULES = {
     "ceilings": "eraseanything_core.tinyflux.ceilings",
     "search": "scripts.search",
     "board": "scripts.board",
+    "study": "scripts.study",
 }
 
 
