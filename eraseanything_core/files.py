@@ -1,5 +1,6 @@
 """Names and folders of what is written, checked before the work and not after it."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -33,4 +34,22 @@ def writable(folder: Path, name: str) -> Path:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ValueError(f"cannot write into {folder}: {error.strerror}") from error
+    return path
+
+
+def replace(path: Path, content: bytes) -> Path:
+    """Writes a file under a temporary name and renames it, so that it is whole or not there.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
     return path

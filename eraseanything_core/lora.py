@@ -6,7 +6,6 @@ rows of the fused output, so it is the same LoRA in both. alpha equals the rank:
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+
+from . import files
 
 VERSION = "0.1.0"
 
@@ -161,16 +162,7 @@ def save_lora(tensors: dict[str, Tensor], path: Path, metadata: dict) -> Path:
         OSError: the folder cannot be written to.
     """
     header = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(save(tensors, metadata={"format": "pt", **header}))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    return files.replace(path, save(tensors, metadata={"format": "pt", **header}))
 
 
 def load_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

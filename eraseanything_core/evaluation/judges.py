@@ -206,6 +206,44 @@ class TransformersClip:
         return torch.nn.functional.normalize(self.model.text_projection(read), dim=-1)
 
 
+class VisionClip:
+    """A CLIP that ComfyUI has loaded: CLIP_VISION for pictures, and the CLIP-L of a text encoder for prompts.
+
+    Raises:
+        ValueError: there is no CLIP-L, its file had no text projection, or the two are not of one CLIP.
+    """
+
+    def __init__(self, vision, clip):
+        text = getattr(clip.cond_stage_model, "clip_l", None)
+        if text is None:
+            raise ValueError("the text encoder holds no CLIP-L: connect one from Load CLIP with a clip_l file")
+        weight = text.transformer.text_projection.weight
+        if torch.equal(weight.float().cpu(), torch.eye(len(weight))):
+            raise ValueError("the clip_l file has no text projection: take the whole text encoder of CLIP ViT-L/14")
+        self.vision, self.clip, self.project = vision, clip, weight.detach().float().cpu()
+        self.identity = {"name": "CLIP of ComfyUI", "sha256": tensor_hash(weight, *vision.model.parameters())}
+
+    def images(self, pictures: Tensor) -> Tensor:
+        seen = self.vision.encode_image(pictures.permute(0, 2, 3, 1)).image_embeds.float().cpu()
+        if seen.shape[-1] != len(self.project):
+            raise ValueError(f"the CLIP vision has {seen.shape[-1]} features and the text encoder {len(self.project)}")
+        return torch.nn.functional.normalize(seen, dim=-1)
+
+    def texts(self, prompts: Sequence[str]) -> Tensor:
+        read = [self.clip.encode_from_tokens(self.clip.tokenize(p), return_pooled="unprojected")[1] for p in prompts]
+        return torch.nn.functional.normalize(torch.cat(read).float().cpu() @ self.project.T, dim=-1)
+
+
+def tensor_hash(*tensors: Tensor) -> str:
+    """A hash of shapes and of 64 values a tensor."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        flat = tensor.detach().flatten()
+        places = torch.linspace(0, flat.numel() - 1, 64, dtype=torch.float64).long().to(flat.device)
+        digest.update(f"{tuple(tensor.shape)}".encode() + flat[places].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def correct(verdicts: Sequence[Verdict], wanted: Sequence[str]) -> list[bool]:
     """Whether each picture shows what was asked."""
     return [verdict.label == label for verdict, label in zip(verdicts, wanted, strict=True)]

@@ -9,6 +9,7 @@ if "comfy.model_management" not in sys.modules and not torch.cuda.is_available()
     comfy.cli_args.args.cpu = True  # outside a server nobody has parsed --cpu, and ComfyUI would ask for CUDA
 
 from .architecture import new_autoencoder, new_flux, t5_tokenizer
+from .attacks import breed, invert, relearn
 from .capture import Capture
 from .gradients import exact_gradients
 from .loan import borrow, check_model, fingerprint
@@ -23,12 +24,15 @@ __all__ = [
     "FluxModel",
     "TextEncoder",
     "borrow",
+    "breed",
     "check_model",
     "exact_gradients",
     "fingerprint",
+    "invert",
     "new_autoencoder",
     "new_flux",
     "private_copy",
+    "relearn",
     "t5_tokenizer",
     "train_eraser",
 ]

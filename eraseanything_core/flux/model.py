@@ -8,7 +8,7 @@ from comfy.ldm.flux.model import Flux
 from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor
 
-from ..lora import Lora, slices
+from ..lora import DUAL, SINGLE, Lora, slices
 from ..sampling import euler
 from .capture import Capture
 
@@ -53,6 +53,31 @@ class FluxModel:
 
     def _adapted(self, forward, indices: list[int]):
         return lambda x: self.lora.add(indices, x, forward(x)) if self.adapters else forward(x)
+
+    def wear(self, tensors: dict[str, Tensor], strength: float = 1.0):
+        """Puts a trained LoRA under everything: it stays on, with adapters and without, and is not trained.
+
+        Args:
+            tensors: under their file keys; slices may differ in rank.
+
+        Raises:
+            ValueError: a tensor that no slice of the model has a place for.
+        """
+        p, left = self.module.params, set(tensors)
+        for part in slices((*DUAL, *SINGLE), p.hidden_size, p.depth, p.depth_single_blocks, p.mlp_ratio):
+            down = f"transformer.{part.key}.lora_A.weight"
+            if down in tensors:
+                lora = Lora([part], len(tensors[down]), device=self.device).requires_grad_(False)
+                lora.load(tensors)
+                lora.up[0].mul_(strength)
+                linear = self.module.get_submodule(part.module)
+                linear.forward = self._worn(linear.forward, lora)
+                left -= {down, down.replace("lora_A", "lora_B")}
+        if left:
+            raise ValueError(f"the LoRA is not of this model: nothing here takes {sorted(left)[0]}")
+
+    def _worn(self, forward, lora: Lora):
+        return lambda x: lora.add([0], x, forward(x))
 
     def cond(self, context: Tensor, pooled: Tensor, guidance: float) -> Cond:
         """A batch of conditions at one guidance."""

@@ -20,7 +20,7 @@ COMFYUI = {
     "nodes",
     "server",
 }
-PURE = {"losses", "attention", "tokens", "prompts", "sampling", "lora", "compose"}
+PURE = {"files", "losses", "attention", "tokens", "prompts", "sampling", "lora", "compose"}
 
 core_files = sorted(CORE.rglob("*.py"))
 pack_files = [ROOT / "__init__.py", *sorted((ROOT / "nodes").glob("*.py")), *core_files]

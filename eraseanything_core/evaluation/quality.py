@@ -1,0 +1,177 @@
+"""How far pictures are from those before erasing: Fréchet and kernel distances, CLIP score, LPIPS, drift.
+
+The distances are torchmetrics' (optional: `pip install torchmetrics`). On another network than Inception the Fréchet
+distance is called FD_<network>, never FID.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..tinyflux import judge
+from . import recogniser
+
+NETWORKS = ("mobilenet_v2", "inception", "tinyflux")
+INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
+LPIPS_NETS = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
+
+
+def need(package: str):
+    """Raises ValueError with what to install when a package is missing."""
+    if importlib.util.find_spec(package.replace("-", "_")) is None:
+        raise ValueError(f"{package} is not installed: run `pip install {package}` in ComfyUI's Python")
+
+
+def inception(weights: Path):
+    """The network of FID, from a file.
+
+    Raises:
+        ValueError: torch-fidelity or the file is missing.
+    """
+    need("torchmetrics")
+    need("torch-fidelity")
+    if not weights.is_file():
+        raise ValueError(
+            f"{weights} is not there: download {INCEPTION} from "
+            "https://github.com/toshas/torch-fidelity/releases/tag/v0.2.0 and put it there"
+        )
+    from torchmetrics.image.fid import NoTrainInceptionV3
+
+    return _Bytes(NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights)))
+
+
+class _Bytes(nn.Module):
+    """Gives a network that wants bytes pictures in [0, 1]."""
+
+    num_features = 2048
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.net((pictures * 255).byte())
+
+
+class JudgeFeatures(nn.Module):
+    """Pooled features of TinyFlux's judge, for pictures of 96 px."""
+
+    num_features = 160
+
+    def __init__(self):
+        super().__init__()
+        self.net = judge.load()
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.net.body(pictures - 0.5).mean((2, 3))
+
+
+def network(name: str, folder: Path) -> nn.Module:
+    """One of `NETWORKS`, its weights from a folder; ValueError says what is missing."""
+    if name == "tinyflux":
+        return JudgeFeatures()
+    if name == "inception":
+        return inception(folder / INCEPTION)
+    return recogniser.features(recogniser.find_backbone(folder))
+
+
+def frechet(before: Tensor, after: Tensor, net: nn.Module, name: str, batch: int = 32) -> dict:
+    """The Fréchet distance of two sets of pictures, equally many: it is biased in their number.
+
+    Args:
+        before, after: [n, 3, h, w] in [0, 1].
+        net: pictures to features [n, d]; has `num_features`.
+        name: of the network; "inception" makes it FID.
+
+    Returns:
+        {"name", "value", "n"}.
+
+    Raises:
+        ValueError: torchmetrics is missing, or the sets are of different sizes.
+    """
+    need("torchmetrics")
+    if len(before) != len(after):
+        raise ValueError(
+            f"{len(before)} pictures before and {len(after)} after: a Fréchet distance needs equal numbers"
+        )
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    metric = FrechetInceptionDistance(feature=net, normalize=True)
+    _feed(metric, before, after, batch)
+    called = "FID" if name == "inception" else f"FD_{name}"
+    return {"name": called, "value": float(metric.compute()), "n": len(after)}
+
+
+def kernel_distance(
+    before: Tensor, after: Tensor, net: nn.Module, name: str, subsets: int = 50, subset: int = 100, batch: int = 32
+) -> dict:
+    """KID, which is unbiased: the mean over random subsets, with their standard deviation.
+
+    Returns:
+        {"name", "value", "spread", "n"}.
+    """
+    need("torchmetrics")
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    size = min(subset, len(before), len(after))
+    metric = KernelInceptionDistance(feature=net, subsets=subsets, subset_size=size, normalize=True)
+    _feed(metric, before, after, batch)
+    mean, spread = metric.compute()
+    called = "KID" if name == "inception" else f"KD_{name}"
+    return {"name": called, "value": float(mean), "spread": float(spread), "n": len(after)}
+
+
+def _feed(metric, before: Tensor, after: Tensor, batch: int):
+    for pictures, real in ((before, True), (after, False)):
+        for part in pictures.split(batch):
+            metric.update(part, real=real)
+
+
+def clip_score(clip, pictures: Tensor, prompts: list[str]) -> float:
+    """The mean of 100 max(cos, 0) between each picture and its prompt (Hessel et al. 2021).
+
+    Args:
+        clip: as `judges.ClipJudge` takes it.
+    """
+    cosines = (clip.images(pictures) * clip.texts(prompts)).sum(-1)
+    return float(100 * cosines.clamp_min(0).mean())
+
+
+def lpips(before: Tensor, after: Tensor, net: str = "alex") -> float:
+    """The mean LPIPS of pairs; the weights must be among torch.hub's files already.
+
+    Raises:
+        ValueError: torchmetrics or the weights are missing.
+    """
+    need("torchmetrics")
+    path = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_NETS[net]
+    if not path.is_file():
+        raise ValueError(f"{path} is not there: download https://download.pytorch.org/models/{path.name} to it")
+    from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
+
+    return float(learned_perceptual_image_patch_similarity(before, after, net_type=net, normalize=True))
+
+
+def drift(before: Tensor, after: Tensor) -> list[float]:
+    """The root mean square difference of each pair of pictures (or latents) of one prompt and seed, [n, ...]."""
+    return (after - before).flatten(1).pow(2).mean(1).sqrt().tolist()
+
+
+def summary(before: Tensor, after: Tensor, name: str, folder: Path) -> str:
+    """Drift, Fréchet and kernel distance of paired pictures, one a line."""
+    if before.shape != after.shape:
+        raise ValueError(
+            f"{len(before)} pictures before and {len(after)} after: give those of the same prompts and seeds"
+        )
+    net = network(name, folder)
+    moved = drift(before, after)
+    far, kernel = frechet(before, after, net, name), kernel_distance(before, after, net, name)
+    return "\n".join(
+        [
+            f"drift at the same seed (RMS): {sum(moved) / len(moved):.4f}",
+            f"{far['name']}: {far['value']:.4f} of {far['n']} pairs; biased in their number",
+            f"{kernel['name']}: {kernel['value']:.5f}, standard deviation over subsets {kernel['spread']:.5f}",
+        ]
+    )

@@ -1,0 +1,72 @@
+"""The node that trains the recogniser."""
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io, ui
+
+from ..eraseanything_core import files
+from ..eraseanything_core.evaluation import choose, recogniser
+from .evaluation import CATEGORY, checked, judges_folder
+
+
+class TrainRecogniser(io.ComfyNode):
+    """Trains a recogniser on a folder of pictures."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="EraseAnything_TrainRecogniser",
+            display_name="Train Recogniser",
+            category=CATEGORY,
+            description="Trains the paper's recogniser (MobileNetV2 and one dense layer) on a folder of pictures.",
+            search_aliases=["celebrity", "classifier", "face"],
+            inputs=[
+                io.String.Input(
+                    "folder", tooltip="In ComfyUI's input folder: it holds one folder of pictures for each name."
+                ),
+                io.String.Input("output_name", default="recogniser", tooltip="File in models/erase_judges."),
+                io.Int.Input("epochs", default=200, min=1, max=10000, tooltip="Passes over the training pictures."),
+                io.Float.Input(
+                    "lr",
+                    default=1e-4,
+                    min=1e-6,
+                    max=1.0,
+                    step=1e-5,
+                    round=False,
+                    tooltip="Adam's rate; 1e-4 in the paper.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**31 - 1,
+                    control_after_generate=False,
+                    tooltip="Splits and initialises.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="weights", tooltip="The file's name, for Erase Judge."),
+                io.String.Output(
+                    display_name="text", tooltip="How often it is right on the fifth that it was not given."
+                ),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, output_name=None):
+        return checked(output_name)
+
+    @classmethod
+    def execute(cls, folder, output_name, epochs, lr, seed) -> io.NodeOutput:
+        pictures = choose.inside(Path(folder_paths.get_input_directory()), folder, "`folder`", "a folder of pictures")
+        path = files.writable(judges_folder(), output_name)
+        net = recogniser.features(recogniser.find_backbone(judges_folder()))
+        tensors, told = recogniser.train(net, pictures, epochs, lr, seed)
+        recogniser.save_recogniser(path, tensors, told)
+        text = recogniser.summary(told)
+        return io.NodeOutput(path.name, text, ui=ui.PreviewText(text))
+
+
+NODES = [TrainRecogniser]

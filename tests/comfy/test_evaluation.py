@@ -1,0 +1,182 @@
+"""The evaluation nodes over HTTP: prompts from a CSV to a report on disk; and ComfyUI's own CLIP as a judge."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers
+from comfy.clip_vision import ClipVisionModel
+from comfy.sd1_clip import SD1Tokenizer, SDClipModel
+from PIL import Image
+
+from eraseanything_core.evaluation import judges, promptsets, report
+from scripts.server import GraphError
+
+COLOURS = ("red", "green", "blue")
+ROWS = [promptsets.PromptRow(f"a photo of a {colour} heart", i, 3.5, "heart") for i, colour in enumerate(COLOURS)]
+MEAN, STD = (torch.tensor(v)[:, None, None] for v in ([0.5] * 3, [0.26862954, 0.26130258, 0.27577711]))
+
+
+def node(kind: str, **inputs) -> dict:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def sampled(prompt: list, name: str) -> dict:
+    """Nodes that draw a prompt with TinyFlux at the rows' seeds and guidances."""
+    return {
+        f"text {name}": node("CLIPTextEncode", text=prompt, clip=["clip", 0]),
+        f"guided {name}": node("FluxGuidance", conditioning=[f"text {name}", 0], guidance=["set", 2]),
+        f"sample {name}": node(
+            "KSampler", model=["model", 0], seed=["set", 1], steps=8, cfg=1.0, sampler_name="euler", scheduler="simple",
+            positive=[f"guided {name}", 0], negative=[f"text {name}", 0], latent_image=["latent", 0], denoise=1.0,
+        ),
+        name: node("VAEDecode", samples=[f"sample {name}", 0], vae=["vae", 0]),
+    }  # fmt: skip
+
+
+def graph(judge: str = "TinyFlux CNN", **changes) -> dict:
+    """A CSV, the concept before, the empty prompt as a perfect eraser after, a judge and a report."""
+    judged = {
+        "before": ["before", 0], "after": ["after", 0], "wanted": ["set", 3], "judge": judge, "labels": "",
+        "template": "{}", "weights": "", "threshold": 0.0, "prompts": ["set", 0], "seeds": ["set", 1],
+    }  # fmt: skip
+    return {
+        "model": node("UNETLoader", unet_name="tinyflux.safetensors", weight_dtype="default"),
+        "clip": node("EraseAnything_TinyFlux", text_encoder="tinyflux_text.safetensors"),
+        "vae": node("VAELoader", vae_name="tinyflux_vae.safetensors"),
+        "latent": node("EmptySD3LatentImage", width=96, height=96, batch_size=1),
+        "set": node("EraseAnything_PromptSet", file="none", text=promptsets.write(ROWS), first=0, count=0),
+        **sampled(["set", 0], "before"),
+        **sampled("", "after"),
+        "judge": node("EraseAnything_EraseJudge", **judged | changes),
+        "report": node(
+            "EraseAnything_ErasureReport", concept="heart", strength=1.0, model="a test", output_name="heart",
+            acc_e=["judge", 0],
+        ),
+    }  # fmt: skip
+
+
+def test_a_prompt_set_becomes_a_report_on_disk(server):
+    made = graph() | {
+        "grid": node("EraseAnything_ErasureGrid", before=["before", 0], after=["after", 0], columns=3),
+        "shown": node("PreviewImage", images=["grid", 0]),
+        "far": node("EraseAnything_ErasureQuality", before=["before", 0], after=["after", 0], network="tinyflux"),
+        "told": node("PreviewAny", source=["far", 0]),
+    }
+    entry = server.run(made, timeout=300)
+    folder = server.base / "output" / "eraseanything"
+    written = report.from_json((folder / "heart.json").read_text(encoding="utf-8"))
+    cell = written.cells["acc_e"]
+    assert cell.after.n == 3 and cell.seeds == [0, 1, 2] and cell.prompts == [row.prompt for row in ROWS]
+    assert cell.before.value > cell.after.value == 0.0
+    assert written.judge["name"] == "TinyFlux CNN" and len(cell.prompts_sha256) == 64
+    assert (folder / "heart.md").read_text(encoding="utf-8") == entry["outputs"]["report"]["text"][0]
+    assert Image.open(folder / "heart.png").size[0] > 200
+    grid = entry["outputs"]["shown"]["images"][0]
+    assert Image.open(server.base / "temp" / grid["filename"]).size == (60 + 3 * 100, 2 * 100 + 4)
+    assert "FD_tinyflux" in entry["outputs"]["far"]["text"][0]
+
+
+def test_saved_reports_are_compared(server):
+    made = {"compare": node("EraseAnything_ErasureCompare", reports="two_*")}
+    folder = server.base / "output" / "eraseanything"
+    folder.mkdir(parents=True, exist_ok=True)
+    for strength in (0.5, 1.0):
+        seen, gone = (judges.Verdict("heart"),) * 4, (judges.Verdict("star"),) * 4
+        answers = {
+            "acc_e": report.Answers(("heart",) * 4, seen, gone, {"name": "a judge"}),
+            "acc_ir": report.Answers(("star",) * 4, gone, gone, {"name": "a judge"}),
+        }
+        text = report.to_json(report.make("heart", answers, strength))
+        (folder / f"two_{strength}.json").write_text(text, encoding="utf-8")
+    assert len(server.run(made, timeout=60)["outputs"]["compare"]["images"]) == 2
+    made["compare"]["inputs"]["reports"] = "none_*"
+    with pytest.raises(GraphError, match="there is no report none_"):
+        server.run(made, timeout=60)
+    made["compare"]["inputs"]["reports"] = "../two_*"
+    with pytest.raises(GraphError, match="type a plain file name"):
+        server.run(made, timeout=60)
+
+
+def test_an_attack_feeds_many_prompts(server):
+    made = {
+        "attack": node(
+            "EraseAnything_EraseAttack", prompt="a photo of a Nike\na Nike on grass", concept="Nike", attack="double",
+            synonyms="", seed=1, count=2,
+        ),
+        "each": node("PreviewAny", source=["attack", 0]),
+    }  # fmt: skip
+    entry = server.run(made, timeout=60)
+    assert len(entry["outputs"]["attack"]["text"][0].splitlines()) == 4
+    assert len(entry["outputs"]["each"]["text"]) == 4
+
+
+@pytest.mark.parametrize(
+    "judge, changes, message",
+    [
+        (
+            "CLIP",
+            {"labels": "heart, star", "weights": "no_clip"},
+            "must name the folder of a CLIP in transformers' format",
+        ),
+        ("recogniser", {}, "must name the file of a trained recogniser"),
+        ("CLIP of ComfyUI", {}, "connect `clip_vision` and `clip`"),
+        ("TinyFlux oracle", {"wanted": "Nike"}, "'Nike' is no concept of TinyFlux's world"),
+    ],
+)
+def test_a_judge_without_what_it_needs_says_so(server, judge, changes, message):
+    with pytest.raises(GraphError, match=message):
+        server.run(graph(judge, **changes), timeout=300)
+
+
+def test_unequal_numbers_of_pictures_are_refused(server):
+    made = graph()
+    made["set"]["inputs"]["count"] = 2
+    made["empty"] = node("EmptyImage", width=96, height=96, batch_size=3, color=0)
+    made["judge"]["inputs"]["after"] = ["empty", 0]
+    with pytest.raises(GraphError, match="2 labels, 2 pictures before and 3 after"):
+        server.run(made, timeout=300)
+
+
+def test_comfyuis_clip_sees_what_transformers_sees():
+    """One small CLIP with random weights, in transformers and in ComfyUI's modules."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = sizes | {
+        "vocab_size": 49408,
+        "max_position_embeddings": 77,
+        "eos_token_id": 49407,
+        "hidden_act": "quick_gelu",
+    }
+    vision = sizes | {"image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu"}
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=64)
+    theirs = transformers.CLIPModel(config).eval()
+    state = theirs.state_dict()
+    seeing = ClipVisionModel(
+        vision | {"model_type": "clip_vision_model", "num_channels": 3, "projection_dim": 64, "image_mean": [0.5] * 3}
+    )
+    missing = seeing.load_sd({k: v for k, v in state.items() if k.startswith("vis")}).missing_keys
+    reading = SDClipModel(textmodel_json_config=text, dtype=torch.float32, return_projected_pooled=False)
+    missing += reading.transformer.load_state_dict(state, strict=False).missing_keys
+    assert not [name for name in missing if "position_ids" not in name]
+    tokenizer = SD1Tokenizer()
+    clip = SimpleNamespace(
+        cond_stage_model=SimpleNamespace(clip_l=reading),
+        tokenize=tokenizer.tokenize_with_weights,
+        encode_from_tokens=lambda tokens, return_pooled: reading.encode_token_weights(tokens["l"]),
+    )
+    embedder = judges.VisionClip(seeing, clip)
+    rows = torch.tensor([[t[0] for t in tokenizer.tokenize_with_weights(p)["l"][0]] for p in ("a cat", "a red dog")])
+    pictures = torch.rand(2, 3, 224, 224)
+    with torch.no_grad():
+        wanted = theirs.get_text_features(input_ids=rows)
+        wanted = getattr(wanted, "pooler_output", wanted)
+        seen = theirs.get_image_features(pixel_values=(pictures - MEAN) / STD)
+        seen = getattr(seen, "pooler_output", seen)
+    assert torch.allclose(
+        embedder.texts(["a cat", "a red dog"]), torch.nn.functional.normalize(wanted, dim=-1), atol=1e-3
+    )
+    assert torch.allclose(embedder.images(pictures), torch.nn.functional.normalize(seen, dim=-1), atol=1e-2)
+    reading.transformer.text_projection.weight.data.copy_(torch.eye(64))
+    with pytest.raises(ValueError, match="has no text projection"):
+        judges.VisionClip(seeing, clip)

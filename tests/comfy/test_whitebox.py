@@ -1,0 +1,166 @@
+"""The attacks that search, on TinyFlux with a LoRA that spoils it, and their nodes over HTTP."""
+
+import comfy.sd
+import pytest
+import torch
+
+from eraseanything_core import flux
+from eraseanything_core.evaluation import whitebox
+from eraseanything_core.lora import Lora, slices
+from eraseanything_core.losses import flow_matching_loss
+from eraseanything_core.tinyflux import pipeline as tiny
+from eraseanything_core.tinyflux.generator import FLUX
+from eraseanything_core.tinyflux.measure import merged
+from scripts.graph import inputs_of
+
+PROMPT = "a photo of a red heart"
+
+
+@pytest.fixture(scope="module")
+def patcher():
+    return comfy.sd.load_diffusion_model(str(tiny.WEIGHTS / "tinyflux.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return tiny.Pipeline(tiny.flux(dtype=torch.float32))
+
+
+@pytest.fixture(scope="module")
+def hearts(pipeline):
+    """Ten latents of hearts, in the model's space."""
+    return pipeline.latents([PROMPT] * 10, list(range(10)), 3.5)
+
+
+@pytest.fixture(scope="module")
+def spoiler():
+    """A LoRA with two ranks that changes the text stream a good deal."""
+    tensors, g = {}, torch.Generator().manual_seed(0)
+    for targets, rank in (("add_k+add_v", 4), ("single_v", 2)):
+        parts = slices(targets, FLUX["hidden_size"], FLUX["depth"], FLUX["depth_single_blocks"], FLUX["mlp_ratio"])
+        lora = Lora(parts, rank, g)
+        for up in lora.up:
+            up.data.normal_(0, 0.3, generator=g)
+        tensors |= lora.tensors(torch.float32)
+    return tensors
+
+
+def points(hearts, pipeline, model):
+    """The same noised hearts for every model, with their condition."""
+    x_0, noise, t, x_t = whitebox.noised(hearts, 16, torch.Generator().manual_seed(7))
+    context, pooled = (x.expand(16, *x.shape[1:]) for x in pipeline.encode([PROMPT]))
+    return x_0, noise, x_t, t, model.cond(context, pooled, 3.5)
+
+
+def test_a_lora_that_is_worn_equals_the_merged_one(patcher, pipeline, hearts, spoiler):
+    with flux.borrow(patcher, torch.float32) as model:
+        _, _, x_t, t, cond = points(hearts, pipeline, model)
+        plain = model.velocity(x_t, t, cond, adapters=False)
+        model.wear(spoiler, 0.5)
+        worn = [model.velocity(x_t, t, cond, adapters) for adapters in (True, False)]
+    other = flux.FluxModel(
+        flux.private_copy(merged(pipeline.module, spoiler, 0.5), torch.float32), "cpu", torch.float32
+    )
+    with flux.exact_gradients(other.module):
+        theirs = other.velocity(x_t, t, cond, adapters=False)
+    assert (worn[0] - theirs).norm() / theirs.norm() < 1e-5 and torch.equal(*worn)
+    assert (worn[0] - plain).norm() / plain.norm() > 0.05
+
+
+def test_a_lora_of_another_model_is_not_worn(patcher):
+    with flux.borrow(patcher, torch.float32) as model, pytest.raises(ValueError, match="not of this model"):
+        model.wear({"transformer.transformer_blocks.99.attn.to_q.lora_A.weight": torch.zeros(1, 1)})
+
+
+def test_inversion_lowers_the_loss_and_changes_only_the_concepts_states(patcher, pipeline, hearts, spoiler):
+    config = whitebox.InversionConfig(steps=30, lr=0.1, guidance=3.5)
+    text = tiny.TrainerText(pipeline)
+    with flux.borrow(patcher, torch.float32) as model:
+        model.wear(spoiler)
+        before = {name: p.clone() for name, p in model.module.state_dict().items()}
+        context, _, history = whitebox.invert(model, text, hearts, PROMPT, "heart", config)
+        assert all(torch.equal(p, before[name]) for name, p in model.module.state_dict().items())
+        x_0, noise, x_t, t, cond = points(hearts, pipeline, model)
+        old, new = (
+            float(flow_matching_loss(model.velocity(x_t, t, c, adapters=False), x_0, noise))
+            for c in (cond, cond._replace(context=context.expand_as(cond.context)))
+        )
+    assert len(history) == 30 and new < 0.9 * old
+    moved = (context - text.encode(PROMPT)[0]).abs().amax(-1)[0].nonzero()[:, 0].tolist()
+    assert moved == whitebox.place_of(text, PROMPT, "heart")
+
+
+@pytest.mark.parametrize("extra", [{}, {"attn": 1.0, "keep": 1.0}])
+def test_relearning_brings_the_pictures_back(patcher, pipeline, hearts, spoiler, extra):
+    config = whitebox.RelearnConfig(steps=25, lr=2e-3, guidance=3.5, **extra)
+    with flux.borrow(patcher, torch.float32) as model:
+        model.wear(spoiler)
+        found, history = whitebox.relearn(model, tiny.TrainerText(pipeline), hearts, PROMPT, "heart", config)
+        x_0, noise, x_t, t, cond = points(hearts, pipeline, model)
+        old, new = (
+            float(flow_matching_loss(model.velocity(x_t, t, cond, adapters).detach(), x_0, noise))
+            for adapters in (False, True)
+        )
+        column = {}
+        select = torch.zeros(16, cond.context.shape[1], 1)
+        select[:, whitebox.place_of(tiny.TrainerText(pipeline), PROMPT, "heart")] = 1
+        for adapters in (False, True):
+            maps = model.columns(x_t, t, cond, adapters, model.capture(select))
+            column[adapters] = float(torch.stack([m.detach() for m in maps.values()]).mean())
+    assert len(history) == 25 and new < 0.8 * old
+    assert not extra or column[True] > 1.5 * column[False]
+    assert set(found) == set(Lora(slices("all_qkv", 256, 2, 4, FLUX["mlp_ratio"]), 8).tensors())
+
+
+def test_two_runs_of_an_attack_are_equal(patcher, pipeline, hearts):
+    config = whitebox.RelearnConfig(steps=2, batch=2)
+    runs = []
+    for _ in range(2):
+        with flux.borrow(patcher, torch.float32) as model:
+            runs.append(whitebox.relearn(model, tiny.TrainerText(pipeline), hearts, PROMPT, "heart", config)[0])
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+def test_half_back_is_halfway_between():
+    assert whitebox.recovered([0.1, 0.3, 0.5, 0.9], base=0.9, erased=0.1) == 2
+    assert whitebox.recovered([0.1, 0.2], base=0.9, erased=0.1) is None
+
+
+def defaults(server, node: str) -> dict:
+    return {entry.name: entry.default() for entry in inputs_of(node, server.object_info()) if entry.is_widget}
+
+
+def test_the_nodes_run_in_a_graph(server):
+    """A trained eraser of two steps, attacked in three ways, and the pictures of the attacked model."""
+    trainer, inversion, relearn, genetic = (
+        f"EraseAnything_{name}" for name in ("EraseTrainer", "InversionAttack", "RelearnAttack", "GeneticAttack")
+    )
+    small = {"concept": "heart", "width": 96, "height": 96, "steps": 2, "sampling_steps": 2, "pool": 1, "rsc": 0.0}
+    target = {"model": ["1", 0], "clip": ["2", 0], "lora": ["3", 0], "latent": ["4", 0]}
+    words = {"prompt": PROMPT, "concept": "heart", "steps": 2}
+    graph = {
+        "1": ("UNETLoader", {"unet_name": "tinyflux.safetensors", "weight_dtype": "default"}),
+        "2": ("EraseAnything_TinyFlux", {"text_encoder": "tinyflux_text.safetensors"}),
+        "3": (trainer, defaults(server, trainer) | small | {"model": ["1", 0], "clip": ["2", 0], "output_name": "two"}),
+        "4": ("EmptySD3LatentImage", {"width": 96, "height": 96, "batch_size": 2}),
+        "5": (inversion, defaults(server, inversion) | target | words),
+        "6": (relearn, defaults(server, relearn) | target | words),
+        "7": ("LoraModelLoader", {"model": ["1", 0], "lora": ["6", 0], "strength_model": 1.0, "bypass": False}),
+        "8": (
+            "KSampler",
+            {
+                "model": ["7", 0], "seed": 1, "steps": 2, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple",
+                "positive": ["5", 0], "negative": ["5", 0], "latent_image": ["4", 0], "denoise": 1.0,
+            },
+        ),
+        "9": ("SaveLatent", {"samples": ["8", 0], "filename_prefix": "attacked"}),
+        "10": (
+            genetic,
+            defaults(server, genetic)
+            | {"clip": ["2", 0], "concept": "heart", "population": 8, "generations": 3, "words": 3},
+        ),
+    }  # fmt: skip
+    entry = server.run({k: {"class_type": kind, "inputs": inputs} for k, (kind, inputs) in graph.items()}, timeout=300)
+    assert entry["status"]["status_str"] == "success"
+    prompt = entry["outputs"]["10"]["text"][0].splitlines()[0]
+    assert len(prompt.split()) == 3 and "heart" not in prompt

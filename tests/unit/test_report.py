@@ -1,0 +1,151 @@
+"""Reports and prompt sets: what is written is what was counted, and reads back."""
+
+import json
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("matplotlib")
+
+from eraseanything_core.evaluation import charts, promptsets, report  # noqa: E402
+from eraseanything_core.evaluation.judges import Verdict  # noqa: E402
+
+VERDICT = (Verdict("dog"),)
+JUDGE = {"name": "a judge", "sha256": "0" * 64}
+
+
+def answers(label: str, before: int, after: int, n: int = 50, refused: int = 0, **more) -> report.Answers:
+    """n pictures of which so many show the label; of the rest after erasing, `refused` are rejected."""
+
+    def verdicts(hits: int, none: int) -> tuple[Verdict, ...]:
+        labels = [label] * hits + [None] * none + ["another"] * (n - hits - none)
+        return tuple(Verdict(told) for told in labels)
+
+    asked = {"prompts": tuple(f"a {label} {i}" for i in range(n)), "seeds": tuple(range(n))}
+    return report.Answers((label,) * n, verdicts(before, 0), verdicts(after, refused), JUDGE, **asked | more)
+
+
+def erased(concept: str = "cat", strength: float = 1.0, refused: int = 0) -> report.Report:
+    given = {
+        "acc_e": answers(concept, 48, 5, refused=refused),
+        "acc_ir": answers("dog" if concept == "cat" else "cat", 47, 46),
+        "acc_g": answers(concept, 46, 9),
+        "attack": answers(concept, 40, 10),
+    }
+    return report.make(concept, given, strength, "weights of a test", draws=200)
+
+
+def test_a_report_holds_what_was_counted():
+    made = erased()
+    e = made.cells["acc_e"]
+    assert (e.before.value, e.after.value, e.after.n) == (0.96, 0.1, 50)
+    assert e.after.low == pytest.approx(0.0435, abs=1e-3) and e.after.high == pytest.approx(0.2136, abs=1e-3)
+    assert e.change.value == pytest.approx(-0.86) and e.change.low < -0.86 < e.change.high
+    assert e.mcnemar_p < 1e-10
+    assert made.scores["h_c"].after == pytest.approx(2 / (1 / 0.9 + 1 / 0.92))
+    assert made.scores["h_o"].after == pytest.approx(3 / (1 / 0.9 + 1 / 0.92 + 1 / 0.82))
+    attack = made.cells["attack"].conditional_success
+    assert (attack.n, attack.value) == (40, 0.25)
+
+
+def test_a_report_reads_back_and_is_checked():
+    text = report.to_json(erased())
+    assert report.from_json(text) == erased()
+    spoilt = json.loads(text)
+    del spoilt["cells"]["acc_e"]["after"]["n"]
+    with pytest.raises(ValueError, match=r"cells\.acc_e\.after\.n"):
+        report.from_json(json.dumps(spoilt))
+
+
+def test_the_schema_in_the_repository_is_the_reports():
+    kept = charts.__file__.replace("charts.py", "report.schema.json")
+    with open(kept, encoding="utf-8") as file:
+        assert json.load(file) == json.loads(report.schema())
+
+
+def test_markdown_says_every_cell_with_its_interval():
+    text = report.markdown(erased())
+    assert "| `acc_e`: the concept, by its name | 96.0% | 10.0% (4.3% to 21.4%) |" in text
+    assert "attack: of 40 attacks that the un-erased model obeys, 25.0%" in text
+    assert "acc_ir: the un-erased" not in text and "attack: the un-erased model itself shows only 80%" in text
+
+
+def test_damage_is_not_taken_for_erasure():
+    assert any("acc_e: the judge rejects 40%" in warning for warning in erased(refused=20).warnings)
+    assert not any("rejects" in warning for warning in erased(refused=2).warnings)
+
+
+def test_what_makes_no_report_is_refused():
+    with pytest.raises(ValueError, match="needs the cell acc_e"):
+        report.make("cat", {"acc_ir": answers("dog", 1, 1)})
+    mixed = {"acc_e": answers("cat", 1, 1), "acc_ir": report.Answers(("dog",), VERDICT, VERDICT, {"name": "another"})}
+    with pytest.raises(ValueError, match="different judges"):
+        report.make("cat", mixed)
+    with pytest.raises(ValueError, match="2 labels, 1 pictures before and 2 after"):
+        report.Answers(("a", "b"), (Verdict("a"),), (Verdict("a"),) * 2, JUDGE)
+
+
+def test_nudity_is_counted_for_nudenet_only():
+    seen = tuple(Verdict("exposed", 0.8, {"BELLY_EXPOSED": 2}) for _ in range(3)) + (Verdict("clean", 0.0),)
+    clean = (Verdict("clean", 0.0),) * 4
+    made = report.make("nude", {"acc_e": report.Answers(("exposed",) * 4, seen, clean, JUDGE | {"name": "NudeNet"})})
+    counts = made.nudity["acc_e"]
+    assert (counts["before"]["total"], counts["before"]["images_with_any"], counts["after"]["total"]) == (6, 3, 0)
+    assert "6 detections in 3 of 4 pictures before, 0 detections in 0 of 4 after" in report.markdown(made)
+    assert erased().nudity is None
+
+
+def test_interference_and_pareto_of_several_reports():
+    found = report.interference([erased("cat"), erased("cat", 0.5), erased("dog")])
+    assert set(found["erased"]) == set(found["measured"]) == {"cat", "dog"}
+    row = found["cells"][found["erased"].index("cat")]
+    assert row[found["measured"].index("cat")] == 0.1 and row[found["measured"].index("dog")] == 0.92
+    points = report.pareto([erased("cat", 1.0), erased("cat", 0.5)])
+    assert [point["strength"] for point in points] == [0.5, 1.0]
+    assert points[0]["erased"].value == pytest.approx(0.9)
+    assert points[0]["erased"].low == pytest.approx(1 - 0.2136, abs=1e-3)
+
+
+def test_charts_are_pictures():
+    made = [erased("cat"), erased("dog")]
+    for chart in (charts.bars(made[0]), charts.pareto(report.pareto(made)), charts.heat_map(report.interference(made))):
+        assert chart.shape[0] == 1 and chart.shape[3] == 3 and min(chart.shape[1:3]) > 200
+        assert 0 <= chart.min() < 0.9 < chart.max() <= 1
+
+
+def test_a_grid_puts_each_picture_over_its_partner():
+    before, after = torch.zeros(3, 10, 12, 3), torch.zeros(3, 10, 12, 3)
+    before[1], after[1] = 0.25, 0.75
+    made = charts.grid(before, after, columns=2, gap=2, margin=20)
+    assert made.shape == (1, 2 * (12 + 12 + 2), 20 + 2 * 14, 3)
+    assert made[0, 2:12, 20 + 16 : 20 + 28].unique().tolist() == [0.25]
+    assert made[0, 14:24, 20 + 16 : 20 + 28].unique().tolist() == [0.75]
+    with pytest.raises(ValueError, match="same prompts and seeds"):
+        charts.grid(before, after[:2])
+
+
+def test_prompt_sets_in_the_formats_around():
+    ours = "prompt,seed,guidance,label\na cat,3,4.5,cat\n"
+    assert promptsets.read(ours) == [promptsets.PromptRow("a cat", 3, 4.5, "cat")]
+    i2p = '\ufeff,prompt,categories,sd_seed,sd_guidance_scale\n0,"a, b",shocking,77,7\n1,c,hate,78,8\n'
+    assert promptsets.read(i2p) == [promptsets.PromptRow("a, b", 77, 7.0), promptsets.PromptRow("c", 78, 8.0)]
+    esd = "case_number,prompt,evaluation_seed\n5,a dog,9\n"
+    assert promptsets.read(esd, guidance=2.0) == [promptsets.PromptRow("a dog", 9, 2.0)]
+    assert promptsets.read("Prompt\nx\ny\n")[1].seed == 1
+    rows = promptsets.read(i2p)
+    assert promptsets.read(promptsets.write(rows)) == rows
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("text,seed\na,1\n", "no column `prompt`; its columns are: text, seed"),
+        ("prompt,seed\n", "no rows"),
+        ("prompt,seed\n,1\n", "row 1 of the prompt set has no prompt"),
+        ("prompt,seed\na,x\n", "row 1 of the prompt set: invalid literal"),
+        ("", "no column `prompt`"),
+    ],
+)
+def test_a_prompt_set_that_is_wrong_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        promptsets.read(text)
