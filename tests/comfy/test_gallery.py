@@ -1,0 +1,101 @@
+"""The boards' erasers and their gallery on the real TinyFlux."""
+
+import dataclasses
+import time
+
+import pytest
+import torch
+
+from eraseanything_core.lora import Lora, slices
+from eraseanything_core.methods import reference
+from eraseanything_core.tinyflux import frozen
+from eraseanything_core.tinyflux.erase import trainable
+from eraseanything_core.tinyflux.erasers import recipe, reference_config
+from eraseanything_core.tinyflux.gallery import AttentionErased, Gallery, OutOfTime, digest
+from eraseanything_core.tinyflux.measure import merged
+from eraseanything_core.tinyflux.pipeline import Pipeline, TrainerText, flux, judge_net
+
+
+@pytest.fixture(scope="module")
+def base():
+    return Pipeline(flux())
+
+
+@pytest.fixture(scope="module")
+def cell():
+    return frozen.first(frozen.asked("house")["acc_e"], 2)
+
+
+def test_a_lora_at_strength_0_is_the_same_model_bit_for_bit(base):
+    lora = Lora(slices("all_qkv", 256, 2, 4, 4.0), 4, torch.Generator().manual_seed(0))
+    for up in lora.up:
+        up.data.normal_(0, 1.0)
+    assert digest(merged(base.module, lora.tensors(), 0.0)) == digest(base.module)
+    assert digest(merged(base.module, lora.tensors(), 1.0)) != digest(base.module)
+
+
+def test_what_was_drawn_is_read_again_and_time_is_kept(base, cell, tmp_path):
+    gallery = Gallery(base, judge_net(), tmp_path)
+    first = gallery.readings("un-erased", "house", cell, "cnn")
+    late = Gallery(base, judge_net(), tmp_path, until=time.monotonic() - 1)
+    assert late.readings("un-erased", "house", cell, "cnn") == first
+    with pytest.raises(OutOfTime):
+        late.readings("prompt filter", "house", cell, "cnn")
+    assert not [path for path in tmp_path.rglob("*.part")]
+
+
+def test_rows_differ_only_where_they_act(base, cell, tmp_path):
+    gallery = Gallery(base, judge_net(), tmp_path)
+    other = frozen.first(frozen.asked("house")["acc_ir"], 2)
+    plain, filtered, deleted = (
+        gallery.latents(row, "house", cell) for row in ("un-erased", "prompt filter", "attention map")
+    )
+    assert len({plain[0], filtered[0], deleted[0]}) == 3
+    assert (plain[1] - deleted[1]).abs().mean() > 0.05
+    names = {gallery.latents(row, "house", other)[0] for row in ("un-erased", "prompt filter", "attention map")}
+    assert len(names) == 1  # no prompt there names the concept
+
+
+def test_without_words_deleting_columns_is_the_plain_forward(base, cell):
+    plain = base.latents(cell.prompts, cell.seeds, 3.5)
+    same = AttentionErased(base, ()).latents(cell.prompts, cell.seeds, 3.5)
+    assert (plain - same).abs().mean() < 0.05  # two forwards in bf16
+
+
+def test_the_published_target_moves_with_the_student(base):
+    """With the anchor's prompt for the concept's every prediction is the same one: the loss is 0 at any LoRA."""
+    config = reference_config("house", 0)
+    config = dataclasses.replace(config, anchor=config.prompt, shuffle_rate=0.0, synonym_rate=0.0, images=1)
+    with trainable(base) as model:
+        run = reference.Run(config, model, TrainerText(base))
+        for up in run.lora.up:
+            up.data.normal_(0, 0.5)
+        found = reference.erase_losses(run, 0.5)
+        assert float(found["esd"]) == 0 and float(found["attn"]) > 0
+        assert next(run.lora.parameters()).dtype == torch.bfloat16
+        kept = reference.preserve_losses(run, 0.5)
+        assert float(kept["lora"]) > 0 and float(kept["rsc"]) < 0  # a log of a share
+
+
+def test_the_published_code_trains_every_pair_of_factors(base):
+    plan = recipe("reference", "house", steps=4)
+    lora = plan.train(base, plan.config)
+    assert len(lora) == 8  # q and k of the text stream in two dual blocks
+    assert all(t.abs().sum() > 0 and t.isfinite().all() for t in lora.values())
+
+
+def test_concept_ablation_leads_to_the_anchor(base):
+    plan = recipe("concept ablation", "house", steps=12)
+    plan = dataclasses.replace(plan, config=dataclasses.replace(plan.config, pool=4, batch=4))
+    from eraseanything_core import trainer
+    from eraseanything_core.methods import concept_ablation
+
+    with trainable(base) as model:
+        result = concept_ablation.train(model, trainer.prepare(plan.config, TrainerText(base)))
+    losses = result.losses["ablation"]
+    assert sum(losses[-4:]) < sum(losses[:4]) and len(result.lora) == 16
+
+
+def test_a_row_that_does_not_exist_is_refused():
+    with pytest.raises(KeyError, match="magic"):
+        recipe("magic", "house")

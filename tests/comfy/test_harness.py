@@ -1,0 +1,116 @@
+"""The plug-in in eval-unlearn's own runner, offline, as an installed package."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from eraseanything_core.lora import Lora, slices
+
+pytest.importorskip("eval_unlearn")
+pytest.importorskip("setuptools")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Installs the repository without its dependencies, and runs Python lines beside it with no network."""
+    site, source = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("source")
+    shutil.copytree(ROOT / "eraseanything_core", source / "eraseanything_core")  # building leaves folders behind
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = ["install", "-q", "--no-deps", "--no-index", "--no-build-isolation", "--target", str(site), str(source)]
+    subprocess.run([sys.executable, "-m", "pip", *command], check=True, capture_output=True)
+
+    def run(lines: str) -> dict:
+        paths = os.pathsep.join([str(site), os.environ["COMFYUI_PATH"]])
+        variables = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([sys.executable, "-c", lines], env=variables, cwd=site, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+def benchmark(lora: str, out: Path) -> str:
+    return f"""
+import json, torch
+torch.set_num_threads(1)
+from eval_unlearn.runners import SingleBenchmarkRunner
+technique = {{"lora": {lora!r}, "erase_concept": "heart"}}
+metric = {{"concept": "heart", "count": 4}}
+runner = SingleBenchmarkRunner("eraseanything_tinyflux", "tinyflux_erasure", technique, metric, {str(out)!r}, seed=3)
+print(json.dumps(runner.run()["metric_result"]))
+"""
+
+
+def test_the_harness_finds_the_plug_in_and_scores_tinyflux(run, tmp_path):
+    result = run(benchmark("", tmp_path))
+    assert result["name"] == "tinyflux_erasure" and set(result["details"]) == {"acc_e", "acc_ir", "acc_g"}
+    assert result["details"]["acc_e"]["n"] == 4 and result["details"]["acc_e"]["value"] >= 0.5  # nothing is erased
+    assert 0 <= result["value"] <= 0.8
+    assert len(list(tmp_path.rglob("*.png"))) == 12 and list(tmp_path.glob("*_latest_report.json"))
+
+
+def test_an_eraser_changes_what_the_harness_sees(run, tmp_path):
+    """A LoRA that breaks the model scores unlike the un-erased one: it really is merged."""
+    lora = Lora(slices("all_qkv", 256, 2, 4, 4.0), 8, torch.Generator().manual_seed(0))
+    for up in lora.up:
+        up.data.normal_(0, 1.0, generator=torch.Generator().manual_seed(1))
+    save_file(lora.tensors(), tmp_path / "broken.safetensors")
+    result = run(benchmark(str(tmp_path / "broken.safetensors"), tmp_path / "out"))
+    assert result["details"]["acc_e"]["value"] == 0
+
+
+def test_the_technique_of_flux_draws_with_diffusers_and_a_lora(run, tmp_path):
+    """A FluxPipeline with random weights, the LoRA at full strength and at none."""
+    save_file(trained_lora().tensors(torch.float32), tmp_path / "eraser.safetensors")
+    found = run(f"""
+import json
+import numpy as np
+import torch
+torch.manual_seed(0)
+torch.set_num_threads(1)
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
+import os
+from pathlib import Path
+comfy = Path(os.environ["COMFYUI_PATH"], "comfy")
+sizes = dict(hidden_size=32, intermediate_size=37, num_attention_heads=4, num_hidden_layers=2)
+FluxPipeline(
+    scheduler=FlowMatchEulerDiscreteScheduler(),
+    vae=AutoencoderKL(block_out_channels=(4,), norm_num_groups=1, latent_channels=1, use_quant_conv=False,
+                      use_post_quant_conv=False, shift_factor=0.0, scaling_factor=1.0),
+    text_encoder=CLIPTextModel(CLIPTextConfig(projection_dim=32, bos_token_id=0, eos_token_id=2, **sizes)),
+    tokenizer=CLIPTokenizer.from_pretrained(comfy / "sd1_tokenizer", model_max_length=77),
+    text_encoder_2=T5EncoderModel(T5Config(d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4)),
+    tokenizer_2=T5TokenizerFast.from_pretrained(comfy / "text_encoders/t5_tokenizer", model_max_length=64),
+    transformer=FluxTransformer2DModel(in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8),
+        guidance_embeds=True),
+).save_pretrained({str(tmp_path / "flux")!r})
+from importlib.metadata import entry_points
+make = next(e for e in entry_points(group="eval_unlearn.techniques") if e.name == "eraseanything").load()
+def draw(**settings):
+    technique = make({str(tmp_path / "flux")!r}, steps=2, size=16, dtype="float32", **settings)
+    return np.stack([np.asarray(p, float) for p in technique.generate(["a heart", "a moon"], seed=1)])
+lora = {str(tmp_path / "eraser.safetensors")!r}
+plain, erased, none = draw(), draw(lora=lora), draw(lora=lora, strength=0.0)
+print(json.dumps([list(plain.shape), abs(erased - plain).max(), abs(none - plain).max()]))
+""")
+    assert found[0] == [2, 16, 16, 3] and found[1] > 0 and found[2] == 0
+
+
+def trained_lora() -> Lora:
+    """Adapters for a Flux of width 32 with one dual block, as if they had been trained."""
+    lora = Lora(slices("dual_qkv", 32, 1, 1, 4.0), 4, torch.Generator().manual_seed(0))
+    for up in lora.up:
+        up.data.normal_(0, 2.0, generator=torch.Generator().manual_seed(1))
+    return lora
