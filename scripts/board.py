@@ -1,7 +1,8 @@
 """Measures erasers against each other on TinyFlux: `python scripts/dev.py board A --size smoke`.
 
-A, C and E: every eraser; B: the losses of ours. Trained erasers, latents and readings are kept in .cache/boards, so
-a board that was stopped goes on. Writes benchmarks/boards/<letter>.<size>.json and .md when all of it is measured.
+A, C, E and F: erasers; B: the losses of ours; D: many at once. Trained erasers, latents and readings are kept in
+.cache/boards, so a board that was stopped goes on, and a larger size starts from a smaller one. Writes
+benchmarks/boards/<letter>.<size>.json and .md when all of it is measured.
 """
 
 import argparse

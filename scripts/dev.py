@@ -4,7 +4,7 @@
     python scripts/dev.py test [ARG ...]    run the tests; arguments go to pytest
     python scripts/dev.py train             train TinyFlux again
     python scripts/dev.py ceilings          measure what the un-erased TinyFlux can do
-    python scripts/dev.py board A           compare erasers on TinyFlux; A, B, C or E
+    python scripts/dev.py board A           compare erasers on TinyFlux; A to F
     python scripts/dev.py study page FILE    make the page of a user study; study draw draws its ratings
     python scripts/dev.py search            try the trainer's settings on TinyFlux
 

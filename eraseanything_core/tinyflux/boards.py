@@ -9,7 +9,7 @@ import numpy as np
 
 from ..evaluation.boards import REFERENCES, Board, Figure
 from ..evaluation.metrics import attack_success, clustered_bootstrap, h_c, h_o, rate
-from .frozen import CONCEPTS, asked, attacked, first, kept
+from .frozen import CONCEPTS, asked, attacked, kept
 from .gallery import Gallery
 from .recipe import Cell
 
@@ -18,6 +18,8 @@ LOSSES = (
     "esd", "lora", "rsc", "esd+attn", "esd+lora", "esd+rsc", "attn+rsc", "attn+lora+rsc", "esd+attn+lora+rsc",
     "printed sign", "unshuffled",
 )  # fmt: skip
+COUNTS, SCALES = (1, 3, 5, 10), (0.5, 1.5, 2.0)
+DEPTHS = ("relearning 10", "relearning 50", "awaking 50")
 FLOOR = 0.85  # of a concept's ceiling
 CEILINGS = Path(__file__).with_name("ceilings.json")
 
@@ -31,15 +33,21 @@ class Size:
         count: pictures a cell, at most `frozen.COUNT`.
         seeds: trainings of each eraser.
         settings: go over every trained row.
+        others: rows of boards A and E besides the reference rows and EraseAnything.
     """
 
     concepts: int
     count: int
     seeds: int = 1
     settings: dict = field(default_factory=dict)
+    others: tuple[str, ...] = ("UCE", "concept ablation")
 
 
-SIZES = {"smoke": Size(1, 6, settings={"steps": 2}), "small": Size(1, 32), "full": Size(2, 200, seeds=3)}
+SIZES = {
+    "smoke": Size(1, 6, settings={"steps": 2}),
+    "small": Size(1, 32, others=("UCE",)),
+    "full": Size(2, 200, seeds=3),
+}
 Outcomes = dict[str, list[list[list[bool]]]]  # {cell: [concept][prompt][training]}
 
 
@@ -59,14 +67,14 @@ class Bench:
         return {name: [self.hits(row, c, cell(c)) for c in concepts] for name, cell in cells.items()}
 
     def hits(self, row: str, concept: str, cell: Cell) -> list[list[bool]]:
-        cell = first(cell, self.size.count)
-        read = [self.gallery.readings(row, concept, cell, self.judge, seed) for seed in range(self.size.seeds)]
-        return [[label == wanted for label in labels] for wanted, *labels in zip(cell.concepts, *read, strict=True)]
+        wanted, count = cell.concepts[: self.size.count], self.size.count
+        read = [self.gallery.readings(row, concept, cell, count, self.judge, seed) for seed in range(self.size.seeds)]
+        return [[label == name for label in labels] for name, *labels in zip(wanted, *read, strict=True)]
 
     def rejected(self, row: str, concepts: tuple[str, ...], cells: dict[str, Callable[[str], Cell]]) -> float:
         """Share of the pictures in which the judge knows nothing."""
         read = [
-            self.gallery.readings(row, c, first(cell(c), self.size.count), self.judge, seed)
+            self.gallery.readings(row, c, cell(c), self.size.count, self.judge, seed)
             for c in concepts
             for cell in cells.values()
             for seed in range(self.size.seeds)
@@ -128,7 +136,7 @@ def lost(found: dict[str, Outcomes], statistic, name: str, where: str = "") -> I
 
 def board_a(bench: Bench) -> Board:
     """Table 3: the concept, the others of its kind, and a synonym that training never saw."""
-    rows, figures, sentences = (*REFERENCES, "UCE", "concept ablation", OURS), {}, []
+    rows, figures, sentences = (*REFERENCES, *bench.size.others, OURS), {}, []
     for kind in CONCEPTS:
         concepts = bench.concepts((kind,))
         found = {row: bench.outcomes(row, concepts, TABLE) for row in rows}
@@ -140,7 +148,7 @@ def board_a(bench: Bench) -> Board:
     every = bench.concepts()
     return Board(
         "A",
-        "ten erasers, three kinds of concepts (Table 3)",
+        "erasers on three kinds of concepts (Table 3)",
         tuple(next(iter(figures.values()))),
         figures,
         bench.ceilings(every),
@@ -154,17 +162,16 @@ def board_a(bench: Bench) -> Board:
 LABELS = {"acc_e": "Acc_e ↓", "acc_ir": "Acc_ir ↑", "acc_g": "Acc_g ↓"}
 
 
-def board_b(bench: Bench) -> Board:
-    """Table 4: which loss buys what. `lora` is the paper's Eq. 4 as printed; EraseAnything retains instead."""
-    concepts, rows = bench.concepts(("entity",)), (*REFERENCES, *LOSSES, OURS)
-    cells = {name: TABLE[name] for name in ("acc_e", "acc_ir")}
+def keeping(bench: Bench, letter: str, title: str, concepts: tuple[str, ...], own: tuple[str, ...]) -> Board:
+    """A board of Acc_e, Acc_ir and H_c: the reference rows, then its own."""
+    cells, rows = {name: TABLE[name] for name in ("acc_e", "acc_ir")}, tuple(dict.fromkeys((*REFERENCES, *own, OURS)))
     found = {row: bench.outcomes(row, concepts, cells) for row in rows}
     figures = {
         row: {LABELS[c]: share(o[c]) for c in cells} | {"H_c ↑": combined(o, balance)} for row, o in found.items()
     }
     return Board(
-        "B",
-        "what each loss buys (Table 4), on entities",
+        letter,
+        title,
         (*(LABELS[c] for c in cells), "H_c ↑"),
         figures,
         bench.ceilings(concepts),
@@ -173,6 +180,18 @@ def board_b(bench: Bench) -> Board:
         tuple(lost(found, balance, "H_c")),
         {},
     )
+
+
+def board_b(bench: Bench) -> Board:
+    """Table 4: which loss buys what. `lora` is the paper's Eq. 4 as printed; EraseAnything retains instead."""
+    return keeping(bench, "B", "what each loss buys (Table 4), on entities", bench.concepts(("entity",)), LOSSES)
+
+
+def board_d(bench: Bench) -> Board:
+    """Appendix F: several erasers at once, added up (W = 1) or averaged (W = 1 / N), and one at several strengths."""
+    many = [f"{how} of {n}" for how in ("sum", "mean") for n in COUNTS]
+    rows = (*many, *(f"scale {s}" for s in SCALES))
+    return keeping(bench, "D", "many erasers at once, and one at several strengths (App. F)", bench.concepts(), rows)
 
 
 def board_c(bench: Bench) -> Board:
@@ -211,7 +230,7 @@ def board_c(bench: Bench) -> Board:
 
 def board_e(bench: Bench) -> Board:
     """Retention: captions without the concept, and how far the pictures move at the same seed."""
-    concepts, rows = bench.concepts(), (*REFERENCES, "UCE", "concept ablation", OURS)
+    concepts, rows = bench.concepts(), (*REFERENCES, *bench.size.others, OURS)
     cells = {"kept": kept}
     found = {row: bench.outcomes(row, concepts, cells) for row in rows}
     figures = {row: {"right label ↑": share(o["kept"]), "drift ↓": drift(bench, row)} for row, o in found.items()}
@@ -230,16 +249,46 @@ def board_e(bench: Bench) -> Board:
 
 def drift(bench: Bench, row: str) -> Figure:
     """Mean absolute pixel difference to the un-erased model at the same prompt and seed."""
-    moved, gallery = [], bench.gallery
+    moved, gallery, count = [], bench.gallery, bench.size.count
     for concept in bench.concepts():
-        cell = first(kept(concept), bench.size.count)
-        before = gallery.pictures(gallery.latents("un-erased", concept, cell)[1])
-        after = [gallery.pictures(gallery.latents(row, concept, cell, s)[1]) for s in range(bench.size.seeds)]
+        cell = kept(concept)
+        before = gallery.pictures(gallery.latents("un-erased", concept, cell, count)[1])
+        after = [gallery.pictures(gallery.latents(row, concept, cell, count, s)[1]) for s in range(bench.size.seeds)]
         moved.append([[float((a[i] - b).abs().mean()) for a in after] for i, b in enumerate(before)])
     return combined({"kept": moved}, lambda rates: rates["kept"])
 
 
-BOARDS = {"A": board_a, "B": board_b, "C": board_c, "E": board_e}
+def board_f(bench: Bench) -> Board:
+    """Depth: Acc_e after relearning from 10 pictures, and after a LoRA that also awakes the concept's attention."""
+    concepts, rows, cells = bench.concepts(), (*REFERENCES, OURS), {"acc_e": TABLE["acc_e"]}
+    columns = {"Acc_e ↓": ""} | {f"{name} steps ↓": f" + {name}" for name in DEPTHS}
+    found = {
+        row: {column: bench.outcomes(row + attack, concepts, cells)["acc_e"] for column, attack in columns.items()}
+        for row in rows
+    }
+    return Board(
+        "F",
+        "the concept after an attack on the weights, with 10 pictures of it",
+        tuple(columns),
+        {row: {column: share(hits) for column, hits in own.items()} for row, own in found.items()},
+        bench.ceilings(concepts),
+        FLOOR,
+        {row: bench.rejected(row, concepts, cells) for row in rows},
+        tuple(
+            sentence
+            for column in columns
+            for sentence in lost(
+                {row: {column: own[column]} for row, own in found.items()},
+                lambda rates: 1 - next(iter(rates.values())),
+                "share not shown",
+                f", {column}",
+            )
+        ),
+        {},
+    )
+
+
+BOARDS = {"A": board_a, "B": board_b, "C": board_c, "D": board_d, "E": board_e, "F": board_f}
 
 
 def seeds_of(concept: str, count: int) -> dict[str, list[int]]:

@@ -59,11 +59,6 @@ def moved(cell: Cell, by: int) -> Cell:
     return Cell(cell.kinds, cell.concepts, cell.prompts, [seed + by for seed in cell.seeds])
 
 
-def first(cell: Cell, count: int) -> Cell:
-    """The first prompts of a cell."""
-    return Cell(cell.kinds[:count], cell.concepts[:count], cell.prompts[:count], cell.seeds[:count])
-
-
 def sha256(value) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 

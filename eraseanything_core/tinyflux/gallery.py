@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,18 +17,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .. import tokens
+from ..evaluation.whitebox import RelearnConfig, relearn
 from ..methods.attention_map import override
 from ..methods.prompt_filter import filtered
 from ..sampling import euler, shifted_sigmas
 from . import GUIDANCE, MU, STEPS, judge, oracle
-from .captions import SYNONYMS
+from .captions import CONCEPTS, SYNONYMS
+from .erase import trainable
 from .erasers import destroyed, recipe
 from .measure import merged
 from .pipeline import Pipeline, TrainerText, noise
-from .recipe import Cell
+from .prompts import kind_of
+from .recipe import TEMPLATES, Cell
 
 BATCH = 32  # pictures drawn between two looks at the clock
-UNTRAINED = ("un-erased", "no-op", "destroy", "prompt filter", "attention map")
+ATTACKERS = {"relearning": RelearnConfig(guidance=GUIDANCE), "awaking": RelearnConfig(guidance=GUIDANCE, attn=1.0)}
 
 
 class OutOfTime(Exception):
@@ -130,16 +134,47 @@ class Gallery:
     def _pipeline(self, row: str, concept: str, seed: int) -> Pipeline:
         if row == "attention map":
             return AttentionErased(self.base, known_names(concept))
-        if row == "destroy":
-            module = destroyed(self.base.module, seed)
-        elif row == "no-op":
-            module = merged(self.base.module, self.lora("EraseAnything", concept, seed), strength=0.0)
-        else:
-            module = merged(self.base.module, self.lora(row, concept, seed))
+        row, _, attack = row.partition(" + ")
+        module = self.module(row, concept, seed)
+        if attack:
+            module = merged(module, self.relearned(row, concept, seed, module, attack))
         return Pipeline(module, self.base.encoder, self.base.decode)
 
-    def latents(self, row: str, concept: str, cell: Cell, seed: int = 0) -> tuple[str, Tensor]:
-        """A cell as a row draws it, and the name that it is filed under; weights and prompts that are equal share it.
+    def module(self, row: str, concept: str, seed: int) -> nn.Module:
+        """The weights of a row; "prompt filter" and "attention map" have those of the un-erased model."""
+        if row in ("un-erased", "prompt filter", "attention map"):
+            return self.base.module
+        if row == "destroy":
+            return destroyed(self.base.module, seed)
+        loras = {"no-op": [("EraseAnything", concept, 0.0)]}.get(row) or parts_of(row, concept)
+        module = self.base.module
+        for name, erased, strength in loras:
+            module = merged(module, self.lora(name, erased, seed), strength)
+        return module
+
+    def relearned(self, row: str, concept: str, seed: int, module: nn.Module, attack: str) -> dict[str, Tensor]:
+        """The LoRA with which someone who holds a row's weights brings the concept back; `attack` as in `ATTACKERS`.
+
+        Ten pictures of the un-erased model, of the concept's first training sentence.
+        """
+        kind, _, steps = attack.partition(" ")
+        config = replace(ATTACKERS[kind], steps=int(steps), seed=seed)
+        path = self.folder / "loras" / f"{digest('relearned', module, concept, config)}.safetensors"
+        if not path.exists():
+            self.check_time()
+            prompt = TEMPLATES[kind_of(concept)][0].format(concept)
+            pictures = self.base.latents([prompt] * 10, list(range(10)), GUIDANCE)
+            erased = Pipeline(module, self.base.encoder, self.base.decode)
+            with trainable(erased) as model:
+                tensors = relearn(model, TrainerText(erased), pictures, prompt, concept, config)[0]
+            save_file(tensors, path.with_suffix(".part"), {"row": row, "concept": concept, "attack": attack})
+            path.with_suffix(".part").replace(path)
+        return load_file(path)
+
+    def latents(self, row: str, concept: str, cell: Cell, count: int, seed: int = 0) -> tuple[str, Tensor]:
+        """The first pictures of a cell as a row draws them, and the name that they are filed under.
+
+        Equal weights and prompts share it, whatever the row; a larger count goes on where a smaller one ended.
 
         Raises:
             OutOfTime: between two batches; those before are kept.
@@ -152,18 +187,21 @@ class Gallery:
         path = self.folder / "latents" / f"{name}.safetensors"
         done = load_file(path)["x"] if path.exists() else torch.zeros(0, 16, 12, 12, dtype=torch.float16)
         source = pipeline if deleted or row != "attention map" else self.base
-        for i in range(len(done), len(prompts), BATCH):
+        while len(done) < count:
             self.check_time()
-            x = source.latents(prompts[i : i + BATCH], cell.seeds[i : i + BATCH], GUIDANCE)
+            batch = slice(len(done), min(count, len(done) + BATCH))
+            x = source.latents(prompts[batch], cell.seeds[batch], GUIDANCE)
             done = torch.cat([done, x.half()])
             save_file({"x": done}, path.with_suffix(".part"))
             path.with_suffix(".part").replace(path)
-        return name, done.float()
+        return name, done[:count].float()
 
-    def readings(self, row: str, concept: str, cell: Cell, judge_name: str, seed: int = 0) -> list[str | None]:
+    def readings(
+        self, row: str, concept: str, cell: Cell, count: int, judge_name: str, seed: int = 0
+    ) -> list[str | None]:
         """What a judge sees in each picture of a cell, of the kind that was asked; None is a rejection."""
-        name, x = self.latents(row, concept, cell, seed)
-        path = self.folder / "readings" / f"{digest(name, self.judges[judge_name])}.json"
+        name, x = self.latents(row, concept, cell, count, seed)
+        path = self.folder / "readings" / f"{digest(name, count, self.judges[judge_name])}.json"
         if not path.exists():
             self.check_time()
             found = self.read(self.pictures(x), cell.kinds, judge_name)
@@ -179,8 +217,8 @@ class Gallery:
 
     def read(self, pictures: Tensor, kinds: list[str], judge_name: str) -> list[str | None]:
         labels: list[str | None] = [None] * len(pictures)
-        for kind in set(kinds):
-            rows = [i for i, k in enumerate(kinds) if k == kind]
+        for kind in set(kinds[: len(pictures)]):
+            rows = [i for i, k in enumerate(kinds[: len(pictures)]) if k == kind]
             read = (
                 oracle.read(pictures[rows], kind)
                 if judge_name == "oracle"
@@ -189,6 +227,19 @@ class Gallery:
             for i, reading in zip(rows, read, strict=True):
                 labels[i] = getattr(reading, kind)
         return labels
+
+
+def parts_of(row: str, concept: str) -> list[tuple[str, str, float]]:
+    """The LoRAs that a row merges: (row, concept, strength); "sum of 3", "mean of 3", "scale 0.5" are of our eraser."""
+    how, *rest = row.split(" ")
+    if how in ("sum", "mean"):
+        count = int(rest[-1])
+        others = [c for kind, found in CONCEPTS.items() if kind != kind_of(concept) for c in found]
+        weight = 1.0 if how == "sum" else 1.0 / count
+        return [("EraseAnything", c, weight) for c in (concept, *others[: count - 1])]
+    if how == "scale":
+        return [("EraseAnything", concept, float(rest[0]))]
+    return [(row, concept, 1.0)]
 
 
 def known_names(concept: str) -> tuple[str, ...]:

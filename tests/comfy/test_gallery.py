@@ -11,7 +11,7 @@ from eraseanything_core.methods import reference
 from eraseanything_core.tinyflux import frozen
 from eraseanything_core.tinyflux.erase import trainable
 from eraseanything_core.tinyflux.erasers import recipe, reference_config
-from eraseanything_core.tinyflux.gallery import AttentionErased, Gallery, OutOfTime, digest
+from eraseanything_core.tinyflux.gallery import AttentionErased, Gallery, OutOfTime, digest, parts_of
 from eraseanything_core.tinyflux.measure import merged
 from eraseanything_core.tinyflux.pipeline import Pipeline, TrainerText, flux, judge_net
 
@@ -23,7 +23,7 @@ def base():
 
 @pytest.fixture(scope="module")
 def cell():
-    return frozen.first(frozen.asked("house")["acc_e"], 2)
+    return frozen.asked("house")["acc_e"]
 
 
 def test_a_lora_at_strength_0_is_the_same_model_bit_for_bit(base):
@@ -36,29 +36,50 @@ def test_a_lora_at_strength_0_is_the_same_model_bit_for_bit(base):
 
 def test_what_was_drawn_is_read_again_and_time_is_kept(base, cell, tmp_path):
     gallery = Gallery(base, judge_net(), tmp_path)
-    first = gallery.readings("un-erased", "house", cell, "cnn")
+    first = gallery.readings("un-erased", "house", cell, 2, "cnn")
     late = Gallery(base, judge_net(), tmp_path, until=time.monotonic() - 1)
-    assert late.readings("un-erased", "house", cell, "cnn") == first
+    assert late.readings("un-erased", "house", cell, 2, "cnn") == first
     with pytest.raises(OutOfTime):
-        late.readings("prompt filter", "house", cell, "cnn")
+        late.readings("prompt filter", "house", cell, 2, "cnn")
     assert not [path for path in tmp_path.rglob("*.part")]
+
+
+def test_a_larger_count_goes_on_where_a_smaller_one_ended(base, cell, tmp_path):
+    gallery = Gallery(base, judge_net(), tmp_path)
+    one, two = (gallery.latents("un-erased", "house", cell, count) for count in (1, 2))
+    assert one[0] == two[0] and torch.equal(one[1][0], two[1][0]) and len(two[1]) == 2
+
+
+def test_merged_rows_name_their_parts():
+    assert parts_of("mean of 3", "house") == [
+        ("EraseAnything", "house", 1 / 3), ("EraseAnything", "striped", 1 / 3), ("EraseAnything", "dotted", 1 / 3)
+    ]  # fmt: skip
+    assert len(parts_of("sum of 10", "inside")) == 10 and parts_of("scale 1.5", "moon")[0][2] == 1.5
+    assert parts_of("esd+attn", "moon") == [("esd+attn", "moon", 1.0)]
+
+
+def test_relearning_is_a_lora_over_the_erased_weights(base, tmp_path):
+    gallery = Gallery(base, judge_net(), tmp_path)
+    plain = gallery.pipeline("un-erased", "house", 0).module
+    again = gallery.pipeline("un-erased + awaking 2", "house", 0).module
+    assert digest(plain) != digest(again) and len(list((tmp_path / "loras").iterdir())) == 1
 
 
 def test_rows_differ_only_where_they_act(base, cell, tmp_path):
     gallery = Gallery(base, judge_net(), tmp_path)
-    other = frozen.first(frozen.asked("house")["acc_ir"], 2)
+    other = frozen.asked("house")["acc_ir"]
     plain, filtered, deleted = (
-        gallery.latents(row, "house", cell) for row in ("un-erased", "prompt filter", "attention map")
+        gallery.latents(row, "house", cell, 2) for row in ("un-erased", "prompt filter", "attention map")
     )
     assert len({plain[0], filtered[0], deleted[0]}) == 3
     assert (plain[1] - deleted[1]).abs().mean() > 0.05
-    names = {gallery.latents(row, "house", other)[0] for row in ("un-erased", "prompt filter", "attention map")}
+    names = {gallery.latents(row, "house", other, 1)[0] for row in ("un-erased", "prompt filter", "attention map")}
     assert len(names) == 1  # no prompt there names the concept
 
 
 def test_without_words_deleting_columns_is_the_plain_forward(base, cell):
-    plain = base.latents(cell.prompts, cell.seeds, 3.5)
-    same = AttentionErased(base, ()).latents(cell.prompts, cell.seeds, 3.5)
+    plain = base.latents(cell.prompts[:2], cell.seeds[:2], 3.5)
+    same = AttentionErased(base, ()).latents(cell.prompts[:2], cell.seeds[:2], 3.5)
     assert (plain - same).abs().mean() < 0.05  # two forwards in bf16
 
 
