@@ -161,8 +161,20 @@ def save_lora(tensors: dict[str, Tensor], path: Path, metadata: dict) -> Path:
     Raises:
         OSError: the folder cannot be written to.
     """
-    header = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
-    return files.replace(path, save(tensors, metadata={"format": "pt", **header}))
+    return files.replace(path, save(tensors, metadata={"format": "pt", **strings(metadata)}))
+
+
+def strings(metadata: dict) -> dict[str, str]:
+    """A header as files hold it: values that are no strings become JSON."""
+    return {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
+
+
+class LoraModel(dict):
+    """Tensors under their file keys, which is ComfyUI's LORA_MODEL, with the header that belongs to them."""
+
+    def __init__(self, tensors: dict[str, Tensor], header: dict[str, str]):
+        super().__init__(tensors)
+        self.header = header
 
 
 def load_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -191,10 +191,11 @@ class EraseTrainer(io.ComfyNode):
             config = dataclasses.replace(config, **concepts.settings())
         result = flux.train_eraser(model, clip, config, cls.report(config.steps))
         tensors = {key: tensor.bfloat16() for key, tensor in result.lora.items()}
-        lora.save_lora(tensors, path, lora.header(result.config, flux.fingerprint(model)))
+        header = lora.strings(lora.header(result.config, flux.fingerprint(model)))
+        lora.save_lora(tensors, path, header)
         summary = result.summary(path.name)
         shown = ui.PreviewText(summary).as_dict() | cls.pictures(model, vae, result)
-        return io.NodeOutput(tensors, result.losses, str(path), summary, ui=shown)
+        return io.NodeOutput(lora.LoraModel(tensors, header), result.losses, str(path), summary, ui=shown)
 
     @classmethod
     def report(cls, steps: int):
@@ -247,7 +248,10 @@ class SaveEraseLoRA(io.ComfyNode):
 
 
 def save(tensors: dict, output_name: str, concept: str) -> io.NodeOutput:
-    path = lora.save_lora(tensors, lora_path(output_name), lora.title(concept))
+    header = getattr(tensors, "header", {})
+    path = lora.save_lora(
+        tensors, lora_path(output_name), header | (lora.title(concept) if concept or not header else {})
+    )
     return io.NodeOutput(str(path), ui=ui.PreviewText(f"saved {path.name}"))
 
 

@@ -80,6 +80,13 @@ def colour_of(picture: Tensor, seen: Tensor) -> str:
     return list(COLOURS)[int(votes.argmax())]
 
 
+def colour_and_ground(picture: Tensor) -> tuple[str | None, str]:
+    """The colour of what is drawn, None where nothing is, and the background, of a picture [3, 96, 96]."""
+    background = background_of(picture)
+    seen = _seen(picture, background)
+    return (colour_of(picture, seen) if seen.sum() > 30 else None), background
+
+
 def read_object(picture: Tensor) -> Reading:
     """Entity and style of a picture [3, 96, 96] with one object; an empty Reading if nothing explains it."""
     background = background_of(picture)

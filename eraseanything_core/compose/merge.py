@@ -1,0 +1,110 @@
+"""Formulas that make one LoRA of many, W_i the weight of eraser i and dW_i = B_i A_i.
+
+None of them adds the factors themselves: sum(B_i) sum(A_i) has the cross terms B_i A_j, and factors of LoRAs that
+were trained apart share no basis (B R and R^-1 A are the same LoRA for every R).
+"""
+
+import torch
+from torch import Tensor
+
+from .keys import Eraser, Factors
+
+NEGLIGIBLE = 1e-6  # singular values below this part of the largest are the rounding of float32
+MODES = ("normalised sum", "sum", "concatenate", "truncated", "ties_svd", "dare_ties_svd", "magnitude_prune_svd")
+SPARSE = ("ties_svd", "dare_ties_svd", "magnitude_prune_svd")
+
+
+def concatenated(erasers: list[Eraser], weights: list[float]) -> Eraser:
+    """sum_i W_i dW_i, exactly: B = [W_1 B_1, W_2 B_2, ...], A = [A_1; A_2; ...]. The rank is the sum of the ranks."""
+    parts: dict[str, list[Factors]] = {}
+    for eraser, weight in zip(erasers, weights, strict=True):
+        for key, (up, down) in eraser.items():
+            parts.setdefault(key, []).append(Factors(weight * up, down))
+    return {key: stack(found) for key, found in parts.items()}
+
+
+def stack(parts: list[Factors]) -> Factors:
+    """The sum of several factors, side by side."""
+    return Factors(torch.cat([p.up for p in parts], dim=1), torch.cat([p.down for p in parts]))
+
+
+def averaged(erasers: list[Eraser], weights: list[float]) -> Eraser:
+    """The paper's normalised sum (Eq. 12): sum_i (W_i / N) dW_i."""
+    return concatenated(erasers, [weight / len(erasers) for weight in weights])
+
+
+def summed(erasers: list[Eraser], weights: list[float]) -> Eraser:
+    """sum_i W_i dW_i at its own rank: what erasers share is stored once."""
+    return truncated(concatenated(erasers, weights))
+
+
+def truncated(eraser: Eraser, rank: int = 0, energy: float = 1.0) -> Eraser:
+    """The nearest LoRA of a smaller rank (Eckart and Young 1936).
+
+    Args:
+        rank: the largest that is kept; 0 is no limit.
+        energy: the share of the sum of squared singular values that is kept at least, a linear.
+    """
+    return {key: _truncate(factors, rank, energy) for key, factors in eraser.items()}
+
+
+def _truncate(factors: Factors, rank: int, energy: float) -> Factors:
+    """QR of both factors, then the SVD of their small core: B A = Q_b (R_b R_a^T) Q_a^T."""
+    q_up, r_up = torch.linalg.qr(factors.up)
+    q_down, r_down = torch.linalg.qr(factors.down.T)
+    u, s, v = torch.linalg.svd(r_up @ r_down.T, full_matrices=False)
+    kept = keep(s, rank, energy)
+    root = s[:kept].sqrt()
+    return Factors(q_up @ (u[:, :kept] * root), (root[:, None] * v[:kept]) @ q_down.T)
+
+
+def keep(s: Tensor, rank: int, energy: float) -> int:
+    """How many of the singular values s, largest first, are kept; at least one."""
+    share = s.square().cumsum(0) / s.square().sum().clamp(min=torch.finfo(s.dtype).tiny)
+    enough = int((share < energy).sum()) + 1 if energy < 1 else int((s > NEGLIGIBLE * s[0]).sum())
+    return max(1, min(enough, rank or len(s), len(s)))
+
+
+def sparse(erasers: list[Eraser], weights: list[float], mode: str, density: float, rank: int, seed: int) -> Eraser:
+    """TIES, DARE-TIES or pruning by magnitude on the whole dW_i, by peft, then the SVD of the result.
+
+    Args:
+        mode: of `SPARSE`.
+        density: the share of entries of each dW_i that survives.
+        rank: of the result; 0 is the sum of the erasers' ranks.
+        seed: of DARE's random choice.
+    """
+    from peft.utils import merge_utils  # takes seconds to import
+
+    combine = getattr(merge_utils, mode.removesuffix("_svd"))
+    made = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for key in dict.fromkeys(key for eraser in erasers for key in eraser):
+            having = [(e[key], w) for e, w in zip(erasers, weights, strict=True) if key in e]
+            changes = [up @ down for (up, down), _ in having]
+            merged = combine(changes, torch.tensor([w for _, w in having]), density)
+            made[key] = _factor(merged, rank or sum(len(f.down) for f, _ in having))
+    return made
+
+
+def _factor(change: Tensor, rank: int) -> Factors:
+    u, s, v = torch.linalg.svd(change, full_matrices=False)
+    root = s[:rank].sqrt()
+    return Factors(u[:, :rank] * root, root[:, None] * v[:rank])
+
+
+def combined(erasers: list[Eraser], weights: list[float], mode: str, rank=0, energy=1.0, density=0.5, seed=0) -> Eraser:
+    """Any mode that needs no model; see the functions of this module for the formulas and the other arguments.
+
+    Raises:
+        ValueError: a mode that is not of `MODES`.
+    """
+    if mode in SPARSE:
+        return sparse(erasers, weights, mode, density, rank, seed)
+    if mode == "truncated":
+        return truncated(concatenated(erasers, weights), rank, energy)
+    simple = {"normalised sum": averaged, "sum": summed, "concatenate": concatenated}
+    if mode not in simple:
+        raise ValueError(f"there is no mode {mode!r}; known: {', '.join(MODES)}")
+    return simple[mode](erasers, weights)

@@ -1,0 +1,70 @@
+"""What combining and scaling erasers needs of the loaded model: states of its linears, and its response."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..compose import fusion
+from ..compose.erased import Erased, kept_by_all
+from ..compose.keys import Eraser
+from ..lora import save_lora
+from ..strength import Curve, StrengthConfig, measure
+from .loan import borrow, fingerprint
+from .text import TextEncoder
+
+
+def closed_form(
+    patcher,
+    clip,
+    erasers: list[Eraser],
+    weights: list[float],
+    erased: list[Erased],
+    extra: tuple[str, ...],
+    config: fusion.FusionConfig,
+    cache: Path,
+) -> Eraser:
+    """Closed-form fusion on a loaded Flux; see `compose.fusion`.
+
+    Args:
+        patcher: MODEL of a loader node.
+        clip: its text encoder.
+        extra: prompts that must stay besides those that the erasers were trained to keep.
+        cache: folder where states are kept, a file a concept.
+    """
+    text, modules, model_name = TextEncoder(clip), fusion.modules_of(erasers), fingerprint(patcher)
+    asked = [(e.sentences(config.prompts, config.seed), config.rows) for e in erased]
+    asked.append((["", *extra, *kept_by_all(erased, config.kept_prompts, config.seed)], 4 * config.rows))
+    paths = [_path(cache, model_name, modules, sentences, rows, config) for sentences, rows in asked]
+    missing = [(path, *what) for path, what in zip(paths, asked, strict=True) if not path.exists()]
+    if missing:
+        cache.mkdir(parents=True, exist_ok=True)
+        with torch.inference_mode(False):
+            contexts = {p: text.encode(p) for _, sentences, _ in missing for p in sentences}
+        with borrow(patcher) as model:
+            for path, sentences, rows in missing:
+                found = fusion.states(model, [contexts[p] for p in sentences], modules, rows, config)
+                save_lora(found, path, {})
+    *concepts, kept = [_load(path) for path in paths]
+    return fusion.fused(erasers, weights, concepts, kept, config)
+
+
+def _path(cache: Path, model_name: str, modules: list[str], sentences: list[str], rows: int, config) -> Path:
+    reading = (config.steps, config.width, config.height, config.guidance, config.seed)
+    said = repr((model_name, modules, sentences, rows, reading))
+    return cache / f"{hashlib.sha256(said.encode()).hexdigest()}.safetensors"
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    return {name: rows.float() for name, rows in load_file(path).items()}
+
+
+def calibrate(patcher, clip, eraser: Eraser, erased: Erased, config: StrengthConfig) -> Curve:
+    """Measures an eraser's dial on a loaded Flux; see `strength.measure`."""
+    text, sentences = TextEncoder(clip), erased.sentences(config.images, config.seed)
+    with torch.inference_mode(False):
+        contexts = [text.encode(sentences[i % len(sentences)]) for i in range(config.images)]
+    with borrow(patcher) as model:
+        return measure(model, eraser, contexts, config)

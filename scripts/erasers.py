@@ -1,0 +1,42 @@
+"""TinyFlux's thirty erasers, trained once and kept in .cache, for what combines or scales them."""
+
+import hashlib
+import json
+import random
+import time
+from pathlib import Path
+
+from eraseanything_core.lora import header, load_lora, save_lora, strings
+from eraseanything_core.tinyflux.captions import CONCEPTS
+from eraseanything_core.tinyflux.erase import train_eraser
+from eraseanything_core.tinyflux.pipeline import Pipeline
+from eraseanything_core.tinyflux.recipe import erase_config
+
+CACHE = Path(__file__).resolve().parent.parent / ".cache" / "erasers"
+SHORT = {"steps": 60, "batch": 4, "retain_batch": 8, "pool": 16, "refresh": 60}  # a third of the recipe's time
+
+
+def order(seed: int = 0) -> list[str]:
+    """All concepts, kinds in turn, so that the first N are a fair choice."""
+    rng = random.Random(seed)
+    kinds = [rng.sample(concepts, len(concepts)) for concepts in CONCEPTS.values()]
+    return [concept for row in zip(*kinds) for concept in row]
+
+
+def eraser(pipeline: Pipeline, concept: str, base_model: str) -> tuple[dict, dict]:
+    """The tensors and header of a concept's eraser, trained when it is not there yet.
+
+    Args:
+        base_model: names the generator's weights; an eraser of others is not taken.
+    """
+    config = erase_config(concept, **SHORT)
+    info = strings(header(config, base_model))
+    name = hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()[:12]
+    path = CACHE / f"{concept}-{name}.safetensors"
+    if not path.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        begun = time.monotonic()
+        result = train_eraser(pipeline, config)
+        save_lora({k: t.bfloat16() for k, t in result.lora.items()}, path, info)
+        print(f"{concept} erased in {time.monotonic() - begun:.0f} s", flush=True)
+    return load_lora(path)

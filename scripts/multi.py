@@ -1,0 +1,280 @@
+"""Measures how erasers combine on TinyFlux: every mode of MultiEraseLoRA for 1, 3, 5, 10 and 30 concepts.
+
+    python scripts/dev.py multi                        all modes and counts; what is done already is kept
+    python scripts/dev.py multi --modes sum --counts 3
+
+`acc_e`: pictures that still show the erased concept they ask for. `acc_ir`: pictures that show one of the concepts
+that were not erased. `kept`: right colour and background of a nameless thing, which are never erased; with all
+thirty concepts erased it is all that is left to ask for. Held-out templates; every mode draws the same prompts and
+seeds. Writes benchmarks/multi.json, multi.md and multi.png; the erasers are trained once and kept in .cache.
+"""
+
+import argparse
+import hashlib
+import json
+import random
+import time
+from pathlib import Path
+
+import torch
+
+from eraseanything_core.compose import fusion, gate, keys, merge
+from eraseanything_core.compose.adapter import Dial, applied
+from eraseanything_core.compose.erased import Erased, kept_by_all
+from eraseanything_core.evaluation.metrics import paired_bootstrap, rate
+from eraseanything_core.flux import FluxModel
+from eraseanything_core.tinyflux import GUIDANCE, MU, oracle
+from eraseanything_core.tinyflux.measure import merged, read_cell
+from eraseanything_core.tinyflux.pipeline import WEIGHTS, Pipeline, TrainerText, flux, judge_net
+from eraseanything_core.tinyflux.prompts import kind_of, prompt_with
+from eraseanything_core.tinyflux.recipe import Cell
+from eraseanything_core.tinyflux.world import BACKGROUNDS, COLOURS
+from scripts.demo import commit
+from scripts.erasers import SHORT, eraser, order
+
+OUT = Path(__file__).resolve().parent.parent / "benchmarks"
+COUNTS = (1, 3, 5, 10, 30)
+RANK = 32  # of the modes that choose one
+MODES = {
+    "normalised sum": {},
+    "sum": {},  # concatenate is the same change of weights
+    "closed-form fusion": {},
+    "prompt-gated": {},
+    "truncated": {"rank": RANK},
+    "ties_svd": {"density": 0.5},
+    "dare_ties_svd": {"density": 0.5},
+    "magnitude_prune_svd": {"density": 0.5},
+}
+
+
+class Bench:
+    """TinyFlux, its judges, and erasers that are trained when they are asked for."""
+
+    def __init__(self):
+        self.before, self.net = Pipeline(flux()), judge_net()
+        self.text = TrainerText(self.before)
+        self.base_model = hashlib.sha256((WEIGHTS / "tinyflux.safetensors").read_bytes()).hexdigest()
+        self.model = FluxModel(self.before.module, "cpu", torch.bfloat16, MU)
+
+    def erasers(self, concepts: list[str]) -> tuple[list[keys.Eraser], list[Erased]]:
+        """The factors of every concept's eraser, and what its header says."""
+        files = [eraser(self.before, concept, self.base_model) for concept in concepts]
+        pairs = zip(files, concepts, strict=True)
+        return [keys.read(t, h, c) for (t, h), c in pairs], [Erased.of(h, c) for (_, h), c in zip(files, concepts)]
+
+    def with_lora(self, one: keys.Eraser) -> Pipeline:
+        module = merged(self.before.module, keys.write(one, torch.float32))
+        return Pipeline(module, self.before.encoder, self.before.decode)
+
+    def states(self, prompts: list[str], modules: list[str], rows: int, config: fusion.FusionConfig) -> dict:
+        return fusion.states(self.model, [self.text.encode(p) for p in prompts], modules, rows, config)
+
+    def fused(self, erasers: list[keys.Eraser], erased: list[Erased]) -> keys.Eraser:
+        """Closed-form fusion as the node does it."""
+        config, modules = fusion.FusionConfig.like(erased[0], seed=0), fusion.modules_of(erasers)
+        concepts = [self.states(e.sentences(config.prompts, 0), modules, config.rows, config) for e in erased]
+        prompts = ["", *kept_by_all(erased, config.kept_prompts, 0)]
+        kept = self.states(prompts, modules, 4 * config.rows, config)
+        return fusion.fused(erasers, [1.0] * len(erasers), concepts, kept, config)
+
+
+def asked(concepts: list[str], without: list[str], count: int, seed: int) -> Cell:
+    """`count` prompts that ask for the concepts in turn, and none of `without` in them."""
+    rng, prompts = random.Random(f"{concepts} {seed}"), []
+    chosen = [concepts[i % len(concepts)] for i in range(count)]
+    for concept in chosen:
+        text = prompt_with(rng, concept)
+        while set(without) & {word.strip(",") for word in text.split(" ")}:
+            text = prompt_with(rng, concept)
+        prompts.append(text)
+    return Cell([kind_of(c) for c in chosen], chosen, prompts, [seed + i for i in range(count)])
+
+
+def nameless(count: int, seed: int) -> Cell:
+    """Prompts for a thing of a colour on a background."""
+    rng = random.Random(seed)
+    pairs = [(rng.choice(list(COLOURS)), rng.choice(list(BACKGROUNDS))) for _ in range(count)]
+    prompts = [f"{rng.choice(('a drawing of a', 'there is a'))} {c} thing on a {b} background" for c, b in pairs]
+    return Cell(["entity"] * count, [f"{c} {b}" for c, b in pairs], prompts, [seed + i for i in range(count)])
+
+
+def kept_hits(pictures: torch.Tensor, cell: Cell) -> list[bool]:
+    """Whether colour and background are those of the prompt."""
+    return [oracle.colour_and_ground(p) == tuple(c.split(" ")) for p, c in zip(pictures, cell.concepts, strict=True)]
+
+
+def cells(concepts: list[str], count: int) -> dict[str, Cell]:
+    """What is asked when these concepts are erased."""
+    rest = [c for c in order() if c not in concepts]
+    made = {"acc_e": asked(concepts, [], count, 100_000)}
+    if rest:
+        made["acc_ir"] = asked(rest, concepts, count, 200_000)
+    return made | {"kept": nameless(count, 300_000)}
+
+
+def hits(bench: Bench, pipeline: Pipeline, made: dict[str, Cell]) -> dict[str, dict[str, list[bool]]]:
+    """{judge: {cell: outcomes}}."""
+    found = {"oracle": {}, "cnn": {}}
+    for name, cell in made.items():
+        if name == "kept":
+            right = kept_hits(pipeline.pictures(cell.prompts, cell.seeds), cell)
+            read = {"oracle": right, "cnn": right}
+        else:
+            read, _ = read_cell(pipeline, bench.net, cell)
+        for judge in found:
+            found[judge][name] = read[judge]
+    return found
+
+
+class Gated:
+    """A pipeline whose erasers have for every prompt the strength of its gate."""
+
+    def __init__(self, bench: Bench, erasers: list[keys.Eraser], erased: list[Erased]):
+        self.bench, self.one = bench, merge.concatenated(erasers, [1.0] * len(erasers))
+        self.gate = gate.Gate(erased, bench.text)
+        self.ranks = [len(next(iter(e.values())).down) for e in erasers]
+
+    def pictures(self, prompts: list[str], seeds: list[int], guidance: float = GUIDANCE, batch: int = 64):
+        drawn, dial = [], Dial()
+        repeats = torch.tensor(self.ranks)
+        with applied(self.bench.before.module, self.one, dial):
+            for i in range(0, len(prompts), batch):
+                gates = torch.tensor([self.gate(p) for p in prompts[i : i + batch]])
+                dial.scale = gates.repeat_interleave(repeats, dim=1)
+                drawn.append(self.bench.before.pictures(prompts[i : i + batch], seeds[i : i + batch], guidance))
+        return torch.cat(drawn)
+
+
+def single(bench: Bench, concepts: list[str], made: dict[str, Cell]) -> dict[str, dict[str, list[bool]]]:
+    """Outcomes of acc_e when every concept has its own eraser alone."""
+    cell, erasers = made["acc_e"], bench.erasers(concepts)[0]
+    found = {judge: {"acc_e": [False] * len(cell.prompts)} for judge in ("oracle", "cnn")}
+    for concept, one in zip(concepts, erasers, strict=True):
+        rows = [i for i, c in enumerate(cell.concepts) if c == concept]
+        part = Cell(*([values[i] for i in rows] for values in vars(cell).values()))
+        read, _ = read_cell(bench.with_lora(one), bench.net, part)
+        for judge in found:
+            for i, hit in zip(rows, read[judge], strict=True):
+                found[judge]["acc_e"][i] = hit
+    return found
+
+
+def pipeline_of(bench: Bench, mode: str, concepts: list[str]) -> Pipeline | Gated:
+    erasers, erased = bench.erasers(concepts)
+    if mode == "prompt-gated":
+        return Gated(bench, erasers, erased)
+    if mode == "closed-form fusion":
+        return bench.with_lora(bench.fused(erasers, erased))
+    return bench.with_lora(merge.combined(erasers, [1.0] * len(erasers), mode, **MODES[mode]))
+
+
+def outcomes(bench: Bench, mode: str, concepts: list[str], made: dict[str, Cell]) -> dict:
+    if mode == "un-erased":
+        return hits(bench, bench.before, made)
+    return single(bench, concepts, made) if mode == "single" else hits(bench, pipeline_of(bench, mode, concepts), made)
+
+
+def gap(before: list[bool], after: list[bool]) -> dict:
+    """after - before in rate, with its paired interval."""
+    return paired_bootstrap({"x": before}, {"x": after}, lambda rates: rates["x"])
+
+
+def summary(found: dict, count: int, mode: str) -> list[dict]:
+    """Rows of the report: a judge's rates, and the gaps to single erasers and to the un-erased model."""
+    rows = []
+    for judge, cells_ in found[f"{mode} {count}"].items():
+        row = {"mode": mode, "concepts": count, "judge": judge, **{name: rate(h) for name, h in cells_.items()}}
+        row["gap_e"] = gap(found[f"single {count}"][judge]["acc_e"], cells_["acc_e"])
+        for name in ("acc_ir", "kept"):
+            if name in cells_:
+                row[f"gap_{name.removeprefix('acc_')}"] = gap(found[f"un-erased {count}"][judge][name], cells_[name])
+        rows.append(row)
+    return rows
+
+
+def meets(row: dict) -> bool:
+    """The goal: acc_e at most 5 points above single erasers, what is left at most 3 points below the un-erased."""
+    left = row.get("gap_ir", row["gap_kept"])
+    return row["gap_e"]["value"] <= 0.05 and left["value"] >= -0.03
+
+
+def markdown(report: dict) -> str:
+    lines = [
+        "| judge | concepts | mode | acc_e | to single erasers | acc_ir | to un-erased | kept | goal |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for row in report["rows"]:
+        rates = {n: f"{row[n]['value']:.3f}" if n in row else "" for n in ("acc_e", "acc_ir", "kept")}
+        gaps = {
+            n: f"{row[n]['value']:+.3f} ({row[n]['low']:+.3f} to {row[n]['high']:+.3f})" if n in row else ""
+            for n in ("gap_e", "gap_ir")
+        }
+        told = (row["judge"], str(row["concepts"]), row["mode"], rates["acc_e"], gaps["gap_e"], rates["acc_ir"])
+        goal = "" if row["mode"] in ("single", "un-erased") else "met" if meets(row) else "missed"
+        lines.append(f"| {' | '.join((*told, gaps['gap_ir'], rates['kept'], goal))} |")
+    return "\n".join(
+        [*lines, "", f"{report['images']} pictures a cell. `{report['command']}` at {report['commit']}.", ""]
+    )
+
+
+def plot(report: dict, path: Path):
+    """acc_e and what is left against the number of concepts, a line a mode, by the CNN."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 3, figsize=(13, 4), sharex=True)
+    for panel, (name, title) in zip(panels, (("acc_e", "erased"), ("acc_ir", "not erased"), ("kept", "never erased"))):
+        for mode in dict.fromkeys(row["mode"] for row in report["rows"]):
+            rows = [r for r in report["rows"] if r["mode"] == mode and r["judge"] == "cnn" and name in r]
+            style = {"un-erased": "k:", "single": "k--"}.get(mode, "o-")
+            panel.plot([r["concepts"] for r in rows], [r[name]["value"] for r in rows], style, label=mode, markersize=3)
+        panel.set(xscale="log", ylim=(-0.02, 1.02), title=f"{name}: concepts {title}", xlabel="erasers combined")
+        panel.set_xticks(COUNTS, [str(n) for n in COUNTS])
+    panels[1].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="dev.py multi", description=__doc__)
+    parser.add_argument("--modes", nargs="*", choices=list(MODES), default=list(MODES))
+    parser.add_argument("--counts", nargs="*", type=int, default=COUNTS)
+    parser.add_argument("--images", type=int, default=150, help="pictures a cell")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after a row when this has passed")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    OUT.mkdir(exist_ok=True)
+    bench, begun = Bench(), time.monotonic()
+    setting = {"images": args.images, "base_model": bench.base_model, "short_recipe": SHORT}
+    raw = OUT / "multi.outcomes.json"
+    found = json.loads(raw.read_text()) if raw.exists() else {"setting": setting}
+    if found["setting"] != setting:
+        found = {"setting": setting}
+    for count in args.counts:
+        concepts = order()[:count]
+        made = cells(concepts, args.images)
+        for mode in ("un-erased", "single", *args.modes):
+            if f"{mode} {count}" in found or time.monotonic() - begun > args.seconds:
+                continue
+            found[f"{mode} {count}"] = outcomes(bench, mode, concepts, made)
+            raw.write_text(json.dumps(found))
+            rates = {n: rate(h)["value"] for n, h in found[f"{mode} {count}"]["cnn"].items()}
+            print(f"{count} {mode}: {rates}, {time.monotonic() - begun:.0f} s", flush=True)
+    write(found, setting)
+
+
+def write(found: dict, setting: dict):
+    """The report of what is measured so far."""
+    told = [(int(name.rpartition(" ")[2]), name.rpartition(" ")[0]) for name in found if name != "setting"]
+    rows = [row for count, mode in sorted(told, key=lambda t: t[0]) for row in summary(found, count, mode)]
+    report = setting | {"concepts": order(), "command": "python scripts/dev.py multi", "commit": commit(), "rows": rows}
+    (OUT / "multi.json").write_text(json.dumps(report, indent=1) + "\n")
+    (OUT / "multi.md").write_text(markdown(report))
+    plot(report, OUT / "multi.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,277 @@
+"""MultiEraseLoRA and EraseStrength on the real ComfyUI: what they make is what the stock nodes would do."""
+
+import dataclasses
+import importlib.util
+import logging
+import sys
+from pathlib import Path
+
+import comfy.model_management
+import comfy.sd
+import folder_paths
+import nodes
+import pytest
+import torch
+
+from eraseanything_core import flux, lora
+
+ROOT = Path(__file__).resolve().parents[3]
+CONCEPTS = ("star", "tree", "dog")
+
+
+@pytest.fixture(scope="session")
+def pack():
+    spec = importlib.util.spec_from_file_location(
+        "pack_with_loras", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["pack_with_loras"] = module
+    spec.loader.exec_module(module)
+    return {node.GET_SCHEMA().node_id.removeprefix("EraseAnything_"): node for node in module.NODES}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    loras = tmp_path / "loras"
+    loras.mkdir()
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(loras)], {".safetensors"}))
+    monkeypatch.setattr(folder_paths, "get_system_user_directory", lambda name: str(tmp_path / "user"))
+    return loras
+
+
+@pytest.fixture
+def files(patcher, folder):
+    """Three erasers of different rank and targets, with the header of the trainer."""
+    for i, concept in enumerate(CONCEPTS):
+        with flux.borrow(patcher) as model:
+            targets, rank = (("paper", 8), ("text_qkv", 4), ("to_q+single_k", 2))[i]
+            made = model.attach(targets, rank, torch.Generator().manual_seed(i))
+        for j, up in enumerate(made.up):
+            up.data.normal_(0, 0.05, generator=torch.Generator().manual_seed(10 * i + j))
+        header = {"concept": concept, "irrelevant": '["box"]', "width": "96", "height": "96", "guidance": "2.0"}
+        named = {f"eraseanything.{k}": v for k, v in header.items()}
+        lora.save_lora(made.tensors(torch.float32), folder / f"{concept}.safetensors", named)
+    return "\n".join(f"{concept}.safetensors" for concept in CONCEPTS)
+
+
+@pytest.fixture
+def widgets(patcher, clip, files):
+    texts = {"weights": "1", "prompt": "", "preserve": "", "concepts": ""}
+    return {"model": patcher, "clip": clip, "files": files, "rank": 0, "energy": 1.0, "density": 0.5, "seed": 0} | texts
+
+
+def execute(node, values):
+    with torch.inference_mode():
+        return node.PREPARE_CLASS_CLONE(None).execute(**values)
+
+
+def velocity(patcher, t=0.6):
+    """v of a MODEL as the sampler calls it, through its wrappers."""
+    comfy.model_management.load_models_gpu([patcher])
+    g = torch.Generator().manual_seed(9)
+    x, context, pooled = (torch.randn(*s, generator=g) for s in ((2, 16, 12, 12), (2, 32, 128), (2, 64)))
+    sigma = torch.full((2,), t)
+    options = comfy.model_patcher.create_model_options_clone(patcher.model_options)["transformer_options"]
+    options["wrappers"] = comfy.model_patcher.comfy.patcher_extension.copy_nested_dicts(patcher.wrappers)
+    with torch.inference_mode():
+        x_0 = patcher.model.apply_model(
+            x, sigma, c_crossattn=context, y=pooled, guidance=torch.full((2,), 2.0), transformer_options=options
+        )
+    return (x - x_0) / t
+
+
+def relative(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+def chained(patcher, weights):
+    for concept, weight in zip(CONCEPTS, weights, strict=True):
+        patcher, _ = nodes.LoraLoader().load_lora(patcher, None, f"{concept}.safetensors", weight, 0)
+    return patcher
+
+
+WEIGHTED = "star.safetensors: 0.7\ntree.safetensors: -0.4\ndog.safetensors"
+
+
+@pytest.mark.parametrize("mode, share", (("concatenate", 1), ("sum", 1), ("normalised sum", 3)))
+def test_chained_stock_loaders_give_the_exact_sum(pack, widgets, patcher, mode, share):
+    base = velocity(patcher)
+    model, _, summary = execute(pack["MultiEraseLoRA"], widgets | {"mode": mode, "files": WEIGHTED}).args
+    stock = velocity(chained(patcher, [0.7 / share, -0.4 / share, 1 / share]))
+    assert relative(velocity(model), stock) < 1e-4 and relative(stock, base) > 0.01
+    assert relative(velocity(patcher), base) == 0, "the caller's MODEL is as it was"
+    assert "star.safetensors: weight 0.7" in summary
+
+
+def test_one_file_for_the_stock_loader_and_diffusers(pack, widgets, patcher, folder, make_flux, to_diffusers, caplog):
+    """Mixed ranks and targets, saved as one LoRA, mean the same everywhere."""
+    from .test_lora_files import case, diffusers_velocity
+
+    model, one, _ = execute(pack["MultiEraseLoRA"], widgets | {"mode": "concatenate"}).args
+    execute(pack["SaveEraseLoRA"], {"lora": one, "output_name": "all"})
+    with caplog.at_level(logging.WARNING):
+        stock, _ = nodes.LoraLoader().load_lora(patcher, None, "all.safetensors", 1.0, 0)
+    assert not [r for r in caplog.records if "not loaded" in r.message.lower()]
+    assert relative(velocity(stock), velocity(model)) < 1e-5
+    theirs = to_diffusers(make_flux())
+    theirs.load_lora_adapter(str(folder), weight_name="all.safetensors", prefix="transformer")
+    assert relative(diffusers_velocity(theirs, *case()), bridge_velocity(stock, *case())) < 1e-4
+    assert lora.load_lora(folder / "all.safetensors")[1]["eraseanything.concepts"] == '["star", "tree", "dog"]'
+
+
+def bridge_velocity(patcher, x, sigma, cond):
+    comfy.model_management.load_models_gpu([patcher])
+    kept = {"c_crossattn": cond.context, "y": cond.pooled, "guidance": cond.guidance, "transformer_options": {}}
+    with torch.inference_mode():
+        return (x - patcher.model.apply_model(x, sigma, **kept)) / sigma[:, None, None, None]
+
+
+def test_fusion_reads_states_once(pack, widgets, patcher, tmp_path):
+    base = velocity(patcher)
+    mode = widgets | {"mode": "closed-form fusion"}
+    model, one, _ = execute(pack["MultiEraseLoRA"], mode).args
+    states = sorted((tmp_path / "user" / "states").iterdir())
+    times = [path.stat().st_mtime_ns for path in states]
+    assert len(states) == 4, "a file a concept and one for what must stay"
+    again, same, _ = execute(pack["MultiEraseLoRA"], mode).args
+    assert all(torch.equal(one[k], same[k]) for k in one)
+    assert [path.stat().st_mtime_ns for path in states] == times
+    assert relative(velocity(model), base) > 1e-3 and relative(velocity(patcher), base) == 0
+    execute(pack["MultiEraseLoRA"], mode | {"preserve": "a green box"})
+    assert len(list((tmp_path / "user" / "states").iterdir())) == 5, "only what must stay is read again"
+
+
+def test_a_gate_lets_the_prompts_concept_through(pack, widgets, patcher):
+    """`a star` is about the first eraser: the result is nearer to that one alone than to any other choice."""
+    mode = widgets | {"mode": "prompt-gated", "prompt": "a star on the wall"}
+    model, _, summary = execute(pack["MultiEraseLoRA"], mode).args
+    assert "star.safetensors: weight 1, gate 1.00" in summary
+    found = velocity(model)
+    distances = [relative(found, velocity(chained(patcher, row))) for row in torch.eye(3).tolist()]
+    assert min(distances) == distances[0]
+
+
+def test_linked_loras_of_other_nodes(pack, widgets, folder):
+    plain = lora.load_lora(folder / "star.safetensors")[0]
+    given = widgets | {"mode": "concatenate", "files": "", "loras": {"lora0": plain, "lora1": plain}, "weights": "1, 2"}
+    assert "the input lora1: weight 2" in execute(pack["MultiEraseLoRA"], given).args[2]
+    gated = given | {"mode": "prompt-gated", "prompt": "a tree", "concepts": "star\ntree, pine"}
+    assert "lora1: weight 2, gate 1.00" in execute(pack["MultiEraseLoRA"], gated).args[2]
+
+
+BAD = {
+    "no lora": ({"files": ""}, "there is no LoRA"),
+    "no clip": ({"mode": "prompt-gated", "clip": None}, "connect the CLIP"),
+    "a weight": ({"files": "star.safetensors: much"}, "'much' in 'star.safetensors: much' is no number"),
+    "too many weights": ({"files": "", "loras": {"lora0": {}}, "weights": "1, 2"}, "2 weights for 1 linked"),
+    "concepts": ({"mode": "prompt-gated", "concepts": "star"}, "1 lines of concepts for 3 LoRAs"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line(name, pack, widgets):
+    change, words = BAD[name]
+    with pytest.raises(ValueError, match=words) as caught:
+        execute(pack["MultiEraseLoRA"], widgets | {"mode": "concatenate"} | change)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_lora_of_another_model_is_refused(pack, widgets, folder):
+    tensors = {f"transformer.transformer_blocks.7.attn.to_q.lora_{s}.weight": torch.ones(2, 2) for s in "AB"}
+    lora.save_lora(tensors, folder / "big.safetensors", {})
+    with pytest.raises(ValueError, match="does not fit this MODEL at transformer_blocks.7.attn.to_q"):
+        execute(pack["MultiEraseLoRA"], widgets | {"mode": "concatenate", "files": "big.safetensors"})
+
+
+def test_the_form_names_missing_files(pack, files):
+    node = pack["MultiEraseLoRA"]
+    assert node.validate_inputs(files=files) is True
+    assert "nothere.safetensors" in node.validate_inputs(files="nothere.safetensors")
+    assert "no number" in node.validate_inputs(files="star.safetensors: x")
+    before = node.fingerprint_inputs(files=files)
+    path = Path(folder_paths.get_full_path("loras", "star.safetensors"))
+    path.touch()
+    assert node.fingerprint_inputs(files=files) != before
+
+
+# --- EraseStrength
+
+
+@pytest.fixture
+def dial(patcher, clip, files):
+    values = {"model": patcher, "clip": clip, "file": "star.safetensors", "images": 2}
+    return values | {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
+
+
+def test_the_dial_is_measured_once_and_kept_in_the_file(pack, dial, patcher, folder):
+    node = pack["EraseStrength"]
+    before = lora.load_lora(folder / "star.safetensors")
+    model, _, scale, _ = execute(node, dial).args
+    tensors, header = lora.load_lora(folder / "star.safetensors")
+    assert scale == 1 and relative(velocity(model), velocity(chained(patcher, [1, 0, 0]))) < 1e-5
+    assert set(header) - set(before[1]) == {"eraseanything.strength"}
+    assert all(torch.equal(tensors[k], before[0][k]) for k in tensors)
+    half, made, scale, summary = execute(node, dial | {"strength": 0.5, "clip": None}).args
+    assert 0 < scale < 1 and relative(velocity(half), velocity(chained(patcher, [scale, 0, 0]))) < 1e-5
+    assert made.header == header and "0.50" in summary
+
+
+def test_the_middle_of_the_dial_is_half_of_the_effect(pack, dial, patcher, clip, folder):
+    """Measured anew at the scale that the dial names, with the same seeds."""
+    from pack_with_loras.eraseanything_core import strength
+    from pack_with_loras.eraseanything_core.compose import erased, keys
+    from pack_with_loras.eraseanything_core.flux import merging
+
+    scale = execute(pack["EraseStrength"], dial | {"strength": 0.5}).args[2]
+    tensors, header = lora.load_lora(folder / "star.safetensors")
+    config = strength.StrengthConfig.like(erased.Erased.of(header, "x"), 2)
+    config = dataclasses.replace(config, scales=(scale,))
+    with torch.inference_mode():
+        found = merging.calibrate(patcher, clip, keys.read(tensors, {}, "x"), erased.Erased.of(header, "x"), config)
+    assert found.effect[1] == pytest.approx(0.5, abs=0.05)
+
+
+def test_zero_is_untouched_and_below_it_is_the_opposite(pack, dial, patcher):
+    base = velocity(patcher)
+    model, _, scale, _ = execute(pack["EraseStrength"], dial | {"strength": 0.0}).args
+    assert scale == 0 and relative(velocity(model), base) == 0
+    assert execute(pack["EraseStrength"], dial | {"strength": -1.5}).args[2] == pytest.approx(-1.5)
+
+
+def test_a_window_of_the_sampling(pack, dial, patcher):
+    """Inside the window the velocity is the erased one, outside the frozen one, in weights that are not changed."""
+    base = {t: velocity(patcher, t) for t in (0.9, 0.6, 0.2)}
+    erased = {t: velocity(chained(patcher, [1, 0, 0]), t) for t in base}
+    model = execute(pack["EraseStrength"], dial | {"start_percent": 0.5, "end_percent": 0.8}).args[0]
+    sampling = patcher.get_model_object("model_sampling")
+    start, end = (sampling.percent_to_sigma(p) for p in (0.5, 0.8))
+    for t in base:
+        wanted = erased if end <= t <= start else base
+        assert relative(velocity(model, t), wanted[t]) < 1e-4, t
+    assert {end <= t <= start for t in base} == {True, False}
+    assert all(relative(velocity(patcher, t), base[t]) == 0 for t in base)
+
+
+def test_a_window_through_the_stock_sampler(pack, dial, patcher, clip):
+    """KSampler hands the step's sigma to the wrapper: a window over all steps is the same as none."""
+    context, pooled = torch.randn(1, 32, 128), torch.randn(1, 64)
+    cond = [[context, {"pooled_output": pooled, "guidance": 2.0}]]
+    latent = {"samples": torch.zeros(1, 16, 12, 12)}
+    always, never, part = (
+        execute(pack["EraseStrength"], dial | window).args[0]
+        for window in ({}, {"strength": 0.0}, {"end_percent": 0.999})
+    )
+    drawn = [nodes.KSampler().sample(m, 1, 3, 1.0, "euler", "simple", cond, cond, latent)[0]["samples"]
+             for m in (always, never, part)]  # fmt: skip
+    assert relative(drawn[2], drawn[0]) < 1e-3 < relative(drawn[1], drawn[0])
+
+
+def test_what_strength_refuses(pack, dial, folder):
+    node = pack["EraseStrength"]
+    for change, words in (
+        ({"clip": None}, "was not measured yet: connect the CLIP"),
+        ({"file": "(the linked lora)"}, "there is no eraser"),
+        ({"start_percent": 0.5, "end_percent": 0.5}, "must be below"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            execute(node, dial | change)

@@ -1,0 +1,335 @@
+"""Combining LoRAs: every mode against the dense sum, and every key style against the same LoRA."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from eraseanything_core.compose import fusion, keys, merge
+from eraseanything_core.compose.adapter import Dial, applied
+from eraseanything_core.compose.erased import Erased, joint_header, kept_by_all, listed
+from eraseanything_core.compose.gate import Gate, overlap
+from eraseanything_core.compose.keys import Factors
+
+Q, K, OUT = (f"transformer_blocks.0.attn.{name}" for name in ("add_q_proj", "add_k_proj", "to_out.0"))
+WEIGHTS = [1.0, -0.5, 2.0]
+
+
+def factors(rank, seed, rows=12, columns=12):
+    g = torch.Generator().manual_seed(seed)
+    return Factors(torch.randn(rows, rank, generator=g), torch.randn(rank, columns, generator=g))
+
+
+@pytest.fixture
+def erasers():
+    """Ranks and targets differ: the third has no K, the second no OUT."""
+    return [
+        {Q: factors(2, 0), K: factors(2, 1), OUT: factors(2, 2)},
+        {Q: factors(3, 3), K: factors(3, 4)},
+        {Q: factors(1, 5), OUT: factors(4, 6)},
+    ]
+
+
+def dense(erasers, weights):
+    found = {}
+    for eraser, weight in zip(erasers, weights, strict=True):
+        for key, (up, down) in eraser.items():
+            found[key] = found.get(key, 0) + weight * up @ down
+    return found
+
+
+def error(made, wanted):
+    assert set(made) == set(wanted)
+    return max(float((up @ down - wanted[key]).norm() / wanted[key].norm()) for key, (up, down) in made.items())
+
+
+@pytest.mark.parametrize("mode, share", (("concatenate", 1), ("sum", 1), ("normalised sum", 1 / 3)))
+def test_sums_are_exact(erasers, mode, share):
+    wanted = {key: share * change for key, change in dense(erasers, WEIGHTS).items()}
+    assert error(merge.combined(erasers, WEIGHTS, mode), wanted) < 1e-5
+
+
+def test_ranks(erasers):
+    assert {k: len(d) for k, (_, d) in merge.concatenated(erasers, WEIGHTS).items()} == {Q: 6, K: 5, OUT: 6}
+    twice = [erasers[0], erasers[0]]
+    assert {len(d) for _, d in merge.concatenated(twice, [1, 1]).values()} == {4}
+    assert {len(d) for _, d in merge.summed(twice, [1, 1]).values()} == {2}, "what they share is stored once"
+
+
+def test_truncation_is_the_best_of_its_rank(erasers):
+    whole = dense(erasers, WEIGHTS)
+    made = merge.combined(erasers, WEIGHTS, "truncated", rank=3)
+    for key, (up, down) in made.items():
+        u, s, v = torch.linalg.svd(whole[key])
+        assert torch.allclose(up @ down, (u[:, :3] * s[:3]) @ v[:3], atol=1e-4)
+    energetic = merge.combined(erasers, WEIGHTS, "truncated", energy=0.9)
+    for key, (_, down) in energetic.items():
+        s = torch.linalg.svdvals(whole[key])
+        assert s[: len(down)].square().sum() >= 0.9 * s.square().sum() > s[: len(down) - 1].square().sum()
+
+
+def test_a_rank_above_the_width():
+    """Thirty erasers of a narrow model: more ranks than columns."""
+    many = [{Q: factors(2, seed)} for seed in range(8)]
+    made = merge.summed(many, [1.0] * 8)
+    assert error(made, dense(many, [1.0] * 8)) < 1e-5 and len(made[Q].down) <= 12
+
+
+@pytest.mark.parametrize("mode", merge.SPARSE)
+def test_sparse_modes_are_pefts_own(erasers, mode):
+    """`add_weighted_adapter` of a peft model with these LoRAs gives the same change."""
+    density = 0.4 if "dare" not in mode else 1 - 1e-7  # DARE drops at random, and peft draws in between: drop nothing
+    peft = pytest.importorskip("peft")
+    pair = [{Q: e[Q]} for e in erasers[:2]]
+    pair[1] = {Q: factors(2, 9)}
+    module = nn.Sequential()
+    module.q = nn.Linear(12, 12, bias=False)
+    config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=["q"])
+    model = peft.get_peft_model(module, config, adapter_name="a0")
+    model.add_adapter("a1", config)
+    for i, eraser in enumerate(pair):
+        model.base_model.model.q.lora_A[f"a{i}"].weight.data = eraser[Q].down.clone()
+        model.base_model.model.q.lora_B[f"a{i}"].weight.data = eraser[Q].up.clone()
+    model.add_weighted_adapter(["a0", "a1"], [1.0, 0.5], "both", combination_type=mode, svd_rank=12, density=density)
+    wanted = model.base_model.model.q.get_delta_weight("both").detach()
+    made = merge.combined(pair, [1.0, 0.5], mode, rank=12, density=density)
+    assert error(made, {Q: wanted}) < 1e-4
+
+
+def test_dare_drops_by_its_own_seed(erasers):
+    state = torch.random.get_rng_state()
+    one, two, three = (merge.combined(erasers, WEIGHTS, "dare_ties_svd", seed=seed)[Q].up for seed in (5, 5, 6))
+    assert torch.equal(one, two) and not torch.equal(one, three)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_modes_that_add_factors_are_not_offered(erasers):
+    for mode in ("linear", "ties", "dare_linear", "magnitude_prune"):
+        with pytest.raises(ValueError, match="there is no mode"):
+            merge.combined(erasers, WEIGHTS, mode)
+
+
+# --- closed-form fusion
+
+
+def rows(seed, count=40, columns=12, base=None):
+    g = torch.Generator().manual_seed(seed)
+    found = torch.randn(count, columns if base is None else len(base), generator=g)
+    return found if base is None else found @ base
+
+
+def test_fusion_is_the_minimum(erasers):
+    """The LoRA's change is the closed form, and the gradient of the sum of squares is zero there."""
+    module = "double_blocks.0.txt_attn.qkv"
+    erasers = [{Q: e[Q]} for e in erasers]
+    states = [{module: rows(i)} for i in range(3)]
+    kept = {module: rows(7)}
+    config = fusion.FusionConfig(kept_weight=0.7, ridge=1e-3)
+    made = fusion.fused(erasers, WEIGHTS, states, kept, config)
+    assert len(made[Q].down) == 6, "the rank is the sum of the ranks"
+    change = (made[Q].up.double() @ made[Q].down.double()).requires_grad_()
+    grams = [s[module].T.double() @ s[module].double() / 40 for s in (*states, kept)]
+    m = sum(grams[:3]) + 0.7 * grams[3]
+    loss = config.ridge * m.diagonal().mean() * change.square().sum()
+    for eraser, weight, e in zip(erasers, WEIGHTS, states, strict=True):
+        missed = (change - weight * (eraser[Q].up @ eraser[Q].down).double()) @ e[module].T.double()
+        loss = loss + missed.square().sum() / 40
+    loss = loss + 0.7 * (change @ kept[module].T.double()).square().sum() / 40
+    (gradient,) = torch.autograd.grad(loss, change)
+    assert gradient.abs().max() < 1e-4 * loss
+
+
+def test_fusion_of_concepts_that_share_nothing_is_each_eraser():
+    """With states in orthogonal spaces every eraser works on its own concept, and what is kept is not touched."""
+    module = "double_blocks.0.txt_attn.qkv"
+    spaces = torch.eye(12).split(4)
+    pair = [{K: factors(2, 0)}, {K: factors(2, 1)}]
+    states = [{module: rows(i, base=spaces[i])} for i in range(2)]
+    kept = {module: rows(5, base=spaces[2])}
+    made = fusion.fused(pair, [1.0, 1.0], states, kept, fusion.FusionConfig(ridge=1e-9))
+    change = made[K].up @ made[K].down
+    for i, eraser in enumerate(pair):
+        wanted = eraser[K].up @ eraser[K].down @ spaces[i].T
+        assert torch.allclose(change @ spaces[i].T, wanted, atol=1e-3)
+    assert (change @ spaces[2].T).abs().max() < 1e-3
+
+
+# --- key styles
+
+
+def split(style):
+    """One LoRA of add_q, add_k and add_v as a file of a style, and its change of the fused weight."""
+    f = factors(2, 0, rows=36)
+    fused = {
+        "kohya": ("lora_unet_double_blocks_0_txt_attn_qkv", "lora_down.weight", "lora_up.weight"),
+        "comfyui": ("diffusion_model.double_blocks.0.txt_attn.qkv", "lora_down.weight", "lora_up.weight"),
+        "comfyui peft": ("diffusion_model.double_blocks.0.txt_attn.qkv", "lora_A.weight", "lora_B.weight"),
+    }
+    if style in fused:
+        module, down, up = fused[style]
+        return {f"{module}.{down}": f.down, f"{module}.{up}": f.up}, f
+    dotted = "transformer_blocks.0.attn.{}"
+    module, down, up = {
+        "diffusers, ai-toolkit": (f"transformer.{dotted}", "lora_A.weight", "lora_B.weight"),
+        "without prefix": (dotted, "lora_A.weight", "lora_B.weight"),
+        "peft": (f"base_model.model.{dotted}", "lora_A.default.weight", "lora_B.default.weight"),
+        "onetrainer": ("lora_transformer_transformer_blocks_0_attn_{}", "lora_down.weight", "lora_up.weight"),
+        "lycoris": ("lycoris_transformer_blocks_0_attn_{}", "lora_down.weight", "lora_up.weight"),
+    }[style]
+    names = [module.format(n) for n in ("add_q_proj", "add_k_proj", "add_v_proj")]
+    made = {f"{n}.{down}": f.down for n in names}
+    return made | {f"{n}.{up}": part for n, part in zip(names, f.up.split(12), strict=True)}, f
+
+
+STYLES = (
+    "kohya",
+    "comfyui",
+    "comfyui peft",
+    "diffusers, ai-toolkit",
+    "without prefix",
+    "peft",
+    "onetrainer",
+    "lycoris",
+)
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("alpha", (None, 1.0))
+def test_styles(style, alpha):
+    tensors, f = split(style)
+    if alpha:
+        tensors |= {f"{key.partition('.lora_')[0]}.alpha": torch.tensor(alpha) for key in list(tensors)}
+    eraser = keys.read({k: t.half() for k, t in tensors.items()}, {}, "x")
+    fused = torch.zeros(36, 12)
+    for key, (up, down) in eraser.items():
+        module, start = keys.place(key, 12)
+        assert module == "double_blocks.0.txt_attn.qkv" and up.dtype == torch.float32
+        fused[start : start + len(up)] += up @ down
+    assert torch.allclose(fused, (f.up @ f.down) * ((alpha or 2.0) / 2), atol=2e-2)
+    again = keys.read(keys.write(eraser, torch.float32), {}, "y")
+    assert all(torch.equal(a, b) for key in eraser for a, b in zip(eraser[key], again[key], strict=True))
+
+
+def test_single_blocks_are_cut_into_q_k_v_and_mlp():
+    f = factors(2, 0, rows=36 + 48)
+    name = "lora_unet_single_blocks_7_linear1"
+    eraser = keys.read({f"{name}.lora_down.weight": f.down, f"{name}.lora_up.weight": f.up}, {}, "x")
+    rows = {key.rpartition(".")[2]: (keys.place(key, 12)[1], len(up)) for key, (up, _) in eraser.items()}
+    assert rows == {"to_q": (0, 12), "to_k": (12, 12), "to_v": (24, 12), "proj_mlp": (36, 48)}
+
+
+def test_alpha_of_peft_metadata():
+    tensors, f = split("diffusers, ai-toolkit")
+    told = {"transformer.r": 2, "transformer.lora_alpha": 6}
+    eraser = keys.read(tensors, {"lora_adapter_metadata": json.dumps(told)}, "x")
+    assert torch.allclose(eraser[Q].up, 3 * f.up[:12])
+    with pytest.raises(ValueError, match="rsLoRA"):
+        keys.read(tensors, {"lora_adapter_metadata": json.dumps(told | {"transformer.use_rslora": True})}, "x")
+
+
+BLOCK = "transformer.transformer_blocks.0.attn.to_q"
+BAD = {
+    "DoRA": ({f"{BLOCK}.dora_scale": torch.ones(1)}, "x: the key .*dora_scale is DoRA"),
+    "LoKr": ({"lycoris_transformer_blocks_0_attn_to_q.lokr_w1": torch.ones(1)}, "lokr_w1 is LoKr"),
+    "LoHa": ({"lycoris_transformer_blocks_0_attn_to_q.hada_w1_a": torch.ones(1)}, "is LoHa"),
+    "full weight": ({"diffusion_model.double_blocks.0.txt_attn.qkv.diff": torch.ones(1)}, "is a full weight"),
+    "text encoder": ({"lora_te1_text_model_encoder.lora_down.weight": torch.ones(1)}, "of the text encoder"),
+    "another model": (
+        {f"lora_unet_input_blocks_1_1_proj_in.{s}.weight": torch.ones(2, 2) for s in ("lora_down", "lora_up")},
+        "lora_unet_input_blocks_1_1_proj_in is no linear of Flux.1",
+    ),
+    "not a LoRA": ({"weight": torch.ones(1)}, "the key weight is no LoRA"),
+    "half": ({f"{BLOCK}.lora_A.weight": torch.ones(2, 4)}, "has only down: the file is not whole"),
+    "shapes": ({f"{BLOCK}.lora_A.weight": torch.ones(2, 4), f"{BLOCK}.lora_B.weight": torch.ones(4, 3)}, "do not fit"),
+    "nothing": ({}, "x holds no LoRA"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_combined_is_named(name):
+    tensors, words = BAD[name]
+    with pytest.raises(ValueError, match=words) as caught:
+        keys.read(tensors, {}, "x")
+    assert "\n" not in str(caught.value)
+
+
+def test_loras_of_different_models():
+    with pytest.raises(ValueError, match=r"is \(12, 12\) in b and \(16, 12\) in a"):
+        keys.check_fit([{Q: factors(1, 0, rows=16)}, {Q: factors(1, 0)}], ["a", "b"])
+
+
+# --- what is erased, and gates
+
+
+class Text:
+    """A vector a word; `heart` and `valentine` are near, everything else is far from everything."""
+
+    def __init__(self):
+        self.table = {}
+
+    def pieces(self, text):
+        return [f"▁{word}" for word in text.split()] + [""]
+
+    def encode(self, text):
+        states = [self.state(word) for word in text.split()] + [torch.zeros(512)]
+        return torch.stack(states)[None], torch.zeros(1, 4)
+
+    def state(self, word):
+        if word == "valentine":
+            return self.state("heart") + 0.3 * self.state("lace")
+        generator = torch.Generator().manual_seed(sum(ord(c) * 31**i for i, c in enumerate(word)) % 2**31)
+        return self.table.setdefault(word, torch.randn(512, generator=generator))
+
+
+def test_gates_follow_the_prompt():
+    heart = Erased(("heart", "valentine"), irrelevant=("ball", "fish"))
+    star = Erased(("star",), irrelevant=("ball", "fish"))
+    gate = Gate([heart, star], Text())
+    assert gate("a red heart")[0] == 1 and gate("two Hearts, please")[0] == 1
+    assert gate("a valentine by night") == [1.0, pytest.approx(0, abs=0.3)]
+    assert gate("a ball and a fish") == [pytest.approx(0, abs=0.05)] * 2
+    assert gate("a star beside a heart") == [1.0, 1.0] and gate("") == [0.0, 0.0]
+
+
+def test_overlap_is_a_share_of_words():
+    assert overlap("a painting by van Gogh", ("Van Gogh",)) == 1.0
+    assert overlap("Gogh's room", ("Van Gogh", "Vincent")) == 0.5
+
+
+def test_what_is_kept_names_nothing_that_is_erased():
+    pair = [Erased(("heart",), retain=("a star", "a red thing")), Erased(("star",), retain=("two hearts", "a ball"))]
+    assert sorted(kept_by_all(pair, 9, seed=0)) == ["a ball", "a red thing"]
+
+
+def test_headers():
+    header = {"eraseanything.concept": "heart", "eraseanything.synonyms": '["love"]', "eraseanything.width": "96"}
+    erased = Erased.of(header, "x")
+    assert erased.names == ("heart", "love") and erased.width == 96 and erased.sentences(3, 0)
+    with pytest.raises(ValueError, match="x does not say what it erases"):
+        Erased.of({}, "x")
+    assert listed("heart, love\nstar") == [Erased(("heart", "love")), Erased(("star",))]
+    joint = joint_header([header, {}], ["x", "y"], [1.0, 0.5], "sum")
+    assert joint["eraseanything.concepts"] == '["heart", "y"]' and joint["modelspec.title"] == "erases heart, y"
+
+
+# --- on a module
+
+
+def test_applied_factors_can_be_turned():
+    block = nn.Module()
+    block.txt_attn = nn.Module()
+    block.txt_attn.qkv = nn.Linear(12, 36)
+    flux = nn.Module()
+    flux.double_blocks = nn.ModuleList([block])
+    x, f, dial = torch.randn(2, 5, 12), factors(2, 0), Dial(0.5)
+    with torch.no_grad():
+        plain = block.txt_attn.qkv(x)
+        with applied(flux, {K: f}, dial):
+            half = block.txt_attn.qkv(x) - plain
+            dial.scale = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+            gated = block.txt_attn.qkv(x) - plain
+        assert torch.equal(block.txt_attn.qkv(x), plain)
+    whole = x @ (f.up @ f.down).T
+    assert torch.allclose(half[..., 12:24], 0.5 * whole, atol=1e-4) and not half[..., :12].any()
+    assert torch.allclose(gated[0, :, 12:24], whole[0], atol=1e-4) and gated[1].abs().max() < 1e-6
