@@ -6,6 +6,9 @@
     python scripts/dev.py ceilings          measure what the un-erased TinyFlux can do
     python scripts/dev.py board A           compare erasers on TinyFlux; A to F
     python scripts/dev.py study page FILE    make the page of a user study; study draw draws its ratings
+    python scripts/dev.py multi             measure how erasers combine on TinyFlux
+    python scripts/dev.py strength          measure the dial of EraseStrength on TinyFlux
+    python scripts/dev.py merge             time the merging of 100 erasers of Flux.1's size
     python scripts/dev.py search            try the trainer's settings on TinyFlux
 
 Everything is installed into .venv and .cache inside the repository. COMFYUI_PATH names an existing ComfyUI
@@ -26,6 +29,9 @@ MODULES = {
     "train": "eraseanything_core.tinyflux.train",
     "ceilings": "eraseanything_core.tinyflux.ceilings",
     "search": "scripts.search",
+    "multi": "scripts.multi",
+    "strength": "scripts.strength",
+    "merge": "scripts.merge",
     "board": "scripts.board",
     "study": "scripts.study",
 }

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
-DYNAMIC = ("COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3")
+DYNAMIC, GROWING = "COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3"
 NOTES = ("Note", "MarkdownNote")
 MUTED, BYPASSED = 2, 4
 
@@ -63,7 +63,7 @@ def inputs_of(node_type: str, object_info: dict) -> list[Input]:
             kind, options = (*info["input"][section][name], {})[:2]
             if isinstance(kind, list):
                 kind, options = "COMBO", {**options, "options": kind}
-            if kind in DYNAMIC:
+            if kind == DYNAMIC:
                 raise WorkflowError(f"{node_type}.{name}: inputs of type {kind} are not supported here")
             found.append(Input(name, kind, options))
     return found
@@ -165,6 +165,7 @@ def is_link(value) -> bool:
 
 def ui_node(node_id: int, node: dict, inputs: list[Input]) -> dict:
     """A node of a workflow file, not yet connected or placed."""
+    inputs = [e for entry in inputs for e in grown(entry, node["inputs"])]
     unknown = set(node["inputs"]) - {entry.name for entry in inputs}
     if unknown:
         raise WorkflowError(f"{node['class_type']} (node {node_id}) has no input {', '.join(sorted(unknown))}")
@@ -192,6 +193,17 @@ def ui_node(node_id: int, node: dict, inputs: list[Input]) -> dict:
         "properties": {"Node name for S&R": node["class_type"]},
         "widgets_values": values,
     }
+
+
+def grown(entry: Input, given: dict) -> list[Input]:
+    """A growing input as the slots that are linked and one that is free; any other input as it is."""
+    if entry.kind != GROWING:
+        return [entry]
+    template = entry.options["template"]
+    ((kind, *_),) = next(found.values() for found in template["input"].values() if found)
+    count = sum(name.startswith(f"{entry.name}.") for name in given)
+    names = [f"{entry.name}.{template['prefix']}{i}" for i in range(min(count + 1, template["max"]))]
+    return [Input(name, kind, {}) for name in names]
 
 
 def add_outputs(node: dict, info: dict) -> None:

@@ -53,9 +53,8 @@ def sampled(model: list, title: str) -> dict:
     }
 
 
-def erase_graph(concept: str) -> dict:
-    """The whole job in API format: load TinyFlux, train an eraser, sample the concept before and after."""
-    links = {"model": ["model", 0], "clip": ["clip", 0], "vae": ["vae", 0]}
+def tinyflux(concept: str, count: int) -> dict:
+    """Nodes that load TinyFlux and ask it for a concept."""
     prompt = {"text": f"a photo of a {concept}", "clip": ["clip", 0]}
     return {
         "model": {
@@ -67,8 +66,21 @@ def erase_graph(concept: str) -> dict:
         "prompt": {"class_type": "CLIPTextEncode", "inputs": prompt},
         "empty": {"class_type": "CLIPTextEncode", "inputs": {"text": "", "clip": ["clip", 0]}},
         "guidance": {"class_type": "FluxGuidance", "inputs": {"conditioning": ["prompt", 0], "guidance": 3.5}},
-        "latent": {"class_type": "EmptySD3LatentImage", "inputs": {"width": 96, "height": 96, "batch_size": SHOWN}},
-        "erase": {"class_type": "EraseAnything_EraseTrainer", "inputs": links | trainer_inputs(concept)},
+        "latent": {"class_type": "EmptySD3LatentImage", "inputs": {"width": 96, "height": 96, "batch_size": count}},
+    }
+
+
+def trained(concept: str) -> dict:
+    """An EraseTrainer node."""
+    links = {"model": ["model", 0], "clip": ["clip", 0], "vae": ["vae", 0]}
+    return {"class_type": "EraseAnything_EraseTrainer", "inputs": links | trainer_inputs(concept)}
+
+
+def erase_graph(concept: str) -> dict:
+    """The whole job in API format: load TinyFlux, train an eraser, sample the concept before and after."""
+    return {
+        **tinyflux(concept, SHOWN),
+        "erase": trained(concept),
         "erased": {
             "class_type": "LoraModelLoader",
             "inputs": {"model": ["model", 0], "lora": ["erase", 0], "strength_model": 1.0, "bypass": False},
@@ -78,11 +90,56 @@ def erase_graph(concept: str) -> dict:
     }
 
 
+def multi_graph(first: str, second: str) -> dict:
+    """Trains two erasers, combines them and saves the one LoRA; samples the first concept before and after."""
+    combine = {
+        "model": ["model", 0], "clip": ["clip", 0], "loras.lora0": ["erase first", 0], "loras.lora1": ["erase second", 0],
+        "mode": "closed-form fusion",
+    }  # fmt: skip
+    name = f"tinyflux_without_{first}_and_{second}"
+    return {
+        **tinyflux(f"{first} beside a {second}", 4),
+        "erase first": trained(first),
+        "erase second": trained(second),
+        "combine": {"class_type": "EraseAnything_MultiEraseLoRA", "inputs": combine},
+        "save": {
+            "class_type": "EraseAnything_SaveEraseLoRA",
+            "inputs": {"lora": ["combine", 1], "output_name": name, "concept": ""},
+        },
+        **sampled(["model", 0], "before"),
+        **sampled(["combine", 0], "after"),
+    }
+
+
+def strength_graph(concept: str) -> dict:
+    """Trains an eraser and applies it at half and at full strength, and only in the first half of the sampling."""
+    settings = {"model": ["model", 0], "clip": ["clip", 0], "lora": ["erase", 0]}
+    made = {**tinyflux(concept, 4), "erase": trained(concept), **sampled(["model", 0], "before")}
+    for title, change in (
+        ("half", {"strength": 0.5}),
+        ("full", {"strength": 1.0}),
+        ("early steps", {"strength": 1.0, "end_percent": 0.5}),
+    ):
+        made[f"strength {title}"] = {"class_type": "EraseAnything_EraseStrength", "inputs": settings | change}
+        made |= sampled([f"strength {title}", 0], title)
+    return made
+
+
+GRAPHS = {
+    "erase_tinyflux": erase_graph(DEMO),
+    "multi_erase": multi_graph(DEMO, "fish"),
+    "erase_strength": strength_graph(DEMO),
+}
+
+
 def main(source: str):
-    workflow = api_to_ui(erase_graph(DEMO), read_object_info(source))
-    (WORKFLOWS / "erase_tinyflux.json").write_text(json.dumps(workflow, indent=2) + "\n", encoding="utf-8")
+    info = read_object_info(source)
     shown = Image.open(ROOT / "demo" / "before_after.png").convert("RGB")
-    shown.crop((0, 0, shown.height // 2, shown.height // 2)).resize((400, 400)).save(WORKFLOWS / "erase_tinyflux.jpg")
+    thumbnail = shown.crop((0, 0, shown.height // 2, shown.height // 2)).resize((400, 400))
+    for name, graph in GRAPHS.items():
+        text = json.dumps(api_to_ui(graph, info), indent=2) + "\n"
+        (WORKFLOWS / f"{name}.json").write_text(text, encoding="utf-8")
+        thumbnail.save(WORKFLOWS / f"{name}.jpg")
 
 
 if __name__ == "__main__":
