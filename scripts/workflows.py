@@ -93,9 +93,12 @@ def erase_graph(concept: str) -> dict:
 def multi_graph(first: str, second: str) -> dict:
     """Trains two erasers, combines them and saves the one LoRA; samples the first concept before and after."""
     combine = {
-        "model": ["model", 0], "clip": ["clip", 0], "loras.lora0": ["erase first", 0], "loras.lora1": ["erase second", 0],
+        "model": ["model", 0],
+        "clip": ["clip", 0],
+        "loras.lora0": ["erase first", 0],
+        "loras.lora1": ["erase second", 0],
         "mode": "closed-form fusion",
-    }  # fmt: skip
+    }
     name = f"tinyflux_without_{first}_and_{second}"
     return {
         **tinyflux(f"{first} beside a {second}", 4),
