@@ -173,7 +173,7 @@ class MultiEraseLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, files=None):
+    def validate_inputs(cls, files=None, loras=None):  # ComfyUI always hands over a growing input
         try:
             for name, _ in file_lines(files or ""):
                 folder_paths.get_full_path_or_raise("loras", name)
