@@ -1,21 +1,26 @@
-"""The state of a run on disk, written whole or not at all.
+"""The state of a run on disk: each file is written whole or not at all.
 
-One folder a run: `lora.safetensors` (float32 masters), `optimizer.pt`, `run.json` (configuration and loss history).
-All chance is derived from the seed and the step number, so there is no generator to keep.
+One folder a run: `state.safetensors` (float32 masters, optimisers, configuration, loss history) and the pools of the
+present epoch. All chance is derived from the seed and the step number, so there is no generator to keep.
 """
 
 import dataclasses
+import hashlib
 import json
-import os
-import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from torch import Tensor
+
+from .lora import load_lora, save_lora
+
+STATE = "state.safetensors"
+FREE = {"steps", "save_every"}  # settings that a resumed run may change
 
 
-def save(folder: Path, lora, optimizers: list[torch.optim.Optimizer], config, history: dict[str, list[float]]):
-    """Replaces the folder by the present state; a crash leaves the old one or the new one.
+def save(folder: Path, lora, optimizers: list[torch.optim.Optimizer], config, history: dict, finished: bool = False):
+    """Replaces the state; a crash leaves the old one or the new one.
 
     Args:
         folder: of this run alone.
@@ -23,41 +28,89 @@ def save(folder: Path, lora, optimizers: list[torch.optim.Optimizer], config, hi
         optimizers: in a fixed order.
         config: a dataclass.
         history: loss lists; their length is the number of steps done.
+        finished: the pools are not needed any more.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written to.
     """
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_file(lora.tensors(torch.float32), part / "lora.safetensors")
-    torch.save([o.state_dict() for o in optimizers], part / "optimizer.pt")
-    (part / "run.json").write_text(json.dumps({"config": dataclasses.asdict(config), "history": history}))
-    for file in part.iterdir():
-        with file.open("r+b") as opened:
-            os.fsync(opened.fileno())
-    old = folder.with_name(f".{folder.name}.old")
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.replace(old)
-    part.replace(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    tensors, groups = {f"lora.{key}": t for key, t in lora.tensors(torch.float32).items()}, []
+    for i, optimizer in enumerate(optimizers):
+        state = optimizer.state_dict()
+        tensors |= {f"optimizer.{i}.{j}.{key}": v for j, held in state["state"].items() for key, v in held.items()}
+        groups.append(state["param_groups"])
+    plain = {key: t.cpu().contiguous() for key, t in tensors.items() if torch.is_tensor(t)}
+    rest = {key: value for key, value in tensors.items() if not torch.is_tensor(value)}
+    told = {"config": dataclasses.asdict(config), "history": history, "groups": groups, "rest": rest}
+    _write(folder / STATE, plain, {"run": json.dumps(told)})
+    step = len(history["loss"])
+    for pools in folder.glob("pools-*.safetensors"):
+        if finished or pools != _pools(folder, max(0, step - 1) // config.refresh):
+            pools.unlink()
 
 
 def resume(folder: Path, lora, optimizers: list[torch.optim.Optimizer], config) -> dict[str, list[float]]:
     """Loads the state into `lora` and `optimizers`; returns the loss history, empty when there is no state.
 
     Raises:
-        ValueError: the state belongs to another configuration (the number of steps may differ).
+        ValueError: the state is damaged, no state of a run, or belongs to another configuration.
     """
-    old = folder.with_name(f".{folder.name}.old")
-    if not folder.exists() and old.exists():  # stopped between the two renames of `save`
-        old.replace(folder)
-    if not (folder / "run.json").exists():
+    if not (folder / STATE).exists():
         return {}
-    state = json.loads((folder / "run.json").read_text())
+    tensors, header = _read(folder / STATE)
+    state = json.loads(header["run"])
     known = json.loads(json.dumps(dataclasses.asdict(config)))
-    changed = sorted(k for k in known if k != "steps" and state["config"].get(k) != known[k])
+    changed = sorted(k for k in known if k not in FREE and state["config"].get(k) != known[k])
     if changed:
         raise ValueError(f"the run in {folder} was made with other settings: {', '.join(changed)}")
-    lora.load(load_file(folder / "lora.safetensors"))
-    for optimizer, saved in zip(optimizers, torch.load(folder / "optimizer.pt", weights_only=True), strict=True):
-        optimizer.load_state_dict(saved)
+    lora.load({key.removeprefix("lora."): t for key, t in tensors.items() if key.startswith("lora.")})
+    for i, optimizer in enumerate(optimizers):
+        held: dict[int, dict] = {}
+        for key, value in (tensors | state["rest"]).items():
+            kind, *place = key.split(".", 3)
+            if kind == "optimizer" and int(place[0]) == i:
+                held.setdefault(int(place[1]), {})[place[2]] = value
+        optimizer.load_state_dict({"state": held, "param_groups": state["groups"][i]})
     return state["history"]
+
+
+def save_pools(folder: Path, number: int, tensors: dict[str, Tensor]):
+    """Keeps the pools of an epoch: the student that walked them will have moved, and the teacher's walk is dear."""
+    _write(_pools(folder, number), {key: t.contiguous() for key, t in tensors.items()}, {})
+
+
+def load_pools(folder: Path, number: int) -> dict[str, Tensor] | None:
+    """The tensors of an epoch's pools, or None."""
+    path = _pools(folder, number)
+    return _read(path)[0] if path.exists() else None
+
+
+def _pools(folder: Path, number: int) -> Path:
+    return folder / f"pools-{number}.safetensors"
+
+
+def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        save_lora(tensors, path, header | {"sha256": _digest(tensors)})
+    except OSError as error:
+        told = f"cannot save the run in {path.parent} ({error.strerror}): make room and resume it"
+        raise OSError(error.errno, told) from error
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        tensors, header = load_lora(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it, or start a run under another name") from error
+    if "sha256" not in header:
+        raise ValueError(f"{path} is no state of a run: delete it, or start a run under another name")
+    if header["sha256"] != _digest(tensors):
+        raise ValueError(f"{path} is damaged (its checksum differs): delete it, or start a run under another name")
+    return tensors, header
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        digest.update(key.encode() + tensors[key].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -4,11 +4,15 @@ x_t = (1 - t) x_0 + t n and v = n - x_0, so one Euler step from t to s is x_s = 
 """
 
 import math
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+Points = tuple[Tensor, Tensor]  # trajectory [b] and step [b] in a pool
 
 
 def token_mu(image_tokens: int) -> float:
@@ -48,21 +52,25 @@ def euler(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, sigmas: T
 
 @dataclass(frozen=True)
 class Pool:
-    """Trajectories of the frozen model, and what each was made from.
+    """Trajectories, what each was made from, and what the teacher said along them.
 
     Attributes:
         sources: one object a trajectory (a prompt, a sentence).
         x: [p, s + 1, c, h, w]: x_t at every time, x_0 last.
         v: [p, s, c, h, w]: the teacher's velocity there.
         sigmas: [s + 1].
+        neutral: [p, s, c, h, w]: the teacher's velocity for the neutral prompt, where it was asked for.
+        known: [p, s, 1 + k, queries]: the teacher's attention features of the other words, likewise.
     """
 
     sources: list
     x: Tensor
     v: Tensor
     sigmas: Tensor
+    neutral: Tensor | None = None
+    known: Tensor | None = None
 
-    def draw(self, count: int, window: tuple[float, float], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def draw(self, count: int, window: tuple[float, float], generator: torch.Generator) -> Points:
         """Chooses `count` points, trajectory and step, with sigma in the window; see `at`."""
         inside = ((self.sigmas[:-1] >= window[0]) & (self.sigmas[:-1] <= window[1])).nonzero()[:, 0]
         row = torch.randint(len(self.sources), (count,), generator=generator)
@@ -75,9 +83,16 @@ class Pool:
         return x.to(device), self.sigmas[step].to(device), v.to(device)
 
 
-def collect(trajectory: Iterator[tuple]) -> tuple[Tensor, Tensor]:
-    """Runs a batch of trajectories to their end; every x [b, s + 1, ...] and v [b, s, ...], on the CPU."""
-    points = list(trajectory)
-    x = torch.stack([x.cpu() for x, _ in points], dim=1)
-    v = torch.stack([v.cpu() for _, v in points[:-1]], dim=1)
-    return x, v
+def collect(trajectory: Iterator[tuple], x: Tensor, v: Tensor):
+    """Runs a batch of trajectories to their end; every x goes into x [b, s + 1, ...] and every v into v [b, s, ...]."""
+    for i, (x_t, v_t) in enumerate(trajectory):
+        x[:, i] = x_t
+        if v_t is not None:
+            v[:, i] = v_t
+
+
+def room(shape: tuple[int, ...], gib: float) -> Tensor:
+    """Zeros to fill; beyond so many GiB they lie in a file that goes when the tensor does."""
+    if 4 * math.prod(shape) <= gib * 2**30:
+        return torch.zeros(shape)
+    return torch.from_numpy(np.memmap(tempfile.TemporaryFile(), np.float32, "w+", shape=shape))

@@ -5,89 +5,29 @@ trajectory, and trainable slices that can be on (the student) or off (the teache
 and the step number, so a run that is resumed repeats the one that was never stopped.
 """
 
-import dataclasses
 import math
-import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from . import checkpoint, losses, prompts, sampling, tokens
-from .attention import image_feature
-from .lora import target_names
+from . import checkpoint
+from .config import EraseConfig
+from .objective import Losses, erase_graphs, preserve_graphs, weighted
+from .optimizers import new_optimizer, set_rate
+from .plan import Plan, conds, generator, prepare, selected
+from .pools import Epoch, fill_pool, latent_shape, new_epoch, pools, schedule
 
+__all__ = [
+    "EraseConfig", "EraseResult", "Plan", "conds", "fill_pool", "generator", "latent_shape", "optimizer", "pools",
+    "prepare", "record", "schedule", "selected", "train", "update", "weighted",
+]  # fmt: skip
 
-@dataclass(frozen=True)
-class EraseConfig:
-    """Everything that decides a run; two runs with equal configurations give equal bits on one machine."""
-
-    # What is erased, and from which sentences.
-    concept: str
-    synonyms: tuple[str, ...] = ()
-    irrelevant: tuple[str, ...] = ()
-    tiers: tuple[tuple[str, ...], ...] = ()  # the same words by kinship: each sentence takes one of each, not k
-    templates: tuple[str, ...] = prompts.TEMPLATES
-    neutral: str = ""  # see prompts.neutral
-    retain: tuple[str, ...] = ()  # whole prompts that must stay: neighbours and generic ones
-    retain_own: float = 0.5  # share of retain prompts drawn from `retain`; the others are irrelevant words in templates
-    shuffle_rate: float = 0.9
-    synonym_rate: float = 0.3  # how often a synonym stands in for the concept as the word to erase
-    sentences: int = 64  # how many are drawn and encoded
-    # The objective.
-    eta: float = 1.0
-    tau: float = 0.07
-    k_irrelevant: int = 3
-    esd: float = 1.0  # weights
-    attn: float = 0.1
-    retain_weight: float = 1.0
-    rsc: float = 0.05
-    preserve: str = "teacher"  # or "paper": flow matching on images of the concept (Eq. 4)
-    paper_sign: bool = False  # of the reverse self-contrastive loss
-    guidance: float = 1.0  # one value for teacher, student and trajectories
-    # The points x_t.
-    width: int = 512  # px
-    height: int = 512
-    sampling_steps: int = 28
-    mu: float | None = None  # sampling shift; None is the model's
-    erase_sigma: tuple[float, float] = (0.0, 1.0)
-    map_sigma: tuple[float, float] = (0.6, 1.0)  # where the reverse self-contrastive loss looks
-    map_blocks: tuple[int, ...] | None = None  # dual blocks whose attention is read; None is all
-    pool: int = 8  # trajectories kept of each kind
-    refresh: int = 50  # steps after which they are drawn anew
-    # The optimisation.
-    steps: int = 200  # pairs of one lower and one upper step
-    batch: int = 1
-    retain_batch: int = 1
-    targets: str = "paper"
-    rank: int = 8
-    lr_low: float = 1e-3
-    lr_up: float = 5e-4
-    alternate: bool = True  # False: one summed loss and one optimiser at lr_low
-    clip: float = 1.0
-    weight_decay: float = 0.0
-    seed: int = 0
-    dtype: str = "auto"  # of the transformer: auto, bf16, fp32; the LoRA's masters are always fp32
-    checkpoint: bool = False  # recompute blocks in backward
-    save_every: int = 0  # steps between run states; 0 is never
-    samples: int = 0  # images of the concept to make at the end, before and after
-
-    def torch_dtype(self) -> torch.dtype | None:
-        return {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}[self.dtype]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A configuration that was checked, with its sentences drawn and encoded."""
-
-    config: EraseConfig
-    sentences: list[prompts.Sentence]
-    retained: list[prompts.Prompt]
-    contexts: dict[str, tuple[Tensor, Tensor]]  # prompt: context [1, tokens, features], pooled [1, features]
-    select: dict[prompts.Prompt, Tensor]  # [tokens, 1], one at the word's tokens
+READ_EVERY = 10  # pairs between two looks at the losses: each look waits for the device
 
 
 @dataclass
@@ -126,57 +66,6 @@ class EraseResult:
         )
 
 
-def prepare(config: EraseConfig, text) -> Plan:
-    """Checks the configuration, draws the sentences and encodes every prompt that the run will need.
-
-    Args:
-        config: as the user set it; prompts without `{}` become templates here.
-        text: has `encode(prompt)` and `pieces(prompt)`; see `flux.TextEncoder`.
-
-    Raises:
-        ValueError: a concept that is empty, has no token or is not in the prompt, or settings that cannot work.
-    """
-    concept = tokens.check_concept(config.concept, text.pieces)
-    synonyms = tuple(tokens.check_concept(word, text.pieces) for word in config.synonyms)
-    irrelevant = tuple(tokens.check_concept(word, text.pieces) for word in config.irrelevant)
-    templates = tuple(prompts.as_template(t, concept) for t in config.templates)
-    config = dataclasses.replace(config, concept=concept, synonyms=synonyms, irrelevant=irrelevant, templates=templates)
-    check_settings(config)
-    rng = random.Random(config.seed)
-    sentences = [prompts.sentence(config, rng) for _ in range(config.sentences)]
-    retained = [prompts.retained(config, rng) for _ in range(config.sentences)]
-    every = {p for s in sentences for p in s.prompts()} | set(retained)
-    contexts = {p.text: text.encode(p.text) for p in sorted(every, key=lambda p: p.text)}
-    if len({context.shape for context, _ in contexts.values()}) > 1:
-        raise ValueError("the prompts differ in encoded length: shorten the longest one")
-    select = {p: _select(text.pieces(p.text), p.word) for p in every if p.word}
-    return Plan(config, sentences, retained, contexts, select)
-
-
-def check_settings(config: EraseConfig):
-    """Raises ValueError for settings that cannot work, before anything is loaded."""
-    target_names(config.targets)
-    if config.rsc and not (config.synonyms and config.irrelevant):
-        raise ValueError("the rsc loss needs a synonym and irrelevant words: give both, or set its weight to 0")
-    for kept in (*config.irrelevant, *config.retain):
-        for word in (config.concept, *config.synonyms):
-            if tokens.occurs(kept, word):
-                raise ValueError(f"{kept!r} is to be kept and holds {word!r}, which is to be erased")
-    if not config.templates:
-        raise ValueError("there is no prompt template: give at least one, with {} for the concept")
-    for name in ("steps", "batch", "retain_batch", "rank", "sentences", "pool", "refresh", "sampling_steps"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1")
-    if config.width % 16 or config.height % 16:
-        raise ValueError(f"the resolution must be a multiple of 16, not {config.width}x{config.height}")
-
-
-def _select(pieces: list[str], word: str) -> Tensor:
-    select = torch.zeros(len(pieces), 1)
-    select[tokens.positions(pieces, word)] = 1
-    return select
-
-
 def train(
     model,
     plan: Plan,
@@ -189,48 +78,113 @@ def train(
     Args:
         model: the seam, see `flux.FluxModel`.
         plan: from `prepare`.
-        progress: called as progress(step, losses) after every pair.
+        progress: called as progress(step, losses) after every pair, with the losses that were last looked at.
         stops: exceptions with which a user interrupts; from the first full pair on, the result then holds what
             was trained.
-        run_dir: where the run's state is kept every `save_every` pairs and resumed from.
+        run_dir: where the run's state is kept, every `save_every` pairs and when it stops, and resumed from.
 
     Raises:
         FloatingPointError: a loss is NaN or infinite.
     """
     config = plan.config
     lora = model.attach(config.targets, config.rank, torch.Generator().manual_seed(config.seed))
-    lower, upper = optimizer(lora, config.lr_low, config), optimizer(lora, config.lr_up, config)
-    history = checkpoint.resume(run_dir, lora, [lower, upper], config) if run_dir else {}
-    first = done = len(history.get("loss", []))
-    start, interrupted = time.monotonic(), False
+    optimizers = [optimizer(lora, rate, config) for rate in (config.lr_low, config.lr_up)]
+    run = Run(config, lora, optimizers, run_dir)
+    first, start, interrupted = run.done, time.monotonic(), False
     try:
         for step in range(first, config.steps):
-            rng = generator(config.seed, step)
             if step == first or step % config.refresh == 0:
-                concept_pool, retain_pool = pools(model, plan, step // config.refresh)
-
-            erase = erase_losses(model, plan, concept_pool, rng)  # lower level
-            if config.alternate:
-                update(lower, lora, weighted(erase, config), config)
-                preserve = preserve_losses(model, plan, concept_pool, retain_pool, rng)  # upper level
-                update(upper, lora, weighted(preserve, config), config)
-            else:
-                preserve = preserve_losses(model, plan, concept_pool, retain_pool, rng)
-                update(lower, lora, weighted(erase | preserve, config), config)
-
-            done = step + 1
-            record(history, erase | preserve, weighted(erase | preserve, config), step)
+                epoch = run.epoch(model, plan, step // config.refresh)
+            run.add(step, pair(model, plan, epoch, step, lora, optimizers))
             if progress:
-                progress(done, {name: values[-1] for name, values in history.items()})
-            if run_dir and config.save_every and done % config.save_every == 0:
-                checkpoint.save(run_dir, lora, [lower, upper], config, history)
+                progress(run.done, run.last())
+            if config.save_every and run.done % config.save_every == 0:
+                run.save()
     except stops:
-        if not done:
+        if not run.done:
             raise
         interrupted = True
+    except FloatingPointError:
+        raise
+    except Exception:
+        run.save()
+        raise
+    run.save(finished=not interrupted)
     seconds = time.monotonic() - start
     samples = compare(model, plan) if config.samples and not interrupted else None
-    return EraseResult(lora.tensors(torch.float32), history, done, interrupted, seconds, config, samples)
+    return EraseResult(lora.tensors(torch.float32), run.history, run.done, interrupted, seconds, config, samples)
+
+
+def pair(model, plan: Plan, epoch: Epoch, step: int, lora, optimizers: list[torch.optim.Optimizer]) -> Losses:
+    """One lower and one upper step; the losses, detached, on the device."""
+    config, draws, found = plan.config, epoch.draws[step], {}
+    lower, upper = optimizers
+    rates = config.lr_low, config.lr_up
+    for each, rate in zip(optimizers, rates, strict=True):
+        set_rate(each, rate, step, config)
+
+    def graphs(level: Callable, *more) -> Iterator[Tensor]:
+        for draw in draws:
+            for losses in level(model, plan, epoch, draw, *more):
+                for name, loss in losses.items():
+                    found[name] = found.get(name, 0) + loss.detach() / len(draws)
+                yield weighted(losses, config) / len(draws)
+
+    preserve = graphs(preserve_graphs, generator(config.seed, step + 2**40))
+    if config.alternate:
+        update(lower, lora, graphs(erase_graphs), config)
+        update(upper, lora, preserve, config)
+    else:
+        update(lower, lora, chain(graphs(erase_graphs), preserve), config)
+    return found
+
+
+class Run:
+    """How far a run is: its losses, and its state on disk.
+
+    Attributes:
+        done: pairs whose two steps are both in the LoRA.
+        history: one list a loss, read from the device now and then.
+    """
+
+    def __init__(self, config: EraseConfig, lora, optimizers: list[torch.optim.Optimizer], folder: Path | None):
+        self.config, self.lora, self.optimizers, self.folder = config, lora, optimizers, folder
+        self.history = checkpoint.resume(folder, lora, optimizers, config) if folder else {}
+        self.done, self.waiting = len(self.history.get("loss", [])), []
+        self.kept = self.fingerprint()
+
+    def fingerprint(self) -> list[int]:
+        """Changes with every step of an optimiser."""
+        return [p._version for p in self.lora.parameters()]
+
+    def epoch(self, model, plan: Plan, number: int) -> Epoch:
+        """The pools of an epoch: those that a stopped run has left, or new ones."""
+        stored = checkpoint.load_pools(self.folder, number) if self.folder else None
+        epoch = new_epoch(model, plan, number, stored)
+        if self.folder and not stored:
+            checkpoint.save_pools(self.folder, number, epoch.tensors())
+        return epoch
+
+    def add(self, step: int, found: Losses):
+        self.waiting.append((step, found))
+        self.done, self.kept = step + 1, self.fingerprint()
+        if step == 0 or self.done % READ_EVERY == 0:
+            self.read()
+
+    def read(self):
+        """Fetches the losses; raises FloatingPointError if one is NaN or infinite."""
+        for step, found in self.waiting:
+            record(self.history, found, weighted(found, self.config), step)
+        self.waiting = []
+
+    def last(self) -> dict[str, float]:
+        return {name: values[-1] for name, values in self.history.items()}
+
+    def save(self, finished: bool = False):
+        """Keeps the state, if it is that of a whole number of pairs."""
+        self.read()
+        if self.folder and self.done and self.kept == self.fingerprint():
+            checkpoint.save(self.folder, self.lora, self.optimizers, self.config, self.history, finished)
 
 
 def compare(model, plan: Plan) -> tuple[Tensor, Tensor]:
@@ -243,139 +197,20 @@ def compare(model, plan: Plan) -> tuple[Tensor, Tensor]:
     return before.cpu(), after.cpu()
 
 
-def schedule(model, config: EraseConfig) -> Tensor:
-    return sampling.shifted_sigmas(config.sampling_steps, model.mu if config.mu is None else config.mu)
+def optimizer(lora, lr: float, config: EraseConfig) -> torch.optim.Optimizer:
+    return new_optimizer(config.optimizer, lora.parameters(), lr, config.weight_decay)
 
 
-def latent_shape(model, config: EraseConfig) -> tuple[int, int, int]:
-    return model.channels, config.height // model.downscale, config.width // model.downscale
-
-
-def pools(model, plan: Plan, epoch: int) -> tuple[sampling.Pool, sampling.Pool]:
-    """Trajectories of the frozen model for sentences that hold the concept, and for prompts that must stay."""
-    config, sigmas = plan.config, schedule(model, plan.config)
-    rng = generator(config.seed, -1 - epoch)
-    made = []
-    for sources in (plan.sentences, plan.retained):
-        chosen = torch.randint(len(sources), (config.pool,), generator=rng).tolist()
-        made.append(fill_pool(model, plan, [sources[i] for i in chosen], sigmas, rng))
-    return made[0], made[1]
-
-
-def fill_pool(model, plan: Plan, sources: list, sigmas: Tensor, rng: torch.Generator) -> sampling.Pool:
-    """One trajectory a source, a few at a time."""
-    noise = torch.randn(len(sources), *latent_shape(model, plan.config), generator=rng)
-    texts = [s.concept if isinstance(s, prompts.Sentence) else s for s in sources]
-    together = 4 * plan.config.batch
-    parts = [
-        sampling.collect(model.trajectory(conds(model, plan, texts[i : i + together]), noise[i : i + together], sigmas))
-        for i in range(0, len(sources), together)
-    ]
-    x, v = (torch.cat(found) for found in zip(*parts, strict=True))
-    return sampling.Pool(sources, x, v, sigmas)
-
-
-def erase_losses(model, plan: Plan, pool: sampling.Pool, rng: torch.Generator) -> dict[str, Tensor]:
-    """The lower level: L_esd and L_attn from one forward of the student, on the teacher's trajectory."""
-    config = plan.config
-    row, step = pool.draw(config.batch, config.erase_sigma, rng)
-    x_t, sigma, teacher = pool.at(row, step, model.device)
-    sentences = [pool.sources[i] for i in row]
-    concept = [s.concept for s in sentences]
-    capture = model.capture(selected(model, plan, concept), config.map_blocks) if config.attn else None
-    student = model.velocity(x_t, sigma, conds(model, plan, concept), adapters=True, capture=capture)
-    neutral = model.velocity(x_t, sigma, conds(model, plan, [s.neutral for s in sentences]), adapters=False)
-    found = {"esd": losses.esd_loss(student, teacher, neutral, config.eta)}
-    if capture:
-        found["attn"] = losses.attention_loss(image_feature(capture.maps))
-    return found
-
-
-def preserve_losses(
-    model, plan: Plan, concept_pool: sampling.Pool, retain_pool: sampling.Pool, rng: torch.Generator
-) -> dict[str, Tensor]:
-    """The upper level: stay at the teacher where the concept is absent, and bend the concept's attention."""
-    config, found = plan.config, {}
-    if config.retain_weight and config.preserve == "teacher":
-        row, step = retain_pool.draw(config.retain_batch, (0.0, 1.0), rng)
-        x_t, sigma, teacher = retain_pool.at(row, step, model.device)
-        kept = [retain_pool.sources[i] for i in row]
-        student = model.velocity(x_t, sigma, conds(model, plan, kept), adapters=True)
-        found["retain"] = losses.retain_loss(student, teacher)
-    if config.retain_weight and config.preserve == "paper":
-        found["retain"] = paper_retain(model, plan, concept_pool, rng)
-    if config.rsc:
-        row, step = concept_pool.draw(config.batch, config.map_sigma, rng)
-        x_t, sigma, _ = concept_pool.at(row, step, model.device)
-        found["rsc"] = rsc(model, plan, [concept_pool.sources[i] for i in row], x_t, sigma)
-    return found
-
-
-def paper_retain(model, plan: Plan, pool: sampling.Pool, rng: torch.Generator) -> Tensor:
-    """The paper's Eq. 4 on the ends of the concept's trajectories."""
-    row = torch.randint(len(pool.sources), (plan.config.retain_batch,), generator=rng)
-    x_0 = pool.x[row, -1].to(model.device)
-    noise = torch.randn(x_0.shape, generator=rng).to(model.device)
-    sigma = torch.rand(len(row), generator=rng).to(model.device)
-    t = sigma[:, None, None, None]
-    concept = conds(model, plan, [pool.sources[i].concept for i in row])
-    student = model.velocity((1 - t) * x_0 + t * noise, sigma, concept, adapters=True)
-    return losses.flow_matching_loss(student, x_0, noise)
-
-
-def rsc(model, plan: Plan, sentences: list[prompts.Sentence], x_t: Tensor, sigma: Tensor) -> Tensor:
-    """L_rsc with every prompt's own span, all at the same x_t; only the concept's feature carries a gradient."""
-    config = plan.config
-
-    def feature(chosen: list[prompts.Prompt], repeats: int, adapters: bool) -> Tensor:
-        capture = model.capture(selected(model, plan, chosen), config.map_blocks)
-        where = x_t.repeat_interleave(repeats, 0), sigma.repeat_interleave(repeats, 0)
-        return image_feature(model.columns(*where, conds(model, plan, chosen), adapters, capture))
-
-    un = feature([s.concept for s in sentences], 1, adapters=True)
-    others = [p for s in sentences for p in (s.synonym, *s.irrelevant)]
-    known = feature(others, len(others) // len(sentences), adapters=False)
-    known = known.unflatten(0, (len(sentences), -1))  # b 1+K queries
-    return losses.rsc_loss(un, known[:, 0], known[:, 1:], config.tau, config.paper_sign)
-
-
-def conds(model, plan: Plan, chosen: Iterable[prompts.Prompt]):
-    """A batch of conditions, all at the run's guidance."""
-    contexts, pooled = zip(*(plan.contexts[p.text] for p in chosen), strict=True)
-    return model.cond(torch.cat(contexts), torch.cat(pooled), plan.config.guidance)
-
-
-def selected(model, plan: Plan, chosen: Iterable[prompts.Prompt]) -> Tensor:
-    """[b, tokens, 1], one at the tokens of each prompt's own word."""
-    return torch.stack([plan.select[p] for p in chosen]).to(model.device)
-
-
-def generator(seed: int, step: int) -> torch.Generator:
-    """The chance of one step."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
-
-
-def optimizer(lora, lr: float, config: EraseConfig) -> torch.optim.AdamW:
-    return torch.optim.AdamW(lora.parameters(), lr=lr, weight_decay=config.weight_decay)
-
-
-def weighted(found: dict[str, Tensor], config: EraseConfig) -> Tensor:
-    """The weighted sum of the losses that were computed."""
-    weights = {"esd": config.esd, "attn": config.attn, "retain": config.retain_weight, "rsc": config.rsc}
-    return sum(weights[name] * loss for name, loss in found.items())
-
-
-def update(optimizer: torch.optim.Optimizer, lora, loss: Tensor, config: EraseConfig):
-    """One clipped step."""
-    if not torch.is_tensor(loss):  # every weight of this level is 0
-        return
+def update(optimizer: torch.optim.Optimizer, lora, loss: Tensor | Iterable[Tensor], config: EraseConfig):
+    """One clipped step on a loss, or on the sum of losses whose graphs are alive one after the other."""
     optimizer.zero_grad()
-    loss.backward()
+    for part in [loss] if torch.is_tensor(loss) else loss:
+        part.backward()
     torch.nn.utils.clip_grad_norm_(lora.parameters(), config.clip)
     optimizer.step()
 
 
-def record(history: dict[str, list[float]], found: dict[str, Tensor], total: Tensor, step: int):
+def record(history: dict[str, list[float]], found: Losses, total: Tensor, step: int):
     """Appends a pair's losses.
 
     Raises:

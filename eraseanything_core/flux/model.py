@@ -3,6 +3,7 @@
 from contextlib import suppress
 from typing import NamedTuple
 
+import comfy.model_management
 import torch
 from comfy.ldm.flux.model import Flux
 from comfy.ldm.modules.attention import attention_pytorch
@@ -114,6 +115,8 @@ class FluxModel:
             yield from euler(lambda x, t: self.velocity(x, t, cond, adapters), noise, sigmas)
 
     def _run(self, x_t, sigma, cond, adapters, capture, stop):
+        if not torch.is_grad_enabled() or not adapters:  # the long fills; never between the two steps of a pair
+            comfy.model_management.throw_exception_if_processing_interrupted()
         cast = {"device": self.device, "dtype": self.dtype}
         self.adapters = adapters
         try:
@@ -132,7 +135,8 @@ class FluxModel:
 
     def _attention(self, capture: Capture | None, stop: bool):
         last = len(self.module.double_blocks) - 1
-        wanted = range(last + 1) if capture is None or capture.blocks is None else capture.blocks
+        chosen = None if capture is None else capture.blocks
+        wanted = {range(last + 1)[i] for i in (range(last + 1) if chosen is None else chosen)}  # -1 is the last
 
         def attend(_, q, k, v, heads, *args, transformer_options, **kwargs):
             block = transformer_options["block_index"]

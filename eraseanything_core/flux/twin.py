@@ -23,6 +23,9 @@ class _FrozenLinear(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
+        own = getattr(ctx.module, "cast_bias_weight", None)  # GGUF's layers unpack themselves
+        if own:
+            return grad @ own(grad)[0], None, None
         weight, _, offload = comfy.ops.cast_bias_weight(ctx.module, grad, offloadable=True)
         x_grad = grad @ weight
         comfy.ops.uncast_bias_weight(ctx.module, weight, None, offload)

@@ -1,4 +1,7 @@
 import math
+import re
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,7 +33,9 @@ def walk(steps=10):
     x_0, noise = torch.full((3, 2, 4, 4), 0.5), torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     sigmas = sampling.shifted_sigmas(steps, 1.15)
     points = sampling.euler(lambda x, t: (x - x_0) / t[:, None, None, None], noise, sigmas)
-    return x_0, noise, sigmas, sampling.collect(points)
+    x, v = sampling.room((3, steps + 1, 2, 4, 4), 1), sampling.room((3, steps, 2, 4, 4), 1)
+    sampling.collect(points, x, v)
+    return x_0, noise, sigmas, (x, v)
 
 
 def test_euler_stays_on_the_line_and_arrives():
@@ -61,3 +66,18 @@ def test_a_window_of_high_times():
     pool = sampling.Pool(["a"], x, v, sigmas)
     _, step = pool.draw(300, (0.6, 1.0), torch.Generator().manual_seed(1))
     assert sigmas[step].min() >= 0.6 and sigmas[step].max() == 1
+
+
+def test_beyond_its_bound_an_array_lies_on_disk_and_holds_the_same():
+    def anonymous() -> int:
+        """Bytes of this process that no file backs."""
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(re.search(r"RssAnon:\s+(\d+)", status)[1])
+
+    shape, before = (16, 1024, 1024), anonymous()
+    on_disk = sampling.room(shape, gib=0.01)
+    on_disk[3, 5] = torch.arange(1024.0)
+    on_disk[:, 7] = 1.0
+    assert on_disk.sum() == 1023 * 512 + 16 * 1024 and on_disk.shape == shape
+    if sys.platform == "linux":
+        assert anonymous() - before < 8 * 2**20, "64 MiB were asked for"

@@ -166,15 +166,15 @@ def test_bad_input_is_one_line_and_nothing_is_written(name, trainer_node, widget
 
 def test_a_loss_that_is_not_a_number(trainer_node, widgets, loras, monkeypatch):
     """In the second pair: the first one is thrown away with it."""
-    from pack_under_test.eraseanything_core import trainer
+    from pack_under_test.eraseanything_core import losses
 
-    original, calls = trainer.losses.esd_loss, []
+    original, calls = losses.esd_loss, []
 
     def broken(*args):
         calls.append(1)
         return original(*args) * (float("nan") if len(calls) == 2 else 1)
 
-    monkeypatch.setattr(trainer.losses, "esd_loss", broken)
+    monkeypatch.setattr(losses, "esd_loss", broken)
     with pytest.raises(FloatingPointError, match="the esd loss became nan at step 2") as caught:
         execute(trainer_node, widgets)
     assert "\n" not in str(caught.value)

@@ -1,12 +1,13 @@
 """The loop does what DESIGN.md section 3 says; each test fails on a mistake of the paper's reference code."""
 
 import dataclasses
+import os
 
 import comfy.sample
 import pytest
 import torch
 
-from eraseanything_core import attention, checkpoint, flux, sampling, tokens, trainer
+from eraseanything_core import attention, checkpoint, flux, objective, pools, sampling, tokens, trainer
 
 
 @pytest.fixture
@@ -33,18 +34,25 @@ def forwards(monkeypatch):
     return seen
 
 
-def test_one_lower_step_is_one_student_and_one_frozen_teacher(patcher, plan, forwards):
+def test_a_pair_is_three_forwards_of_the_student(patcher, plan, forwards):
+    """The teacher has spoken before: at the same x_t, t, prompt and guidance that the student is asked at."""
     with flux.borrow(patcher) as model:
-        model.attach("paper", 8, torch.Generator())
-        pool, _ = trainer.pools(model, plan, 0)
-        assert all(not f["adapters"] for f in forwards), "the trajectories are the frozen model's"
+        lora = model.attach("paper", 8, torch.Generator())
+        epoch = pools.new_epoch(model, plan, 0)
+        assert all(not f["adapters"] for f in forwards), "the trajectories and targets are the frozen model's"
         forwards.clear()
-        found = trainer.erase_losses(model, plan, pool, trainer.generator(0, 0))
-    student, teacher = forwards
-    assert (student["adapters"], teacher["adapters"]) == (True, False)
-    assert torch.equal(student["x"], teacher["x"]) and torch.equal(student["sigma"], teacher["sigma"])
-    assert torch.equal(student["cond"].guidance, teacher["cond"].guidance)
-    assert set(found) == {"esd", "attn"} and set(student["capture"].maps) == {0, 1}, "all dual blocks, same forward"
+        both = [trainer.optimizer(lora, 1e-3, plan.config) for _ in range(2)]
+        found = trainer.pair(model, plan, epoch, 1, lora, both)
+        erased, kept, mapped = forwards
+        assert all(f["adapters"] and f["grad"] for f in forwards) and [f["stop"] for f in forwards] == [0, 0, 1]
+        assert set(found) == {"esd", "attn", "retain", "rsc"}
+        assert set(erased["capture"].maps) == {0, 1}, "all dual blocks, same forward as the velocity"
+        draw = epoch.draws[1][0]
+        sentences = [epoch.concept.sources[i] for i in draw.erase[0]]
+        neutral = trainer.conds(model, plan, [s.neutral for s in sentences])
+        told = model.velocity(erased["x"], erased["sigma"], neutral, adapters=False)
+        assert torch.equal(neutral.guidance, erased["cond"].guidance)
+    assert torch.allclose(told, epoch.concept.neutral[draw.erase], atol=1e-5)
 
 
 def test_the_target_stays_while_the_student_moves(patcher, plan):
@@ -96,16 +104,14 @@ def test_every_prompt_has_its_own_span(patcher, text, config, forwards):
     plan = trainer.prepare(config, text)
     with flux.borrow(patcher) as model:
         model.attach("paper", 8, torch.Generator())
-        pool, _ = trainer.pools(model, plan, 0)
-        forwards.clear()
-        sentences = pool.sources[:2]
-        x = torch.randn(2, 16, 12, 12)
-        trainer.rsc(model, plan, sentences, x, torch.tensor([0.9, 0.7]))
-    student, teacher = forwards
+        sentences, where = plan.sentences[:2], (torch.randn(2, 16, 12, 12), torch.tensor([0.9, 0.7]))
+        known = pools.known_features(model, plan, sentences, *where)
+        objective.rsc(model, plan, sentences, *where, known)
+    (teacher, student), (x, _) = forwards, where
     assert student["adapters"] and not teacher["adapters"] and student["stop"] and teacher["stop"]
     assert torch.equal(teacher["x"], x.repeat_interleave(4, 0)), "the same x_t for synonym and irrelevant words"
     asked = [p for s in sentences for p in (s.synonym, *s.irrelevant)]
-    chosen = [s.concept for s in sentences], asked
+    chosen = asked, [s.concept for s in sentences]
     for forward, expected in zip(forwards, chosen, strict=True):
         for prompt, select in zip(expected, forward["capture"].select, strict=True):
             pieces = text.pieces(prompt.text)
@@ -119,9 +125,10 @@ def test_every_prompt_has_its_own_span(patcher, text, config, forwards):
 def test_only_the_concept_carries_a_gradient_in_rsc(patcher, plan):
     with flux.borrow(patcher) as model:
         lora = model.attach("paper", 8, torch.Generator().manual_seed(0))
-        pool, _ = trainer.pools(model, plan, 0)
-        loss = trainer.rsc(model, plan, pool.sources[:1], torch.randn(1, 16, 12, 12), torch.tensor([0.9]))
-        loss.backward()
+        where = torch.randn(1, 16, 12, 12), torch.tensor([0.9])
+        known = pools.known_features(model, plan, plan.sentences[:1], *where)
+        assert not known.requires_grad
+        objective.rsc(model, plan, plan.sentences[:1], *where, known).backward()
     assert sum(float(up.grad.norm()) for up in lora.up) > 0
 
 
@@ -139,13 +146,14 @@ def test_two_learning_rates_and_two_optimisers(patcher, plan, monkeypatch):
 
 
 def test_trajectories_are_drawn_anew(patcher, text, config, monkeypatch):
-    drawn, original = [], trainer.pools
-    monkeypatch.setattr(trainer, "pools", lambda *args: drawn.append(args[2]) or original(*args))
+    drawn, original = [], trainer.new_epoch
+    monkeypatch.setattr(trainer, "new_epoch", lambda *args: drawn.append(args[2]) or original(*args))
     plan = trainer.prepare(dataclasses.replace(config, steps=5, refresh=2), text)
     with flux.borrow(patcher) as model:
         trainer.train(model, plan)
-        one, other = (original(model, plan, epoch)[0] for epoch in (0, 1))
+        one, other = (original(model, plan, epoch).concept for epoch in (0, 1))
     assert drawn == [0, 1, 2] and not torch.equal(one.x, other.x)
+    assert [s.concept for s in one.sources + other.sources] == [s.concept for s in plan.sentences], "each in turn"
 
 
 def test_masters_stay_float32_under_bf16(patcher, text, config):
@@ -208,25 +216,26 @@ def test_a_run_of_other_settings_is_not_resumed(patcher, clip, config, tmp_path)
 
 def test_a_crash_while_saving_leaves_the_old_state(patcher, text, config, tmp_path, monkeypatch):
     plan = trainer.prepare(dataclasses.replace(config, save_every=1), text)
-    calls, original = [], torch.save
+    calls, original = [], os.fsync
 
-    def save(*args):
+    def fsync(fd):
         calls.append(1)
-        if len(calls) == 2:
-            raise OSError("no space")
-        original(*args)
+        if len(calls) > 2:  # the pools, the first state
+            raise OSError(28, "No space left on device")
+        original(fd)
 
-    monkeypatch.setattr(torch, "save", save)
-    with pytest.raises(OSError, match="no space"), flux.borrow(patcher) as model:
-        trainer.train(model, plan, run_dir=tmp_path / "run")
+    monkeypatch.setattr("os.fsync", fsync)
+    with pytest.raises(OSError, match="cannot save the run in .*No space left.*make room"), flux.borrow(patcher) as m:
+        trainer.train(m, plan, run_dir=tmp_path / "run")
     with flux.borrow(patcher) as model:
         lora = model.attach("paper", 8, torch.Generator())
         both = [trainer.optimizer(lora, 1.0, plan.config) for _ in range(2)]
         assert len(checkpoint.resume(tmp_path / "run", lora, both, plan.config)["loss"]) == 1
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"state.safetensors", "pools-0.safetensors"}
 
 
 def test_sentences_keep_the_concept_together(text, config):
-    config = dataclasses.replace(config, shuffle_rate=1.0, sentences=40, neutral="{person}")
+    config = dataclasses.replace(config, shuffle_rate=1.0, sentences=40, pool=40, retain_pool=40, neutral="{person}")
     plan = trainer.prepare(config, text)
     assert all("red star" in s.concept.text and "red star" not in s.neutral.text for s in plan.sentences)
     assert all("person" in s.neutral.text for s in plan.sentences)

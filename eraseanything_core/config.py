@@ -1,0 +1,132 @@
+"""The settings of a run."""
+
+from dataclasses import dataclass
+
+import torch
+
+from . import prompts, tokens
+from .lora import target_names
+
+COUNTS = (
+    "steps", "batch", "retain_batch", "rank", "sentences", "pool", "refresh", "sampling_steps", "accumulate",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EraseConfig:
+    """Everything that decides a run; two runs with equal configurations give equal bits on one machine."""
+
+    # What is erased, and from which sentences.
+    concept: str
+    synonyms: tuple[str, ...] = ()
+    irrelevant: tuple[str, ...] = ()
+    tiers: tuple[tuple[str, ...], ...] = ()  # the same words by kinship: each sentence takes one of each, not k
+    templates: tuple[str, ...] = prompts.TEMPLATES
+    neutral: str = ""  # see prompts.neutral
+    retain: tuple[str, ...] = ()  # whole prompts that must stay: neighbours and generic ones
+    retain_own: float = 0.5  # share of retain prompts drawn from `retain`; the others are irrelevant words in templates
+    shuffle_rate: float = 0.9
+    synonym_rate: float = 0.3  # how often a synonym stands in for the concept as the word to erase
+    sentences: int = 64  # how many are drawn and encoded
+    # The objective.
+    eta: float = 1.0
+    tau: float = 0.07
+    k_irrelevant: int = 3
+    esd: float = 1.0  # weights
+    attn: float = 0.1
+    retain_weight: float = 1.0
+    rsc: float = 0.05
+    preserve: str = "teacher"  # or "paper": flow matching on images of the concept (Eq. 4)
+    paper_sign: bool = False  # of the reverse self-contrastive loss
+    guidance: float = 1.0  # one value for teacher, student and trajectories
+    # The points x_t.
+    width: int = 512  # px
+    height: int = 512
+    sampling_steps: int = 28
+    mu: float | None = None  # sampling shift; None is the model's
+    erase_sigma: tuple[float, float] = (0.0, 1.0)
+    map_sigma: tuple[float, float] = (0.6, 1.0)  # where the reverse self-contrastive loss looks
+    map_blocks: tuple[int, ...] | None = None  # dual blocks whose attention is read; None is all
+    pool: int = 8  # trajectories kept of each kind
+    refresh: int = 50  # steps after which they are drawn anew
+    retain_pool: int = 0  # trajectories of what stays; 0 is as many as `pool`
+    rsc_points: int = 0  # points that the reverse self-contrastive loss has in a pool; 0 is a new one every pair
+    on_policy: float = 0.0  # share of the trajectories that the student walks, from the second pool on
+    pool_gib: float = 4.0  # GiB of memory for one array of a pool; a larger one lies on disk
+    # The optimisation.
+    steps: int = 200  # pairs of one lower and one upper step
+    batch: int = 1
+    retain_batch: int = 1
+    targets: str = "paper"
+    rank: int = 8
+    lr_low: float = 1e-3
+    lr_up: float = 5e-4
+    alternate: bool = True  # False: one summed loss and one optimiser at lr_low
+    clip: float = 1.0
+    weight_decay: float = 0.0
+    optimizer: str = "adamw"  # or "adamw8bit" (bitsandbytes), "prodigy" (prodigyopt)
+    lr_schedule: str = "constant"  # or "linear", "cosine": down to 0 at the last step
+    warmup: int = 0  # steps in which the learning rates rise
+    accumulate: int = 1  # draws whose gradients are averaged in one update
+    seed: int = 0
+    dtype: str = "auto"  # of the transformer: auto, bf16, fp32; the LoRA's masters are always fp32
+    checkpoint: bool = False  # recompute blocks in backward
+    save_every: int = 0  # steps between run states; 0 is never
+    samples: int = 0  # images of the concept to make at the end, before and after
+
+    def torch_dtype(self) -> torch.dtype | None:
+        return {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}[self.dtype]
+
+    def retained_rows(self) -> int:
+        """Trajectories of what stays in one pool; 0 when nothing looks at them."""
+        return (self.retain_pool or self.pool) if self.retain_weight and self.preserve == "teacher" else 0
+
+    def epochs(self) -> int:
+        """How many pools the run draws."""
+        return -(-self.steps // self.refresh)
+
+
+QUICK = {"steps": 100, "refresh": 100, "sampling_steps": 12, "pool": 8, "retain_pool": 6, "rsc_points": 16}
+LONGER = {"sampling_steps": 12, "pool": 6, "retain_pool": 4, "rsc_points": 12, "on_policy": 0.25}
+PAPER = {"preserve": "paper", "paper_sign": True, "eta": 1.0, "alternate": True, "sampling_steps": 28, "rank": 8}
+PRESETS = {  # what each sets; everything else stays as it is
+    "quick": QUICK,
+    "balanced": LONGER | {"steps": 200, "refresh": 100},
+    "thorough": LONGER | {"steps": 500, "refresh": 250},
+    # Equations 4 and 5 as printed, and 1,000 steps of which every other one erases.
+    "paper": PAPER | {"steps": 500, "attn": 1.0, "retain_weight": 1.0, "rsc": 1.0, "lr_low": 1e-3, "lr_up": 5e-4},
+    # The published code's weights, learning rate and last-block maps, without its faults.
+    "reference": PAPER
+    | {"steps": 100, "attn": 0.001, "retain_weight": 0.1, "rsc": 0.1, "lr_low": 1e-3, "lr_up": 1e-3}
+    | {"map_blocks": (-1,), "weight_decay": 1e-5, "synonym_rate": 0.5},
+}
+
+
+def check_settings(config: EraseConfig):
+    """Raises ValueError for settings that cannot work, before anything is loaded."""
+    target_names(config.targets)
+    if config.rsc and not (config.synonyms and config.irrelevant):
+        raise ValueError("the rsc loss needs a synonym and irrelevant words: give both, or set its weight to 0")
+    for kept in (*config.irrelevant, *config.retain):
+        for word in (config.concept, *config.synonyms):
+            if tokens.occurs(kept, word):
+                raise ValueError(f"{kept!r} is to be kept and holds {word!r}, which is to be erased")
+    if not config.templates:
+        raise ValueError("there is no prompt template: give at least one, with {} for the concept")
+    for name in (
+        "steps",
+        "batch",
+        "retain_batch",
+        "rank",
+        "sentences",
+        "pool",
+        "refresh",
+        "sampling_steps",
+        "accumulate",
+    ):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1")
+    if config.on_policy and config.preserve == "paper":
+        raise ValueError("on_policy needs the teacher's retain loss: the paper's takes its images from the teacher")
+    if config.width % 16 or config.height % 16:
+        raise ValueError(f"the resolution must be a multiple of 16, not {config.width}x{config.height}")

@@ -1,0 +1,75 @@
+"""A run before it starts: settings checked, sentences drawn and encoded."""
+
+import dataclasses
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import prompts, tokens
+from .config import EraseConfig, check_settings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A configuration that was checked, with its sentences drawn and encoded."""
+
+    config: EraseConfig
+    sentences: list[prompts.Sentence]
+    retained: list[prompts.Prompt]
+    contexts: dict[str, tuple[Tensor, Tensor]]  # prompt: context [1, tokens, features], pooled [1, features]
+    select: dict[prompts.Prompt, Tensor]  # [tokens, 1], one at the word's tokens
+
+
+def prepare(config: EraseConfig, text) -> Plan:
+    """Checks the configuration, draws the sentences and encodes every prompt that the run will need.
+
+    No more sentences are drawn than the run's pools have trajectories: a T5-XXL pass costs an eighth of a forward.
+
+    Args:
+        config: as the user set it; prompts without `{}` become templates here.
+        text: has `encode(prompt)` and `pieces(prompt)`; see `flux.TextEncoder`.
+
+    Raises:
+        ValueError: a concept that is empty, has no token or is not in the prompt, or settings that cannot work.
+    """
+    concept = tokens.check_concept(config.concept, text.pieces)
+    synonyms = tuple(tokens.check_concept(word, text.pieces) for word in config.synonyms)
+    irrelevant = tuple(tokens.check_concept(word, text.pieces) for word in config.irrelevant)
+    templates = tuple(prompts.as_template(t, concept) for t in config.templates)
+    config = dataclasses.replace(config, concept=concept, synonyms=synonyms, irrelevant=irrelevant, templates=templates)
+    check_settings(config)
+    rng = random.Random(config.seed)
+    used, kept = (min(config.sentences, n * config.epochs()) for n in (config.pool, config.retained_rows()))
+    sentences = [prompts.sentence(config, rng) for _ in range(config.sentences)][:used]
+    retained = [prompts.retained(config, rng) for _ in range(kept)]
+    every = {p for s in sentences for p in s.prompts()} | set(retained)
+    contexts = {p.text: text.encode(p.text) for p in sorted(every, key=lambda p: p.text)}
+    if len({context.shape for context, _ in contexts.values()}) > 1:
+        raise ValueError("the prompts differ in encoded length: shorten the longest one")
+    select = {p: _select(text.pieces(p.text), p.word) for p in every if p.word}
+    return Plan(config, sentences, retained, contexts, select)
+
+
+def _select(pieces: list[str], word: str) -> Tensor:
+    select = torch.zeros(len(pieces), 1)
+    select[tokens.positions(pieces, word)] = 1
+    return select
+
+
+def conds(model, plan: Plan, chosen: Iterable[prompts.Prompt]):
+    """A batch of conditions, all at the run's guidance."""
+    contexts, pooled = zip(*(plan.contexts[p.text] for p in chosen), strict=True)
+    return model.cond(torch.cat(contexts), torch.cat(pooled), plan.config.guidance)
+
+
+def selected(model, plan: Plan, chosen: Iterable[prompts.Prompt]) -> Tensor:
+    """[b, tokens, 1], one at the tokens of each prompt's own word."""
+    return torch.stack([plan.select[p] for p in chosen]).to(model.device)
+
+
+def generator(seed: int, step: int) -> torch.Generator:
+    """The chance of one step."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)

@@ -1,0 +1,215 @@
+"""What the teacher is asked for, all of it before the steps that need it.
+
+A pool lasts `refresh` pairs. Its points are known when it is filled, because all chance comes from the seed and the
+step; so the teacher's targets are computed there, once a point and many at a time, and a pair in between runs the
+student alone. This leaves the objective what it is. What changes it: a pool smaller than the run has fewer sentences
+and points, `rsc_points` fewer still, and `on_policy` takes some x_t from the student's walk instead of the teacher's.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from . import prompts, sampling
+from .attention import image_feature
+from .config import EraseConfig
+from .plan import Plan, conds, generator, selected
+from .sampling import Points, Pool
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The points of one pair, each a trajectory and a step of it; None where a loss is off."""
+
+    erase: Points
+    retain: Points | None
+    maps: Points | None
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The pools of `refresh` pairs, and what each pair takes from them.
+
+    Attributes:
+        concept: trajectories of sentences that hold the concept.
+        retain: trajectories of prompts that must stay.
+        draws: a step to its draws, `accumulate` of them.
+    """
+
+    concept: Pool
+    retain: Pool | None
+    draws: dict[int, list[Draw]]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What cannot be told from the seed, by name."""
+        parts = {"concept": self.concept, "retain": self.retain}
+        every = {f"{kind}.{name}": getattr(pool, name, None) for kind, pool in parts.items() for name in STORED}
+        return {name: tensor for name, tensor in every.items() if tensor is not None}
+
+
+STORED = ("x", "v", "neutral", "known")
+
+
+def schedule(model, config: EraseConfig) -> Tensor:
+    return sampling.shifted_sigmas(config.sampling_steps, model.mu if config.mu is None else config.mu)
+
+
+def latent_shape(model, config: EraseConfig) -> tuple[int, int, int]:
+    return model.channels, config.height // model.downscale, config.width // model.downscale
+
+
+def new_epoch(model, plan: Plan, number: int, stored: dict[str, Tensor] | None = None) -> Epoch:
+    """Fills the pools of pairs `number * refresh` and following, targets included; or takes what `tensors` gave."""
+    concept, retain = restored(model, plan, number, stored) if stored else pools(model, plan, number)
+    draws = draw_all(plan.config, concept, retain, number)
+    if not stored:
+        concept, retain = with_targets(model, plan, concept, retain, draws, number)
+    return Epoch(concept, retain, draws)
+
+
+def restored(model, plan: Plan, number: int, stored: dict[str, Tensor]) -> tuple[Pool, Pool | None]:
+    """The pools of `Epoch.tensors`."""
+    sigmas, made = schedule(model, plan.config), []
+    for kind, sources in zip(("concept", "retain"), chosen_sources(plan, number), strict=True):
+        tensors = {name: stored.get(f"{kind}.{name}") for name in STORED}
+        made.append(Pool(sources, sigmas=sigmas, **tensors) if sources else None)
+    return made[0], made[1]
+
+
+def with_targets(
+    model, plan: Plan, concept: Pool, retain: Pool | None, draws: dict[int, list[Draw]], number: int
+) -> tuple[Pool, Pool | None]:
+    """The pools with all that the draws will ask of the teacher."""
+    every, rows = [draw for chosen in draws.values() for draw in chosen], plan.config.retained_rows()
+    erase, maps = unique([d.erase for d in every]), unique([d.maps for d in every if d.maps])
+    concept = with_teacher(model, plan, concept, erase, student_rows(plan.config, number, plan.config.pool))
+    concept = with_neutral(model, plan, concept, erase)
+    if maps:
+        concept = with_known(model, plan, concept, maps)
+    if retain:
+        points = unique([d.retain for d in every])
+        retain = with_teacher(model, plan, retain, points, student_rows(plan.config, number, rows))
+    return concept, retain
+
+
+def student_rows(config: EraseConfig, number: int, rows: int) -> int:
+    """How many of a pool's first trajectories the student walks: none in the first pool, where it is the teacher."""
+    return round(config.on_policy * rows) if number else 0
+
+
+def chosen_sources(plan: Plan, number: int) -> tuple[list, list]:
+    """What the trajectories of an epoch are made from, the sentences in turn."""
+    config = plan.config
+    return tuple(
+        [sources[(number * rows + i) % len(sources)] for i in range(rows)]
+        for sources, rows in ((plan.sentences, config.pool), (plan.retained, config.retained_rows()))
+    )
+
+
+def pools(model, plan: Plan, number: int) -> tuple[Pool, Pool | None]:
+    """Trajectories for sentences that hold the concept, and for prompts that must stay."""
+    config, sigmas, rng = plan.config, schedule(model, plan.config), generator(plan.config.seed, -1 - number)
+    made = []
+    for sources in chosen_sources(plan, number):
+        walked = student_rows(config, number, len(sources))
+        made.append(fill_pool(model, plan, sources, sigmas, rng, walked) if sources else None)
+    return made[0], made[1]
+
+
+def fill_pool(model, plan: Plan, sources: list, sigmas: Tensor, rng: torch.Generator, walked: int = 0) -> Pool:
+    """One trajectory a source, a few at a time; the first `walked` are the student's own."""
+    shape, rows = latent_shape(model, plan.config), len(sources)
+    noise = torch.randn(rows, *shape, generator=rng)
+    texts = [s.concept if isinstance(s, prompts.Sentence) else s for s in sources]
+    x, v = (sampling.room((rows, len(sigmas) - end, *shape), plan.config.pool_gib) for end in (0, 1))
+    for part in (*chunks(range(walked), plan.config), *chunks(range(walked, rows), plan.config)):
+        cond = conds(model, plan, [texts[i] for i in part])
+        walk = model.trajectory(cond, noise[part], sigmas, adapters=part[0] < walked)
+        sampling.collect(walk, x[part[0] : part[-1] + 1], v[part[0] : part[-1] + 1])
+    return Pool(sources, x, v, sigmas)
+
+
+def chunks(items, config: EraseConfig) -> list[list]:
+    """What the teacher does at a time."""
+    items, size = list(items), 4 * config.batch
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def draw_all(config: EraseConfig, concept: Pool, retain: Pool | None, number: int) -> dict[int, list[Draw]]:
+    """The draws of an epoch's steps."""
+    few = None
+    if config.rsc and config.rsc_points:
+        few = concept.draw(config.rsc_points, config.map_sigma, generator(~config.seed, number))
+    found = {}
+    for step in range(number * config.refresh, min(config.steps, (number + 1) * config.refresh)):
+        rng = generator(config.seed, step)
+        found[step] = [draw_one(config, concept, retain, few, rng) for _ in range(config.accumulate)]
+    return found
+
+
+def draw_one(config: EraseConfig, concept: Pool, retain: Pool | None, few: Points | None, rng: torch.Generator) -> Draw:
+    """The points of one pair; `few` are those that the maps are limited to."""
+    erase = concept.draw(config.batch, config.erase_sigma, rng)
+    kept = retain.draw(config.retain_batch, (0.0, 1.0), rng) if retain else None
+    maps = None
+    if config.rsc and few:
+        chosen = torch.randint(len(few[0]), (config.batch,), generator=rng)
+        maps = few[0][chosen], few[1][chosen]
+    elif config.rsc:
+        maps = concept.draw(config.batch, config.map_sigma, rng)
+    return Draw(erase, kept, maps)
+
+
+def unique(points: list[Points]) -> list[tuple[int, int]]:
+    """Each (trajectory, step) once."""
+    return sorted({(int(r), int(s)) for rows, steps in points for r, s in zip(rows, steps, strict=True)})
+
+
+def with_teacher(model, plan: Plan, pool: Pool, points: list[tuple[int, int]], walked: int) -> Pool:
+    """The teacher's own velocity where the student walked; elsewhere the walk itself has left it."""
+    asked = [(r, s) for r, s in points if r < walked]
+    return replace(pool, v=velocities(model, plan, pool, asked, lambda s: getattr(s, "concept", s), pool.v))
+
+
+def with_neutral(model, plan: Plan, pool: Pool, points: list[tuple[int, int]]) -> Pool:
+    """The teacher's velocity for the neutral prompts at the points."""
+    place = sampling.room(pool.v.shape, plan.config.pool_gib)
+    return replace(pool, neutral=velocities(model, plan, pool, points, lambda s: s.neutral, place))
+
+
+def velocities(model, plan: Plan, pool: Pool, points: list[tuple[int, int]], prompt, place: Tensor) -> Tensor:
+    """Writes the teacher's velocity for prompt(source) at the points into `place`, [p, s, c, h, w]."""
+    for part in chunks(points, plan.config):
+        row, step = torch.tensor(part).T
+        x_t, sigma, _ = pool.at(row, step, model.device)
+        chosen = conds(model, plan, [prompt(pool.sources[i]) for i in row])
+        place[row, step] = model.velocity(x_t, sigma, chosen, adapters=False).to(place)
+    return place
+
+
+def with_known(model, plan: Plan, pool: Pool, points: list[tuple[int, int]]) -> Pool:
+    """The teacher's attention features of synonym and irrelevant words at the points; see `known_features`."""
+    place = None
+    for i in range(0, len(points), plan.config.batch):
+        row, step = torch.tensor(points[i : i + plan.config.batch]).T
+        x_t, sigma, _ = pool.at(row, step, model.device)
+        found = known_features(model, plan, [pool.sources[i] for i in row], x_t, sigma)
+        if place is None:
+            place = sampling.room((*pool.v.shape[:2], *found.shape[1:]), plan.config.pool_gib)
+        place[row, step] = found.to(place)
+    return replace(pool, known=place)
+
+
+def known_features(model, plan: Plan, sentences: list[prompts.Sentence], x_t: Tensor, sigma: Tensor) -> Tensor:
+    """F_syn and F_ir, each prompt with its own span, all at the same x_t: [b, 1 + K, queries]."""
+    others = [p for s in sentences for p in (s.synonym, *s.irrelevant)]
+    repeats = len(others) // len(sentences)
+    where = x_t.repeat_interleave(repeats, 0), sigma.repeat_interleave(repeats, 0)
+    return feature(model, plan, others, *where, adapters=False).unflatten(0, (len(sentences), -1))
+
+
+def feature(model, plan: Plan, chosen: list[prompts.Prompt], x_t: Tensor, sigma: Tensor, adapters: bool) -> Tensor:
+    """The attention that each prompt's word gets, [b, queries]; the forward ends at the last block that is read."""
+    capture = model.capture(selected(model, plan, chosen), plan.config.map_blocks)
+    return image_feature(model.columns(x_t, sigma, conds(model, plan, chosen), adapters, capture))
