@@ -16,10 +16,12 @@ from torch import Tensor
 from .lora import load_lora, save_lora
 
 STATE = "state.safetensors"
-FREE = {"steps", "save_every"}  # settings that a resumed run may change
+FREE = {"steps", "save_every", "checkpoint", "pool_gib"}  # settings that a resumed run may change
+
+Told = tuple[dict[str, list[float]], dict[str, list[float]]]
 
 
-def save(folder: Path, lora, optimizers: list[torch.optim.Optimizer], config, history: dict, finished: bool = False):
+def save(folder: Path, lora, optimizers: list[torch.optim.Optimizer], config, told: Told, finished: bool = False):
     """Replaces the state; a crash leaves the old one or the new one.
 
     Args:
@@ -27,7 +29,7 @@ def save(folder: Path, lora, optimizers: list[torch.optim.Optimizer], config, hi
         lora: `lora.Lora`.
         optimizers: in a fixed order.
         config: a dataclass.
-        history: loss lists; their length is the number of steps done.
+        told: loss lists, whose length is the number of steps done, and the looks from outside.
         finished: the pools are not needed any more.
 
     Raises:
@@ -40,22 +42,22 @@ def save(folder: Path, lora, optimizers: list[torch.optim.Optimizer], config, hi
         groups.append(state["param_groups"])
     plain = {key: t.cpu().contiguous() for key, t in tensors.items() if torch.is_tensor(t)}
     rest = {key: value for key, value in tensors.items() if not torch.is_tensor(value)}
-    told = {"config": dataclasses.asdict(config), "history": history, "groups": groups, "rest": rest}
-    _write(folder / STATE, plain, {"run": json.dumps(told)})
-    step = len(history["loss"])
+    run = {"config": dataclasses.asdict(config), "told": told, "groups": groups, "rest": rest}
+    _write(folder / STATE, plain, {"run": json.dumps(run)})
+    step = len(told[0]["loss"])
     for pools in folder.glob("pools-*.safetensors"):
         if finished or pools != _pools(folder, max(0, step - 1) // config.refresh):
             pools.unlink()
 
 
-def resume(folder: Path, lora, optimizers: list[torch.optim.Optimizer], config) -> dict[str, list[float]]:
-    """Loads the state into `lora` and `optimizers`; returns the loss history, empty when there is no state.
+def resume(folder: Path, lora, optimizers: list[torch.optim.Optimizer], config) -> Told:
+    """Loads the state into `lora` and `optimizers`; returns what `save` was told, empty when there is no state.
 
     Raises:
         ValueError: the state is damaged, no state of a run, or belongs to another configuration.
     """
     if not (folder / STATE).exists():
-        return {}
+        return {}, {}
     tensors, header = _read(folder / STATE)
     state = json.loads(header["run"])
     known = json.loads(json.dumps(dataclasses.asdict(config)))
@@ -70,7 +72,8 @@ def resume(folder: Path, lora, optimizers: list[torch.optim.Optimizer], config) 
             if kind == "optimizer" and int(place[0]) == i:
                 held.setdefault(int(place[1]), {})[place[2]] = value
         optimizer.load_state_dict({"state": held, "param_groups": state["groups"][i]})
-    return state["history"]
+    history, seen = state["told"]
+    return history, seen
 
 
 def save_pools(folder: Path, number: int, tensors: dict[str, Tensor]):

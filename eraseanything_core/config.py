@@ -72,6 +72,9 @@ class EraseConfig:
     dtype: str = "auto"  # of the transformer: auto, bf16, fp32; the LoRA's masters are always fp32
     checkpoint: bool = False  # recompute blocks in backward
     save_every: int = 0  # steps between run states; 0 is never
+    watch_every: int = 0  # steps between two looks from outside, see watch.py; 0 is never
+    stop_score: float = 0.0  # concept score at which the run is over; 0 is none
+    stop_drift: float = 0.0  # drift above which the run is over; 0 is none
     samples: int = 0  # images of the concept to make at the end, before and after
 
     def torch_dtype(self) -> torch.dtype | None:
@@ -128,5 +131,7 @@ def check_settings(config: EraseConfig):
             raise ValueError(f"{name} must be at least 1")
     if config.on_policy and config.preserve == "paper":
         raise ValueError("on_policy needs the teacher's retain loss: the paper's takes its images from the teacher")
+    if (config.stop_score or config.stop_drift) and not config.watch_every:
+        raise ValueError("stop_score and stop_drift need watch_every: nothing is measured without it")
     if config.width % 16 or config.height % 16:
         raise ValueError(f"the resolution must be a multiple of 16, not {config.width}x{config.height}")

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from itertools import chain, count
 from pathlib import Path
 
 FORBIDDEN = set('/\\:*?"<>|')
@@ -29,12 +30,17 @@ def writable(folder: Path, name: str) -> Path:
         ValueError: the name is no plain file name, or the folder cannot be written to.
     """
     path = folder / f"{check_name(name)}.safetensors"
+    check_folder(folder)
+    return path
+
+
+def check_folder(folder: Path):
+    """Makes a folder if there is none; raises ValueError when it does not take files."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ValueError(f"cannot write into {folder}: {error.strerror}") from error
-    return path
 
 
 def replace(path: Path, content: bytes) -> Path:
@@ -53,3 +59,9 @@ def replace(path: Path, content: bytes) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def numbered(name: str, taken: set[str]) -> str:
+    """`name`, or the first of `name_2`, `name_3` and so on that is not taken: nothing is overwritten."""
+    names = chain([name], (f"{name}_{i}" for i in count(2)))
+    return next(n for n in names if n not in taken)

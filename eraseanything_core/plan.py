@@ -21,6 +21,8 @@ class Plan:
     retained: list[prompts.Prompt]
     contexts: dict[str, tuple[Tensor, Tensor]]  # prompt: context [1, tokens, features], pooled [1, features]
     select: dict[prompts.Prompt, Tensor]  # [tokens, 1], one at the word's tokens
+    watched: list[prompts.Sentence]  # never trained on, see watch.py; both are empty when nobody looks
+    watched_kept: list[prompts.Prompt]
 
 
 def prepare(config: EraseConfig, text) -> Plan:
@@ -45,12 +47,13 @@ def prepare(config: EraseConfig, text) -> Plan:
     used, kept = (min(config.sentences, n * config.epochs()) for n in (config.pool, config.retained_rows()))
     sentences = [prompts.sentence(config, rng) for _ in range(config.sentences)][:used]
     retained = [prompts.retained(config, rng) for _ in range(kept)]
-    every = {p for s in sentences for p in s.prompts()} | set(retained)
+    watched, watched_kept = prompts.watched(config) if config.watch_every else ([], [])
+    every = {p for s in (*sentences, *watched) for p in s.prompts()} | {*retained, *watched_kept}
     contexts = {p.text: text.encode(p.text) for p in sorted(every, key=lambda p: p.text)}
     if len({context.shape for context, _ in contexts.values()}) > 1:
         raise ValueError("the prompts differ in encoded length: shorten the longest one")
     select = {p: _select(text.pieces(p.text), p.word) for p in every if p.word}
-    return Plan(config, sentences, retained, contexts, select)
+    return Plan(config, sentences, retained, contexts, select, watched, watched_kept)
 
 
 def _select(pieces: list[str], word: str) -> Tensor:

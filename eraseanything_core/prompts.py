@@ -19,6 +19,7 @@ TEMPLATES = (
     "a painting of {}",
     "{}",
 )
+WATCHED = "a drawing of {} in the distance"  # held out: training never draws it
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,14 @@ def retained(config, rng: random.Random) -> Prompt:
     if rng.random() < config.shuffle_rate:
         template = shuffle(template, rng)
     return Prompt(fill(template, rng.choice(config.irrelevant or [""])))
+
+
+def watched(config) -> tuple[list[Sentence], list[Prompt]]:
+    """What a run looks at and never trains on: the concept, and what must stay, in a sentence of their own."""
+    concept = Prompt(fill(WATCHED, config.concept), config.concept)
+    instead = Prompt(neutral(WATCHED, config.neutral, random.Random(config.seed)))
+    word = config.irrelevant[0] if config.irrelevant else ""
+    return [Sentence(concept, instead, synonym=None, irrelevant=())], [Prompt(fill(WATCHED, word))]
 
 
 def words_of(text: str) -> tuple[str, ...]:

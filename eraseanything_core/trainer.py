@@ -8,7 +8,7 @@ and the step number, so a run that is resumed repeats the one that was never sto
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from .objective import Losses, erase_graphs, preserve_graphs, weighted
 from .optimizers import new_optimizer, set_rate
 from .plan import Plan, conds, generator, prepare, selected
 from .pools import Epoch, fill_pool, latent_shape, new_epoch, pools, schedule
+from .watch import Previews, Watch, over
 
 __all__ = [
     "EraseConfig", "EraseResult", "Plan", "conds", "fill_pool", "generator", "latent_shape", "optimizer", "pools",
@@ -42,6 +43,8 @@ class EraseResult:
         seconds: wall time of the loop.
         config: the configuration, prompts turned into templates.
         samples: latents [samples, c, h, w] of the concept before and after, when they were asked for.
+        seen: the looks from outside, see watch.py: `pair` and one list a score.
+        notes: what a person should know about the run, a line each.
     """
 
     lora: dict[str, Tensor]
@@ -51,6 +54,8 @@ class EraseResult:
     seconds: float
     config: EraseConfig
     samples: tuple[Tensor, Tensor] | None = None
+    seen: dict[str, list[float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def summary(self, saved_as: str) -> str:
         """A few lines for people."""
@@ -62,6 +67,7 @@ class EraseResult:
                 f"in {self.seconds:.0f} s",
                 f"{len(self.lora)} tensors ({self.config.targets}, rank {self.config.rank}) in {saved_as}",
                 "first loss -> mean of the last ten: " + ", ".join(ends),
+                *self.notes,
             ]
         )
 
@@ -72,6 +78,7 @@ def train(
     progress: Callable[[int, dict[str, float]], None] | None = None,
     stops: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
     run_dir: Path | None = None,
+    show: Callable[[Tensor, dict], None] | None = None,
 ) -> EraseResult:
     """Trains the slices of `model`; Algorithm 1, one lower and one upper step a pair.
 
@@ -82,6 +89,7 @@ def train(
         stops: exceptions with which a user interrupts; from the first full pair on, the result then holds what
             was trained.
         run_dir: where the run's state is kept, every `save_every` pairs and when it stops, and resumed from.
+        show: called as show(latents, run) every `watch_every` pairs, with the three of `watch.Previews`.
 
     Raises:
         FloatingPointError: a loss is NaN or infinite.
@@ -92,10 +100,18 @@ def train(
     run = Run(config, lora, optimizers, run_dir)
     first, start, interrupted = run.done, time.monotonic(), False
     try:
+        eyes = Watch(model, plan) if config.watch_every else None
+        previews = Previews(model, plan) if show and eyes else None
         for step in range(first, config.steps):
+            if over(config, run.seen):
+                break
             if step == first or step % config.refresh == 0:
                 epoch = run.epoch(model, plan, step // config.refresh)
             run.add(step, pair(model, plan, epoch, step, lora, optimizers))
+            if eyes and run.done % config.watch_every == 0:
+                run.see(eyes.look())
+                if previews:
+                    show(previews.row(), run)
             if progress:
                 progress(run.done, run.last())
             if config.save_every and run.done % config.save_every == 0:
@@ -110,9 +126,10 @@ def train(
         run.save()
         raise
     run.save(finished=not interrupted)
-    seconds = time.monotonic() - start
+    seconds, notes = time.monotonic() - start, [note for note in [over(config, run.seen)] if note]
     samples = compare(model, plan) if config.samples and not interrupted else None
-    return EraseResult(lora.tensors(torch.float32), run.history, run.done, interrupted, seconds, config, samples)
+    made = lora.tensors(torch.float32), run.history, run.done, interrupted, seconds, config
+    return EraseResult(*made, samples, run.seen, notes)
 
 
 def pair(model, plan: Plan, epoch: Epoch, step: int, lora, optimizers: list[torch.optim.Optimizer]) -> Losses:
@@ -145,11 +162,12 @@ class Run:
     Attributes:
         done: pairs whose two steps are both in the LoRA.
         history: one list a loss, read from the device now and then.
+        seen: the looks from outside, `pair` and one list a score.
     """
 
     def __init__(self, config: EraseConfig, lora, optimizers: list[torch.optim.Optimizer], folder: Path | None):
         self.config, self.lora, self.optimizers, self.folder = config, lora, optimizers, folder
-        self.history = checkpoint.resume(folder, lora, optimizers, config) if folder else {}
+        self.history, self.seen = checkpoint.resume(folder, lora, optimizers, config) if folder else ({}, {})
         self.done, self.waiting = len(self.history.get("loss", [])), []
         self.kept = self.fingerprint()
 
@@ -171,6 +189,10 @@ class Run:
         if step == 0 or self.done % READ_EVERY == 0:
             self.read()
 
+    def see(self, scores: dict[str, float]):
+        for name, value in {"pair": self.done, **scores}.items():
+            self.seen.setdefault(name, []).append(value)
+
     def read(self):
         """Fetches the losses; raises FloatingPointError if one is NaN or infinite."""
         for step, found in self.waiting:
@@ -184,7 +206,7 @@ class Run:
         """Keeps the state, if it is that of a whole number of pairs."""
         self.read()
         if self.folder and self.done and self.kept == self.fingerprint():
-            checkpoint.save(self.folder, self.lora, self.optimizers, self.config, self.history, finished)
+            checkpoint.save(self.folder, self.lora, self.optimizers, self.config, (self.history, self.seen), finished)
 
 
 def compare(model, plan: Plan) -> tuple[Tensor, Tensor]:

@@ -1,22 +1,32 @@
 """Nodes that train an eraser and save it."""
 
 import dataclasses
+import threading
+import time
+from contextlib import nullcontext
 from pathlib import Path
 
+import comfy.model_management
 import comfy.utils
 import folder_paths
+import numpy as np
 import torch
 from comfy_api.latest import io, ui
 from server import PromptServer
 
-from ..eraseanything_core import files, flux, lora
+from ..eraseanything_core import files, flux, lora, optimizers
+from ..eraseanything_core.config import PRESETS, EraseConfig
+from ..eraseanything_core.curves import curves, stacked, strip
 from ..eraseanything_core.prompts import lines_of, words_of
-from ..eraseanything_core.trainer import EraseConfig, EraseResult
+from ..eraseanything_core.termination import kept_on_sigterm
+from ..eraseanything_core.trainer import EraseResult
 
 DEFAULT = EraseConfig(concept="")
 CATEGORY = "EraseAnything/training"
 LORA_MODEL, LOSS_MAP = io.Custom("LORA_MODEL"), io.Custom("LOSS_MAP")
 ERASE_CONCEPTS = io.Custom("ERASE_CONCEPTS")
+CUSTOM = "custom"
+OLD = {"optional": True}  # a workflow made before this input existed still runs
 
 
 def lora_path(name: str) -> Path:
@@ -37,13 +47,18 @@ def _text(name: str, tooltip: str, default: str = "", multiline: bool = False, *
 
 
 def _int(name: str, low: int, high: int, tooltip: str, step: int = 1, **more):
-    default = getattr(DEFAULT, name)
-    return io.Int.Input(name, default=default, min=low, max=high, step=step, tooltip=tooltip, **more)
+    more = {"default": getattr(DEFAULT, name), "advanced": True} | more
+    return io.Int.Input(name, min=low, max=high, step=step, tooltip=tooltip, **more)
 
 
 def _float(name: str, high: float, tooltip: str, step: float = 0.01, low: float = 0.0, **more):
-    default = getattr(DEFAULT, name)
-    return io.Float.Input(name, default=default, min=low, max=high, step=step, round=False, tooltip=tooltip, **more)
+    more = {"default": getattr(DEFAULT, name, None), "advanced": True} | more
+    return io.Float.Input(name, min=low, max=high, step=step, round=False, tooltip=tooltip, **more)
+
+
+def _combo(name: str, options: list[str], tooltip: str, **more):
+    more = {"default": getattr(DEFAULT, name, None), "advanced": True} | more
+    return io.Combo.Input(name, options=options, tooltip=tooltip, **more)
 
 
 def _what() -> list:
@@ -69,7 +84,7 @@ def _what() -> list:
             "retain", "Prompts that have to stay as they are, one a line: neighbours and generic ones.", multiline=True
         ),
         _text(
-            "output_name", "File name of the LoRA, without folder; an older file of that name is replaced.", "eraser"
+            "output_name", "File name of the LoRA, without folder; a number is added where the name is taken.", "eraser"
         ),
     ]
 
@@ -91,25 +106,24 @@ def _points() -> list:
     return [
         _int("width", 16, 4096, "Width of the training images in pixels.", 16),
         _int("height", 16, 4096, "Height of the training images in pixels.", 16),
-        _int("sampling_steps", 2, 200, "Steps of the trajectories on which the model is corrected.", advanced=True),
-        _int("pool", 1, 1024, "Trajectories kept in memory, of the concept and of the rest each.", advanced=True),
-        _int("refresh", 1, 100000, "Steps after which the trajectories are drawn anew.", advanced=True),
+        _int("sampling_steps", 2, 200, "Steps of the trajectories on which the model is corrected."),
+        _int("pool", 1, 1024, "Trajectories kept in memory, of the concept and of the rest each."),
+        _int("refresh", 1, 100000, "Steps after which the trajectories are drawn anew."),
     ]
 
 
 def _optimisation() -> list:
     return [
         _int("steps", 1, 100000, "Pairs of one erasing and one preserving step."),
-        _int("batch", 1, 256, "Sentences to erase in one step.", advanced=True),
-        _int("retain_batch", 1, 256, "Prompts to preserve in one step.", advanced=True),
+        _int("batch", 1, 256, "Sentences to erase in one step."),
+        _int("retain_batch", 1, 256, "Prompts to preserve in one step."),
         _int("rank", 1, 256, "Rank of the LoRA; its alpha is the same, so its strength is 1."),
         _float("lr_low", 1, "Learning rate of the erasing step.", 1e-5),
         _float("lr_up", 1, "Learning rate of the preserving step.", 1e-5),
-        io.Combo.Input(
+        _combo(
             "targets",
-            options=list(lora.PRESETS),
-            default=DEFAULT.targets,
-            tooltip="Which projections are trained; `paper` is the text stream's queries and keys.",
+            list(lora.PRESETS),
+            "Which projections are trained; `paper` is the text stream's queries and keys.",
         ),
         io.Boolean.Input(
             "alternate",
@@ -117,17 +131,12 @@ def _optimisation() -> list:
             tooltip="On: two optimisers take turns, as in the paper. Off: one step on the summed loss at lr_low.",
             advanced=True,
         ),
-        io.Combo.Input(
-            "dtype",
-            options=["auto", "bf16", "fp32"],
-            default=DEFAULT.dtype,
-            tooltip="Precision of the model.",
-            advanced=True,
-        ),
+        _combo("dtype", ["auto", "bf16", "fp32"], "Precision of the model."),
         io.Boolean.Input(
             "checkpoint",
             default=DEFAULT.checkpoint,
-            tooltip="Recompute blocks in the backward pass: less memory, more time, the same gradients.",
+            tooltip="Recompute blocks in the backward pass: less memory, more time, the same gradients. With memory "
+            "on `auto` the node decides.",
             advanced=True,
         ),
         io.Int.Input(
@@ -148,6 +157,99 @@ def _optimisation() -> list:
     ]
 
 
+def _run() -> list:
+    """What came later: optional, so that older workflows and scripts go on."""
+    return [
+        _combo(
+            "preset",
+            [CUSTOM, *PRESETS],
+            "How long and how thoroughly: 100, 200 or 500 pairs, or the settings of the paper or of its code. It "
+            "goes over the inputs that it names in its help; `custom` leaves them all to you.",
+            default="balanced",
+            advanced=False,
+            optional=True,
+        ),
+        _text(
+            "resume",
+            "Name of a stopped run to go on with; empty starts a new one. The inputs must be the same as then; steps "
+            "may differ.",
+            optional=True,
+            advanced=True,
+        ),
+        _combo(
+            "memory",
+            ["auto", "as set"],
+            "`auto` estimates the peak, recomputes blocks or leaves weights in main memory if it must, and says so.",
+            default="auto",
+            optional=True,
+        ),
+        _int("save_every", 0, 100000, "Pairs between two saved states; 0 saves only when it stops.", default=25, **OLD),
+        _int("watch_every", 0, 100000, "Pairs between two looks from outside, with pictures; 0 is never.", **OLD),
+        _float("stop_score", 1, "Stop when the concept score has fallen to this; 0 is never. It starts at 1.", **OLD),
+        _float("stop_drift", 10, "Stop when held-out prompts have drifted by more than this; 0 is never.", **OLD),
+        _int("retain_pool", 0, 1024, "Trajectories of what stays; 0 is as many as `pool`.", **OLD),
+        _int("rsc_points", 0, 100000, "Points that the contrastive loss has in a pool; 0 is new ones.", **OLD),
+        _float("on_policy", 1, "Share of the trajectories that the student walks from the second pool on.", **OLD),
+        _combo("optimizer", optimizers.installed(), "The others appear when their libraries are installed.", **OLD),
+        _combo("lr_schedule", list(optimizers.SCHEDULES), "How the learning rates go over the run.", **OLD),
+        _int("warmup", 0, 100000, "Pairs in which the learning rates rise.", **OLD),
+        _float("clip_norm", 1000, "Norm that a gradient is cut to.", default=DEFAULT.clip, **OLD),
+        _float("weight_decay", 1, "Weight decay of the optimiser.", 1e-5, **OLD),
+        _int("accumulate", 1, 256, "Draws whose gradients are averaged in one update.", **OLD),
+    ]
+
+
+def run_folder(output_name: str, loras: Path, resume: str) -> Path:
+    """Where the state of a run lies: a new folder, or that of the run to go on with.
+
+    Raises:
+        ValueError: the folder cannot be written to, or there is no such run.
+    """
+    runs = Path(folder_paths.get_output_directory()) / "eraseanything"
+    files.check_folder(runs)
+    if not resume.strip():
+        taken = {f.name for f in runs.iterdir()} | {f.stem for f in loras.glob("*.safetensors")}
+        return runs / files.numbered(files.check_name(output_name), taken)
+    run = runs / files.check_name(resume)
+    if not run.is_dir():
+        known = ", ".join(sorted(f.name for f in runs.iterdir() if f.is_dir())) or "none"
+        raise ValueError(f"there is no run {run.name!r} to resume; there are: {known}")
+    return run
+
+
+def keeping():
+    """SIGTERM lets the pair end, the state and the LoRA be written, and the process then end."""
+    server, here = getattr(PromptServer, "instance", None), threading.current_thread() is threading.main_thread()
+    if not here and not server:
+        return nullcontext()
+    call = (lambda work: work()) if here else server.loop.call_soon_threadsafe
+    return kept_on_sigterm(comfy.model_management.interrupt_current_processing, call)
+
+
+class Live:
+    """What the node shows while it runs: bar with the time left, losses, and now and then curves and pictures."""
+
+    def __init__(self, steps: int, node: str | None, model, vae):
+        self.bar, self.node, self.steps, self.begun = comfy.utils.ProgressBar(steps), node, steps, None
+        self.model, self.vae = model, vae
+
+    def progress(self, step: int, losses: dict[str, float]):
+        if self.begun is None:
+            self.begun = step, time.monotonic()
+        done, seconds = step - self.begun[0], time.monotonic() - self.begun[1]
+        self.bar.update_absolute(step)
+        left = f", {seconds / done * (self.steps - step):.0f} s left" if done else ""
+        text = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        if self.node and getattr(PromptServer, "instance", None):
+            PromptServer.instance.send_progress_text(f"step {step} of {self.steps}{left}: {text}", self.node)
+
+    def show(self, latents: torch.Tensor, run):
+        """Base, erased and neighbour over the curves so far."""
+        run.read()
+        row = strip(flux.small_pictures(self.model, latents, self.vae), 160)
+        self.bar.update_absolute(run.done, preview=("JPEG", stacked(row, curves(run.history, run.seen)), 1024))
+
+
 class EraseTrainer(io.ComfyNode):
     """Trains a LoRA that erases a concept."""
 
@@ -159,12 +261,13 @@ class EraseTrainer(io.ComfyNode):
             category=CATEGORY,
             description="Erases a concept from Flux and hands back a LoRA.",
             search_aliases=["concept erasure", "unlearn", "erase concept"],
-            inputs=[*_what(), *_objective(), *_points(), *_optimisation()],
+            inputs=[*_what(), *_objective(), *_points(), *_optimisation(), *_run()],
             outputs=[
                 LORA_MODEL.Output(display_name="lora", tooltip="For Load LoRA Model and Save LoRA Weights."),
                 LOSS_MAP.Output(display_name="losses", tooltip="For Plot Loss Graph; one list a loss."),
                 io.String.Output(display_name="path", tooltip="The file that was written."),
                 io.String.Output(display_name="summary", tooltip="What was done, in words and numbers."),
+                io.Image.Output(display_name="curves", tooltip="All losses, and what the looks from outside gave."),
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
@@ -176,39 +279,37 @@ class EraseTrainer(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, clip, output_name, synonyms, irrelevant, templates, retain, vae=None, concepts=None, **settings
-    ):
-        path = lora_path(output_name)
+        cls, model, clip, output_name, synonyms, irrelevant, templates, retain, vae=None, concepts=None,
+        preset=CUSTOM, resume="", memory="as set", clip_norm=DEFAULT.clip, **settings,
+    ):  # fmt: skip
+        folder = lora_path(output_name).parent
+        run = run_folder(output_name, folder, resume)
         config = EraseConfig(
             synonyms=words_of(synonyms),
             irrelevant=words_of(irrelevant),
             templates=lines_of(templates),
             retain=lines_of(retain),
             samples=4 if vae is not None else 0,
+            clip=clip_norm,
             **settings,
         )
+        config = dataclasses.replace(config, **PRESETS.get(preset, {}))
         if concepts is not None:
             config = dataclasses.replace(config, **concepts.settings())
-        result = flux.train_eraser(model, clip, config, cls.report(config.steps))
-        tensors = {key: tensor.bfloat16() for key, tensor in result.lora.items()}
-        header = lora.strings(lora.header(result.config, flux.fingerprint(model)))
-        lora.save_lora(tensors, path, header)
-        summary = result.summary(path.name)
-        shown = ui.PreviewText(summary).as_dict() | cls.pictures(model, vae, result)
-        return io.NodeOutput(lora.LoraModel(tensors, header), result.losses, str(path), summary, ui=shown)
-
-    @classmethod
-    def report(cls, steps: int):
-        """Shows the progress bar and the losses on the node while it runs."""
-        bar, node = comfy.utils.ProgressBar(steps), cls.hidden.unique_id
-
-        def progress(step: int, losses: dict[str, float]):
-            bar.update_absolute(step)
-            text = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
-            if node and getattr(PromptServer, "instance", None):
-                PromptServer.instance.send_progress_text(f"step {step} of {steps}: {text}", node)
-
-        return progress
+        live = Live(config.steps, cls.hidden.unique_id, model, vae)
+        with keeping():
+            auto = memory == "auto"
+            result = flux.train_eraser(model, clip, config, live.progress, run, auto, live.show)
+            path = lora_path(files.numbered(run.name, {f.stem for f in folder.glob("*.safetensors")}))
+            tensors = {key: tensor.bfloat16() for key, tensor in result.lora.items()}
+            header = lora.strings(lora.header(result.config, flux.fingerprint(model)))
+            lora.save_lora(tensors, path, header)
+        if result.interrupted:
+            result.notes.append(f"go on with it: resume = {run.name}")
+        summary, picture = result.summary(path.name), curves(result.losses, result.seen)
+        shown = ui.PreviewText(summary).as_dict() | {"lora": [path.name]} | cls.pictures(model, vae, result)
+        image = torch.from_numpy(np.asarray(picture)).float()[None] / 255
+        return io.NodeOutput(lora.LoraModel(tensors, header), result.losses, str(path), summary, image, ui=shown)
 
     @classmethod
     def pictures(cls, model, vae, result: EraseResult) -> dict:
@@ -231,7 +332,7 @@ class SaveEraseLoRA(io.ComfyNode):
             description="Saves a LoRA into the loras folder, with the concept in its header.",
             inputs=[
                 LORA_MODEL.Input("lora", tooltip="From Erase Trainer."),
-                _text("output_name", "File name, without folder; an older file of that name is replaced.", "eraser"),
+                _text("output_name", "File name, without folder; a number is added where the name is taken.", "eraser"),
                 _text("concept", "What the LoRA erases; written into the header.", optional=True),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="The file that was written.")],
@@ -249,9 +350,9 @@ class SaveEraseLoRA(io.ComfyNode):
 
 def save(tensors: dict, output_name: str, concept: str) -> io.NodeOutput:
     header = getattr(tensors, "header", {})
-    path = lora.save_lora(
-        tensors, lora_path(output_name), header | (lora.title(concept) if concept or not header else {})
-    )
+    taken = {f.stem for f in lora_path(output_name).parent.glob("*.safetensors")}
+    name = files.numbered(files.check_name(output_name), taken)
+    path = lora.save_lora(tensors, lora_path(name), header | (lora.title(concept) if concept or not header else {}))
     return io.NodeOutput(str(path), ui=ui.PreviewText(f"saved {path.name}"))
 
 

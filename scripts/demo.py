@@ -57,8 +57,8 @@ def erase(server: ComfyServer, concept: str) -> tuple[Path, float]:
 
     entry = server.run(graph, on_event=follow)
     print("\n  " + entry["outputs"][trainer]["text"][0].replace("\n", "\n  "))
-    name = graph[trainer]["inputs"]["output_name"]
-    return server.base / "models" / "loras" / f"{name}.safetensors", clock["end"] - clock["start"]
+    (name,) = entry["outputs"][trainer]["lora"]
+    return server.base / "models" / "loras" / name, clock["end"] - clock["start"]
 
 
 def measure(concept: str, lora_file: Path, count: int) -> tuple[dict, dict]:

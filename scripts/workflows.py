@@ -28,9 +28,18 @@ def trainer_inputs(concept: str) -> dict:
     names = (
         "concept", "neutral", "eta", "tau", "k_irrelevant", "esd", "attn", "retain_weight", "rsc", "guidance", "width",
         "height", "sampling_steps", "pool", "refresh", "steps", "batch", "retain_batch", "rank", "lr_low", "lr_up",
-        "targets", "alternate", "dtype", "checkpoint", "seed",
+        "targets", "alternate", "dtype", "checkpoint", "seed", "retain_pool", "rsc_points", "on_policy", "optimizer",
+        "lr_schedule", "warmup", "weight_decay", "accumulate",
     )  # fmt: skip
-    return {name: config[name] for name in names} | lists | {"output_name": f"tinyflux_without_{concept}"}
+    node = {
+        "output_name": f"tinyflux_without_{concept}",
+        "clip_norm": config["clip"],
+        "preset": "custom",
+        "resume": "",
+        "memory": "auto",
+    }
+    watch = {"save_every": 25, "watch_every": 20, "stop_score": 0.0, "stop_drift": 0.0}
+    return {name: config[name] for name in names} | lists | node | watch
 
 
 def sampled(model: list, title: str) -> dict:

@@ -14,6 +14,7 @@ from .capture import Capture
 from .gradients import exact_gradients
 from .loan import borrow, check_model, fingerprint
 from .model import Cond, FluxModel
+from .previews import small_pictures
 from .text import TextEncoder
 from .training import train_eraser
 from .twin import private_copy
@@ -33,6 +34,7 @@ __all__ = [
     "new_flux",
     "private_copy",
     "relearn",
+    "small_pictures",
     "t5_tokenizer",
     "train_eraser",
 ]

@@ -65,9 +65,12 @@ def borrow(patcher, dtype: torch.dtype | None = None, checkpoint: bool = False, 
 
 def fingerprint(patcher) -> str:
     """Names a set of weights: SHA-256 over the names, shapes and 64 values of every tensor of the transformer."""
-    digest = hashlib.sha256()
-    for name, tensor in patcher.model.diffusion_model.state_dict().items():
-        flat = tensor.detach().flatten()
+    digest, module = hashlib.sha256(), patcher.model.diffusion_model
+    held = dict(module.named_parameters())
+    for name, tensor in module.state_dict().items():
+        if tensor.is_meta and name not in held:  # GGUF's state dict is for counting bytes
+            continue
+        flat = (held[name] if tensor.is_meta else tensor).detach().flatten()
         places = torch.linspace(0, flat.numel() - 1, 64, dtype=torch.float64).long().to(flat.device)
         digest.update(f"{name} {tuple(tensor.shape)}".encode() + flat[places].float().cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -1,14 +1,19 @@
 """A training from MODEL and CLIP to the LoRA."""
 
+import dataclasses
+import logging
+
 import comfy.model_management
 import torch
 
 from .. import trainer
+from ..lora import slices
+from .fit import Fit, fit
 from .loan import borrow, check_model
 from .text import TextEncoder
 
 
-def train_eraser(patcher, clip, config, progress=None, run_dir=None):
+def train_eraser(patcher, clip, config, progress=None, run_dir=None, auto=False, show=None):
     """Trains an eraser on a loaded Flux; see `trainer.train`.
 
     Args:
@@ -17,6 +22,8 @@ def train_eraser(patcher, clip, config, progress=None, run_dir=None):
         config: `trainer.EraseConfig`.
         progress: called as progress(step, losses) after every step.
         run_dir: folder of the run's state; what is there is resumed.
+        auto: choose checkpointing and offload by what is free, and say so in the result's notes.
+        show: see `trainer.train`.
 
     Returns:
         `trainer.EraseResult`; when the user interrupts, what was trained up to then.
@@ -28,7 +35,33 @@ def train_eraser(patcher, clip, config, progress=None, run_dir=None):
     check_model(patcher)
     with torch.inference_mode(False):
         plan = trainer.prepare(config, TextEncoder(clip))
+    release_others(patcher)
     memory = patcher.model.memory_required([4 * config.batch, 16, config.height // 8, config.width // 8])
-    with borrow(patcher, config.torch_dtype(), config.checkpoint, memory) as model:
+    if auto:
+        found = estimate(patcher, plan)
+        logging.info("EraseAnything: %s", found)
+        plan = dataclasses.replace(plan, config=dataclasses.replace(plan.config, checkpoint=found.checkpoint))
+        memory = max(memory, found.activations)
+    with borrow(patcher, config.torch_dtype(), plan.config.checkpoint, memory) as model:
         stops = (comfy.model_management.InterruptProcessingException, KeyboardInterrupt)
-        return trainer.train(model, plan, progress, stops, run_dir)
+        result = trainer.train(model, plan, progress, stops, run_dir, show)
+    result.notes += [str(found)] if auto else []
+    return result
+
+
+def release_others(patcher):
+    """Text encoders and whatever else lies on the model's device leave it: every prompt is encoded by now."""
+    device, management = patcher.load_device, comfy.model_management
+    if device.type != "cpu":
+        own = [m for m in management.current_loaded_models if m.model is not None and m.model.model is patcher.model]
+        management.free_memory(1e32, device, keep_loaded=own)
+
+
+def estimate(patcher, plan) -> Fit:
+    """What the plan will take on this model and device."""
+    config, params = plan.config, patcher.model.diffusion_model.params
+    parts = slices(config.targets, params.hidden_size, params.depth, params.depth_single_blocks, params.mlp_ratio)
+    masters = sum(config.rank * (part.rows + part.columns) for part in parts)
+    text = next(iter(plan.contexts.values()))[0].shape[1]
+    dtype = config.torch_dtype() or patcher.model.get_dtype_inference()
+    return fit(patcher, config, text, dtype.itemsize, masters)

@@ -23,13 +23,14 @@ class _FrozenLinear(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        own = getattr(ctx.module, "cast_bias_weight", None)  # GGUF's layers unpack themselves
-        if own:
+        module, own = ctx.module, getattr(ctx.module, "cast_bias_weight", None)
+        if own:  # GGUF's layers unpack themselves
             return grad @ own(grad)[0], None, None
-        weight, _, offload = comfy.ops.cast_bias_weight(ctx.module, grad, offloadable=True)
+        weight, _, offload = comfy.ops.cast_bias_weight(module, grad, offloadable=True)
         x_grad = grad @ weight
-        comfy.ops.uncast_bias_weight(ctx.module, weight, None, offload)
-        return x_grad, None, None
+        comfy.ops.uncast_bias_weight(module, weight, None, offload)
+        smooth = getattr(module, "pre_quant_scale", None)  # ModelOpt's, which the forward multiplies its input with
+        return x_grad if smooth is None else x_grad * smooth.to(x_grad), None, None
 
 
 def private_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:

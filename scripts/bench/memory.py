@@ -1,16 +1,19 @@
 """Peaks of memory over a real pair at true size, weights included: live storages counted operation by operation."""
 
 import weakref
+from dataclasses import replace
 
 import comfy.ops
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from eraseanything_core import trainer
 from eraseanything_core.flux import exact_gradients
+from eraseanything_core.pools import Draw
 from scripts.bench.flops import Priced
 from scripts.bench.true_size import Shapes, true_config, true_flux
 
@@ -80,19 +83,23 @@ CASES = {
 
 
 def peak_bytes(base: str, pixels: int, tokens: int, checkpoint: bool) -> tuple[int, int]:
-    """The peak over one pair of `trainer.pair`, and the weights in it."""
+    """The peak over one pair of `trainer.pair`, and the weights in it.
+
+    The tensors are fake ones of a CPU, whose fused attention keeps what a GPU's keeps.
+    """
     config, priced = true_config("quick", pixels), Priced()
     plan = trainer.prepare(config, Shapes(tokens))
     priced.attach(config.targets, config.rank, torch.Generator())
     epoch = trainer.new_epoch(priced, plan, 0)
-    model, live = true_flux(*BASES[base]), Live()
-    live.add(list(model.module.parameters()))
-    weights = live.now
-    lora = model.attach(config.targets, config.rank, torch.Generator())
-    live.add(list(lora.parameters()))
-    both = [trainer.optimizer(lora, rate, config) for rate in (config.lr_low, config.lr_up)]
-    with exact_gradients(model.module, checkpoint), live:
-        trainer.pair(model, plan, epoch, 0, lora, both)
+    draw = Draw(*([where.tolist() for where in points] for points in vars(epoch.draws[0][0]).values()))
+    with FakeTensorMode(allow_non_fake_inputs=True), Live() as live:
+        model = true_flux(*BASES[base], device="cpu")
+        weights = live.now
+        lora = model.attach(config.targets, config.rank, torch.Generator())
+        both = [trainer.optimizer(lora, rate, config) for rate in (config.lr_low, config.lr_up)]
+        live.peak = live.now
+        with exact_gradients(model.module, checkpoint):
+            trainer.pair(model, plan, replace(epoch, draws={0: [draw]}), 0, lora, both)
     return live.peak, weights
 
 

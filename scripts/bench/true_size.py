@@ -23,10 +23,10 @@ DEV = {
 }  # fmt: skip
 
 
-def true_flux(dtype=torch.bfloat16, operations=comfy.ops.disable_weight_init) -> FluxModel:
+def true_flux(dtype=torch.bfloat16, operations=comfy.ops.disable_weight_init, device="meta") -> FluxModel:
     """The seam over ComfyUI's Flux with Flux.1-dev's 11.9 billion parameters."""
-    module = Flux(dtype=dtype, device="meta", operations=operations, **DEV).requires_grad_(False)
-    return FluxModel(private_copy(module, torch.bfloat16), "meta", torch.bfloat16)
+    module = Flux(dtype=dtype, device=device, operations=operations, **DEV).requires_grad_(False)
+    return FluxModel(private_copy(module, torch.bfloat16), device, torch.bfloat16)
 
 
 def true_config(preset: str, pixels: int = 512) -> EraseConfig:

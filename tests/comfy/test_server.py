@@ -171,6 +171,7 @@ def random_flux(server):
 
 def test_a_training_that_is_interrupted_keeps_what_is_trained(server, random_flux):
     small = {"concept": "circle", "width": 64, "height": 64, "steps": 10000, "sampling_steps": 2, "pool": 1, "rsc": 0.0}
+    small["preset"] = "custom"
     values = {entry.name: entry.default() for entry in inputs_of(TRAINER, server.object_info()) if entry.is_widget}
     graph = {
         "1": {"class_type": "UNETLoader", "inputs": {"unet_name": random_flux, "weight_dtype": "default"}},

@@ -1,6 +1,8 @@
 """The nodes in process: what they save, what they return, and how they refuse."""
 
+import dataclasses
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import torch
 from comfy_api.latest import io
 
 from eraseanything_core.concepts import ConceptSet, Word
+from eraseanything_core.config import PRESETS
 from eraseanything_core.lora import load_lora
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -38,6 +41,7 @@ def trainer_node(pack):
 def loras(tmp_path, monkeypatch):
     folder = tmp_path / "loras"
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(folder)], {".safetensors"}))
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
     return folder
 
 
@@ -46,6 +50,7 @@ def widgets(trainer_node, patcher, clip):
     """The node's own defaults, made small."""
     values = {i.id: i.default for i in trainer_node.define_schema().inputs if isinstance(i, io.WidgetInput)}
     small = {"width": 96, "height": 96, "steps": 2, "sampling_steps": 3, "pool": 2, "batch": 1, "retain_batch": 1}
+    small |= {"preset": "custom"}
     words = {"concept": "red star", "synonyms": "crimson star", "irrelevant": "tree, house\ndog"}
     return {"model": patcher, "clip": clip} | values | small | words
 
@@ -61,7 +66,7 @@ def nothing_written(folder):
 
 
 def test_trains_saves_and_returns(trainer_node, widgets, loras):
-    tensors, losses, path, summary = execute(trainer_node, widgets).args
+    tensors, losses, path, summary, _ = execute(trainer_node, widgets).args
     assert [p.name for p in loras.iterdir()] == ["eraser.safetensors"] and path == str(loras / "eraser.safetensors")
     assert "eraser.safetensors" in folder_paths.get_filename_list("loras")
     saved, header = load_lora(Path(path))
@@ -110,7 +115,7 @@ def test_an_interrupt_keeps_what_is_trained(trainer_node, widgets, loras, monkey
             comfy.model_management.interrupt_current_processing()
 
     monkeypatch.setattr("comfy.utils.ProgressBar.update_absolute", update)
-    tensors, losses, path, summary = execute(trainer_node, widgets | {"steps": 50}).args
+    tensors, losses, path, summary, _ = execute(trainer_node, widgets | {"steps": 50}).args
     assert "interrupted after 3 of 50" in summary and len(losses["loss"]) == 3
     assert Path(path).exists() and any(t.abs().max() > 0 for k, t in tensors.items() if "lora_B" in k)
     assert not comfy.model_management.in_training
@@ -191,7 +196,7 @@ def test_a_full_disk_leaves_the_old_file(trainer_node, widgets, loras, monkeypat
     path = Path(execute(trainer_node, widgets).args[2])
     before = path.read_bytes()
     monkeypatch.setattr("os.fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left.*make room"):
         execute(trainer_node, widgets | {"seed": 2})
     assert path.read_bytes() == before and len(list(loras.iterdir())) == 1
 
@@ -212,3 +217,68 @@ def test_every_node_has_a_help_page(pack):
     for node_id in pack:
         if node_id.startswith("EraseAnything_"):
             assert (ROOT / "web" / "docs" / f"{node_id}.md").exists(), node_id
+
+
+def test_a_stopped_run_goes_on_by_its_name(trainer_node, widgets, loras, monkeypatch):
+    """Interrupted after two of four pairs, resumed: the LoRA of a run that was never stopped. Names are numbered."""
+    widgets |= {"steps": 4}
+    whole, _ = load_lora(Path(execute(trainer_node, widgets).args[2]))
+    update = comfy.utils.ProgressBar.update_absolute
+
+    def stop(self, value, *args, **kwargs):
+        if value == 2:
+            comfy.model_management.interrupt_current_processing()
+        return update(self, value, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("comfy.utils.ProgressBar.update_absolute", stop)
+        _, losses, path, summary, _ = execute(trainer_node, widgets).args
+    assert "resume = eraser_2" in summary and Path(path).name == "eraser_2.safetensors" and len(losses["loss"]) < 4
+    path = Path(execute(trainer_node, widgets | {"resume": "eraser_2"}).args[2])
+    rest, _ = load_lora(path)
+    assert path.name == "eraser_2_2.safetensors" and all(torch.equal(rest[k], whole[k]) for k in whole)
+    again, _ = load_lora(Path(execute(trainer_node, widgets | {"resume": "eraser_2"}).args[2]))
+    assert all(torch.equal(again[k], whole[k]) for k in whole), "a finished run hands back its LoRA"
+    assert len(list(loras.iterdir())) == 4
+    with pytest.raises(ValueError, match="no run 'other' to resume; there are: eraser, eraser_2"):
+        execute(trainer_node, widgets | {"resume": "other"})
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_goes_over_its_inputs_and_no_others(trainer_node, widgets, loras, monkeypatch, preset):
+    asked = []
+
+    def train(patcher, clip, config, *args):
+        asked.append(config)
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr("pack_under_test.eraseanything_core.flux.train_eraser", train)
+    for name in ("custom", preset):
+        with pytest.raises(RuntimeError, match="seen"):
+            execute(trainer_node, widgets | {"preset": name, "eta": 0.3})
+    plain, changed = (dataclasses.asdict(config) for config in asked)
+    assert {k for k in plain if plain[k] != changed[k]} <= set(PRESETS[preset])
+    assert all(changed[k] == v for k, v in PRESETS[preset].items())
+
+
+def test_memory_is_estimated_and_told(trainer_node, widgets, loras):
+    summary = execute(trainer_node, widgets | {"memory": "auto"}).args[3]
+    assert re.search(r"estimated peak [\d.]+ GiB of [\d.]+ GiB free; blocks are kept for backward", summary)
+
+
+def test_it_is_watched_and_stops(trainer_node, widgets, loras, monkeypatch):
+    """Pictures and curves come with the bar; a bound on the drift ends the run and says why."""
+    shown, update = [], comfy.utils.ProgressBar.update_absolute
+
+    def see(self, value, total=None, preview=None):
+        shown.append((value, preview))
+        return update(self, value, total, preview)
+
+    monkeypatch.setattr("comfy.utils.ProgressBar.update_absolute", see)
+    change = {"steps": 9, "watch_every": 2, "stop_drift": 1e-6, "lr_up": 0.01}
+    result = execute(trainer_node, widgets | change)
+    _, losses, _, summary, picture = result.args
+    assert len(losses["loss"]) == 2 and "stopped after pair 2: the drift of" in summary
+    ((value, (kind, image, _)),) = [entry for entry in shown if entry[1]]
+    assert value == 2 and kind == "JPEG" and image.width > 480 and image.height > 160
+    assert picture.shape[0] == 1 and picture.shape[3] == 3 and picture.min() < 0.5

@@ -230,7 +230,7 @@ def test_a_crash_while_saving_leaves_the_old_state(patcher, text, config, tmp_pa
     with flux.borrow(patcher) as model:
         lora = model.attach("paper", 8, torch.Generator())
         both = [trainer.optimizer(lora, 1.0, plan.config) for _ in range(2)]
-        assert len(checkpoint.resume(tmp_path / "run", lora, both, plan.config)["loss"]) == 1
+        assert len(checkpoint.resume(tmp_path / "run", lora, both, plan.config)[0]["loss"]) == 1
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"state.safetensors", "pools-0.safetensors"}
 
 

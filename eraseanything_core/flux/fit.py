@@ -1,0 +1,83 @@
+"""How much memory a training will take, and what to do so that it fits."""
+
+from dataclasses import dataclass
+
+import comfy.model_management
+
+GIB = 2**30
+# What a block leaves for backward, and a recomputed one needs at once, in units of tokens x width x bytes of the
+# compute type; measured by `python scripts/dev.py bench memory` on the code that runs.
+KEPT, RECOMPUTED = 15.5, 48.0
+MASTERS = 24  # bytes a LoRA weight: itself, its gradient, and two moments of two optimisers, float32
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A way to train, and what it takes in bytes.
+
+    Attributes:
+        checkpoint: blocks are recomputed in backward.
+        activations: all but the weights.
+        weights: of the model.
+        free: what the device has for both.
+    """
+
+    checkpoint: bool
+    activations: int
+    weights: int
+    free: int
+
+    @property
+    def offloaded(self) -> int:
+        """Weights that stay in main memory and are cast layer by layer."""
+        return max(0, min(self.weights, self.weights + self.activations - self.free))
+
+    def __str__(self) -> str:
+        peak, free = (self.activations + self.weights - self.offloaded) / GIB, self.free / GIB
+        told = f"estimated peak {peak:.1f} GiB of {free:.1f} GiB free; blocks are "
+        told += "recomputed in backward" if self.checkpoint else "kept for backward"
+        if self.offloaded:
+            told += f"; {self.offloaded / GIB:.1f} GiB of weights stay in main memory"
+        return told + ("" if self.activations <= self.free else "; it may not fit: lower the resolution or the batch")
+
+
+def activations(params, tokens: int, batch: int, itemsize: int, checkpoint: bool, cast: int, masters: int) -> int:
+    """Bytes of a pair's larger graph beside the weights.
+
+    Args:
+        params: the shape of the model, ComfyUI's FluxParams.
+        tokens: image and text tokens of one sequence.
+        batch: sequences of one forward.
+        itemsize: bytes of the compute type.
+        checkpoint: blocks are recomputed.
+        cast: bytes of the largest linear in the compute type, 0 where weights are used as they lie.
+        masters: weights of the LoRA.
+    """
+    blocks, unit = params.depth + params.depth_single_blocks, tokens * batch * params.hidden_size * itemsize
+    return int(unit * (blocks + RECOMPUTED if checkpoint else KEPT * blocks)) + 2 * cast + MASTERS * masters
+
+
+def fitted(free: int, weights: int, kept: int, recomputed: int) -> Fit:
+    """Blocks are kept where that fits beside the weights, else recomputed; what then is too much is offloaded."""
+    plain = Fit(False, kept, weights, free)
+    return plain if not plain.offloaded else Fit(True, recomputed, weights, free)
+
+
+def fit(patcher, config, text_tokens: int, itemsize: int, masters: int) -> Fit:
+    """The way that fits this model, resolution and device."""
+    module = patcher.model.diffusion_model
+    params, cells = module.params, patcher.model.latent_format.spacial_downscale_ratio * module.patch_size
+    tokens = text_tokens + (config.width // cells) * (config.height // cells)
+    width, linear = params.hidden_size, module.single_blocks[0].linear1.weight
+    cast = itemsize * width * int(width * (3 + params.mlp_ratio)) if linear.dtype.itemsize != itemsize else 0
+    batch = max(config.batch, config.retain_batch)
+    sizes = (activations(params, tokens, batch, itemsize, on, cast, masters) for on in (False, True))
+    device = patcher.load_device
+    free = comfy.model_management.get_free_memory(device) + loaded_bytes(patcher)
+    return fitted(free, patcher.model_size(), *sizes)
+
+
+def loaded_bytes(patcher) -> int:
+    """What of the model lies on its device already."""
+    loaded = comfy.model_management.current_loaded_models
+    return sum(m.model_loaded_memory() for m in loaded if m.model is not None and m.model.model is patcher.model)

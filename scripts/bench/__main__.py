@@ -1,0 +1,84 @@
+"""What training costs: FLOPs and memory at Flux.1-dev's size, CPU time on TinyFlux as a ratio.
+
+    python scripts/dev.py bench                       all of it
+    python scripts/dev.py bench cost memory seconds   parts
+
+Writes its keys into benchmarks/results.json and the table benchmarks/results.md. No GPU is used and no weights are
+needed: the sizes are real, the tensors are not.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+OUT = ROOT / "benchmarks"
+PARTS = ("cost", "memory", "seconds")
+PEAK_BOUNDS = {
+    "fp8_512_ckpt": 12.2, "fp8_1024_ckpt": 13.8, "fp8_512": 18.0, "bf16_512_ckpt": 23.2, "bf16_512": 29.0,
+    "q4_512_ckpt": 7.3,
+}  # fmt: skip
+BOUNDS = {
+    "pflop_100_pairs": 13.5,
+    "pflop_500_pairs": 52.0,
+    "tflop_per_pair_steady": 97.0,
+    "reference_tflop_per_pair": None,
+    "pair_seconds_ratio": 15.0,
+}
+
+
+def measure(part: str) -> dict:
+    """The keys of a part."""
+    if part == "cost":
+        from scripts.bench.flops import cost
+
+        return cost()
+    if part == "memory":
+        from scripts.bench.memory import peaks
+
+        return {"peak_gib": peaks()}
+    from scripts.bench.seconds import pair_seconds
+
+    return pair_seconds()
+
+
+def markdown(results: dict) -> str:
+    """The table for people."""
+    rows = [(key, results.get(key), bound) for key, bound in BOUNDS.items()]
+    rows += [(f"peak_gib {key}", results.get("peak_gib", {}).get(key), bound) for key, bound in PEAK_BOUNDS.items()]
+    lines = ["| what | measured | goal |", "| --- | ---: | ---: |"]
+    for key, value, bound in rows:
+        goal = "" if bound is None else f"at {'least' if key.endswith('ratio') else 'most'} {bound:g}"
+        lines.append(f"| {key} | {'' if value is None else f'{value:.2f}'} | {goal} |")
+    for run in results.get("cost", {}).get("runs", []):
+        lines += ["", f"`{run['preset']}`, {run['pairs']} pairs, by cause:", "", "| cause | TFLOP |", "| --- | ---: |"]
+        lines += [f"| {cause} | {value:.0f} |" for cause, value in run["split_tflop"].items()]
+    told = ", ".join(f"{part} at {commit}" for part, commit in results["measured_at"].items())
+    return "\n".join([*lines, "", f"`python scripts/dev.py bench`: {told}.", ""])
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="dev.py bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}; none means all")
+    args = parser.parse_args()
+    sys.path.insert(0, os.environ["COMFYUI_PATH"])
+    torch.set_num_threads(1)
+    from scripts.demo import commit
+
+    OUT.mkdir(exist_ok=True)
+    path = OUT / "results.json"
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for part in args.parts or PARTS:
+        results |= measure(part)
+        results["measured_at"] = results.get("measured_at", {}) | {part: commit()}
+        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (OUT / "results.md").write_text(markdown(results), encoding="utf-8")
+    print(markdown(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Base weights as ComfyUI loads them: the LoRA's gradient on each format, held against the same weights unpacked."""
+
+import json
+
+import comfy.ops
+import comfy.sd
+import pytest
+import torch
+from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
+
+from eraseanything_core import flux, trainer
+
+FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+QUANTISED = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise", "nvfp4", "mxfp8")
+
+
+def load(state, **options):
+    with torch.inference_mode():
+        return comfy.sd.load_diffusion_model_state_dict({k: v.clone() for k, v in state.items()}, model_options=options)
+
+
+def is_linear(name, tensor):
+    return name.endswith(".weight") and tensor.ndim == 2 and "blocks" in name and "modulation" not in name
+
+
+def quantised(state, form):
+    """A state dict as ComfyUI's quantised checkpoints hold it, and the same with the weights unpacked again."""
+    packed, plain = {}, {}
+    for name, tensor in state.items():
+        if not is_linear(name, tensor):
+            packed[name] = plain[name] = tensor
+            continue
+        held = QuantizedTensor.from_float(tensor.float(), QUANT_ALGOS[form]["comfy_tensor_layout"])
+        packed |= held.state_dict(name)
+        told = json.dumps({"format": form}).encode()
+        packed[name.removesuffix("weight") + "comfy_quant"] = torch.tensor(list(told), dtype=torch.uint8)
+        plain[name] = held.dequantize().to(tensor.dtype)
+    return packed, plain
+
+
+def gradient(patcher, clip, config, checkpoint=False):
+    """Of both levels at the first pair, with adapters that are not zero."""
+    plan = trainer.prepare(config, flux.TextEncoder(clip))
+    with flux.borrow(patcher, torch.float32, checkpoint) as model:
+        lora = model.attach("all_qkv", 4, torch.Generator().manual_seed(0))
+        for up in lora.up:
+            up.data.normal_(0, 0.05, generator=torch.Generator().manual_seed(1))
+        epoch = trainer.new_epoch(model, plan, 0)
+        both = [torch.optim.SGD(lora.parameters(), lr=0.0) for _ in range(2)]
+        trainer.pair(model, plan, epoch, 0, lora, both)
+        return torch.cat([p.grad.flatten() for p in lora.parameters()])
+
+
+def close(found, expected, error):
+    assert expected.norm() > 0 and (found - expected).norm() < error * expected.norm()
+
+
+def aligned(found, expected):
+    return float(torch.nn.functional.cosine_similarity(found, expected, dim=0))
+
+
+@pytest.fixture
+def state(make_flux):
+    return dict(make_flux(torch.bfloat16).state_dict())
+
+
+@pytest.fixture
+def config(config):
+    from dataclasses import replace
+
+    return replace(config, alternate=False, clip=1e9, sampling_steps=2, pool=2)
+
+
+@pytest.mark.parametrize("checkpoint", (False, True), ids=("plain", "checkpointed"))
+@pytest.mark.parametrize("dtype", (torch.float16, *FP8), ids=str)
+def test_narrow_weights(state, clip, config, dtype, checkpoint):
+    """UNETLoader's weight_dtype: the gradient is that of the rounded weights, and near that of bf16."""
+    rounded = {k: v.to(dtype).bfloat16() if dtype in FP8 else v for k, v in state.items()}
+    found = gradient(load(state, dtype=dtype), clip, config, checkpoint)
+    close(found, gradient(load(rounded), clip, config, checkpoint), 1e-3)
+    assert aligned(found, gradient(load(state), clip, config)) > (0.9 if dtype in FP8 else 0.999)
+
+
+@pytest.mark.parametrize("form", QUANTISED)
+def test_quantised_tensors(state, clip, config, form):
+    packed, plain = quantised(state, form)
+    patcher = load(packed)
+    weight = patcher.model.diffusion_model.double_blocks[0].img_attn.qkv.weight
+    assert isinstance(weight, QuantizedTensor)
+    found = gradient(patcher, clip, config)
+    close(found, gradient(load(plain), clip, config), 0.05)
+    assert aligned(found, gradient(load(state), clip, config)) > 0.9
+
+
+def test_smoothed_inputs(state, clip, config):
+    """ModelOpt's pre_quant_scale multiplies a linear's input, so it multiplies the gradient to it as well."""
+    packed, plain = quantised(state, "nvfp4")
+    scale = torch.linspace(0.5, 1.5, 256)
+    for name in [n for n in plain if is_linear(n, plain[n]) and plain[n].shape[1] == 256]:
+        packed[name.removesuffix("weight") + "pre_quant_scale"] = scale
+        plain[name] = (plain[name].float() * scale).to(plain[name])
+    close(gradient(load(packed), clip, config), gradient(load(plain), clip, config), 0.05)
+
+
+def test_partly_loaded(state, clip, config):
+    """What --lowvram leaves in main memory is cast when it is used; ComfyUI marks such layers this way."""
+    patcher = load(state)
+    for i, module in enumerate(patcher.model.diffusion_model.modules()):
+        if hasattr(module, "comfy_cast_weights") and i % 2:
+            module.comfy_cast_weights = True
+    close(gradient(patcher, clip, config), gradient(load(state), clip, config), 1e-6)
+
+
+class Packed(comfy.ops.manual_cast):
+    """City96's GGUF layers in short: bytes and a scale a row, unpacked by a method of the layer's own."""
+
+    class Linear(comfy.ops.manual_cast.Linear):
+        def _load_from_state_dict(self, state_dict, prefix, *args):
+            weight = state_dict[prefix + "weight"].float()
+            self.scale = weight.abs().amax(dim=1, keepdim=True) / 127
+            self.weight = torch.nn.Parameter((weight / self.scale).round().to(torch.int8), requires_grad=False)
+            self.bias = torch.nn.Parameter(state_dict[prefix + "bias"], requires_grad=False)
+
+        def cast_bias_weight(self, x):
+            return self.weight.to(x.dtype) * self.scale.to(x.dtype), self.bias.to(x.dtype)
+
+        def forward(self, x):
+            return torch.nn.functional.linear(x, *self.cast_bias_weight(x))
+
+
+def test_layers_that_unpack_themselves(state, clip, config):
+    packed, plain = load(state, custom_operations=Packed), dict(state)
+    for name, module in packed.model.diffusion_model.named_modules():
+        if isinstance(module, Packed.Linear):
+            plain[name + ".weight"] = module.weight * module.scale
+    assert packed.model.diffusion_model.img_in.weight.dtype == torch.int8
+    found = gradient(packed, clip, config)
+    close(found, gradient(load(plain, dtype=torch.float32), clip, config), 1e-4)
+    assert aligned(found, gradient(load(state), clip, config)) > 0.99

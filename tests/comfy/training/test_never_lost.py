@@ -1,0 +1,140 @@
+"""Work is never lost: kills, full disks, damaged states, interrupts, SIGTERM, names that are taken."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from eraseanything_core import files, flux, trainer
+from eraseanything_core.termination import kept_on_sigterm
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks the killed attempts")
+def test_twenty_kills_leave_the_same_bits(tmp_path):
+    script = Path(__file__).with_name("killed.py")
+    run = subprocess.run([sys.executable, script, tmp_path, "20", "1"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    told = json.loads(run.stdout.splitlines()[-1])
+    assert told["same"] and not told["unreadable"]
+    assert told["kills"] >= 10 and told["went_on"] >= 3, told
+
+
+def stop_at(pair):
+    def progress(step, _):
+        if step == pair:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_a_state_that_is_cut_off(patcher, clip, config, tmp_path):
+    flux.train_eraser(patcher, clip, config, stop_at(2), tmp_path)
+    state = tmp_path / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"state.safetensors is damaged \(.*\): delete it, or start") as caught:
+        flux.train_eraser(patcher, clip, config, run_dir=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_state_with_a_flipped_bit(patcher, clip, config, tmp_path):
+    flux.train_eraser(patcher, clip, config, stop_at(2), tmp_path)
+    state = tmp_path / "state.safetensors"
+    data = bytearray(state.read_bytes())
+    data[-100] ^= 4
+    state.write_bytes(data)
+    with pytest.raises(ValueError, match="damaged .its checksum differs"):
+        flux.train_eraser(patcher, clip, config, run_dir=tmp_path)
+
+
+def test_a_file_of_somebody_else(patcher, clip, config, tmp_path):
+    save_file({"weight": torch.ones(2)}, tmp_path / "state.safetensors")
+    with pytest.raises(ValueError, match="is no state of a run"):
+        flux.train_eraser(patcher, clip, config, run_dir=tmp_path)
+
+
+def test_an_error_between_pairs_keeps_all_of_them(patcher, clip, config, tmp_path):
+    """No autosave was due: the error itself saves, and the run goes on to the same bits."""
+
+    def fail(step, _):
+        if step == 2:
+            raise RuntimeError("the window was closed")
+
+    whole = flux.train_eraser(patcher, clip, config)
+    with pytest.raises(RuntimeError, match="window"):
+        flux.train_eraser(patcher, clip, config, fail, tmp_path / "run")
+    steps = []
+    rest = flux.train_eraser(patcher, clip, config, lambda step, _: steps.append(step), tmp_path / "run")
+    assert steps == [3] and rest.losses == whole.losses
+    assert all(torch.equal(rest.lora[k], whole.lora[k]) for k in whole.lora)
+
+
+def test_an_error_within_a_pair_leaves_the_last_whole_one(patcher, clip, config, tmp_path, monkeypatch):
+    """After the erasing step of the third pair: its state would be that of no pair."""
+    config = dataclasses.replace(config, save_every=1)
+    original, calls = trainer.preserve_graphs, []
+
+    def fail(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("out of memory")
+        return original(*args)
+
+    whole = flux.train_eraser(patcher, clip, config)
+    monkeypatch.setattr(trainer, "preserve_graphs", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        flux.train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
+    rest = flux.train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
+    assert len(calls) == 4 and all(torch.equal(rest.lora[k], whole.lora[k]) for k in whole.lora)
+
+
+def test_a_walked_pool_outlives_a_stop(patcher, clip, config, tmp_path):
+    """On-policy trajectories cannot be walked again: the student that walked them has moved."""
+    config = dataclasses.replace(config, steps=6, refresh=3, on_policy=0.5)
+    whole = flux.train_eraser(patcher, clip, config)
+    flux.train_eraser(patcher, clip, config, stop_at(5), tmp_path / "run")
+    assert (tmp_path / "run" / "pools-1.safetensors").exists()
+    rest = flux.train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
+    assert all(torch.equal(rest.lora[k], whole.lora[k]) for k in whole.lora)
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"state.safetensors"}, "a finished run needs no pools"
+
+
+@pytest.mark.parametrize("checkpoint", (False, True))
+def test_memory_settings_may_differ_when_resumed(patcher, clip, config, tmp_path, checkpoint):
+    config = dataclasses.replace(config, checkpoint=checkpoint)
+    whole = flux.train_eraser(patcher, clip, config)
+    flux.train_eraser(patcher, clip, config, stop_at(1), tmp_path / "run")
+    other = dataclasses.replace(config, checkpoint=not checkpoint)
+    rest = flux.train_eraser(patcher, clip, other, run_dir=tmp_path / "run")
+    assert all(torch.allclose(rest.lora[k], whole.lora[k], atol=1e-6) for k in whole.lora)
+
+
+def test_sigterm_is_an_interrupt_first():
+    told, before = [], signal.signal(signal.SIGTERM, lambda *_: told.append("passed on"))
+    try:
+        with kept_on_sigterm(lambda: told.append("interrupt"), lambda work: work()):
+            os.kill(os.getpid(), signal.SIGTERM)
+            told.append("work ends")
+        assert told == ["interrupt", "work ends", "passed on"]
+        with kept_on_sigterm(lambda: told.append("interrupt"), lambda work: work()):
+            pass
+        assert len(told) == 3
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_names_are_numbered():
+    assert files.numbered("eraser", set()) == "eraser"
+    assert files.numbered("eraser", {"eraser", "eraser_2", "eraser_4"}) == "eraser_3"
+
+
+def test_a_folder_that_takes_no_files(tmp_path):
+    (tmp_path / "runs").write_text("a file stands where the folder should be")
+    with pytest.raises(ValueError, match="cannot write into"):
+        files.check_folder(tmp_path / "runs")

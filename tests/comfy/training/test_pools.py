@@ -1,0 +1,116 @@
+"""What the pools hold is what the teacher would say in the pair that asks; their options do what they say."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from eraseanything_core import flux, pools, trainer
+
+
+@pytest.fixture
+def make(patcher, clip, config):
+    """An epoch of the configuration with changes; in a model whose adapters are not zero."""
+
+    def epoch(number=0, **change):
+        plan = trainer.prepare(dataclasses.replace(config, **change), flux.TextEncoder(clip))
+        with flux.borrow(patcher) as model:
+            lora = model.attach("all_qkv", 4, torch.Generator().manual_seed(0))
+            for up in lora.up:
+                up.data.normal_(0, 0.2, generator=torch.Generator().manual_seed(1))
+            made = pools.new_epoch(model, plan, number)
+            told = teacher(model, plan, made)
+        return made, told
+
+    return epoch
+
+
+def teacher(model, plan, epoch):
+    """The targets of every draw, asked for one by one at the time of the pair."""
+    found = []
+    for draw in (d for draws in epoch.draws.values() for d in draws):
+        row, step = draw.erase
+        x_t, sigma, _ = epoch.concept.at(row, step, "cpu")
+        sentences = [epoch.concept.sources[i] for i in row]
+        concept, neutral = (
+            model.velocity(x_t, sigma, trainer.conds(model, plan, prompts), adapters=False)
+            for prompts in ([s.concept for s in sentences], [s.neutral for s in sentences])
+        )
+        row, step = draw.retain
+        x_t, sigma, _ = epoch.retain.at(row, step, "cpu")
+        kept = trainer.conds(model, plan, [epoch.retain.sources[i] for i in row])
+        retain = model.velocity(x_t, sigma, kept, adapters=False)
+        row, step = draw.maps
+        x_t, sigma, _ = epoch.concept.at(row, step, "cpu")
+        known = pools.known_features(model, plan, [epoch.concept.sources[i] for i in row], x_t, sigma)
+        found.append((concept, neutral, retain, known))
+    return found
+
+
+@pytest.mark.parametrize(
+    "change", ({}, {"rsc_points": 2}, {"on_policy": 0.5, "refresh": 2, "steps": 4, "number": 1}, {"accumulate": 2})
+)
+def test_the_targets_are_the_teachers(make, change):
+    epoch, told = make(**change)
+    draws = [d for draws in epoch.draws.values() for d in draws]
+    assert len(draws) == len(told) == change.get("accumulate", 1) * len(epoch.draws)
+    for draw, (concept, neutral, retain, known) in zip(draws, told, strict=True):
+        assert torch.allclose(epoch.concept.v[draw.erase], concept, atol=1e-4)
+        assert torch.allclose(epoch.concept.neutral[draw.erase], neutral, atol=1e-4)
+        assert torch.allclose(epoch.retain.v[draw.retain], retain, atol=1e-4)
+        assert torch.allclose(epoch.concept.known[draw.maps], known, atol=1e-5)
+
+
+def test_few_points_for_the_maps(make):
+    epoch, _ = make(rsc_points=2, steps=20, refresh=20)
+    assert len(pools.unique([d.maps for draws in epoch.draws.values() for d in draws])) == 2
+
+
+def test_part_of_the_pool_is_walked_by_the_student(make):
+    """From the second pool on, and only the share that is asked for."""
+    (first, _), (frozen, _), (mixed, _) = (
+        make(number, on_policy=share, refresh=2, steps=4) for number, share in ((0, 0.5), (1, 0.0), (1, 0.5))
+    )
+    same = [torch.allclose(a, b, atol=1e-4) for a, b in zip(frozen.concept.x, mixed.concept.x, strict=True)]
+    assert same == [False, False, True, True]
+    sigmas = first.concept.sigmas
+    x, v = first.concept.x, first.concept.v
+    steps = (sigmas[1:] - sigmas[:-1])[None, :, None, None, None]
+    assert torch.allclose(x[:, :-1] + steps * v, x[:, 1:], atol=1e-5), "the first pool is the teacher's walk"
+
+
+def test_the_sizes_of_the_pools(make):
+    epoch, _ = make(pool=3, retain_pool=2)
+    assert len(epoch.concept.sources) == 3 and len(epoch.retain.sources) == 2
+
+
+def test_no_trajectories_for_what_is_not_trained(patcher, clip, config):
+    plan = trainer.prepare(dataclasses.replace(config, retain_weight=0.0, rsc=0.0), flux.TextEncoder(clip))
+    with flux.borrow(patcher) as model:
+        epoch = pools.new_epoch(model, plan, 0)
+    assert epoch.retain is None and epoch.concept.known is None and not plan.retained
+
+
+def test_a_pool_on_disk_trains_the_same(patcher, clip, config):
+    one, other = (flux.train_eraser(patcher, clip, dataclasses.replace(config, pool_gib=g)) for g in (1.0, 0.0))
+    assert all(torch.equal(one.lora[k], other.lora[k]) for k in one.lora)
+
+
+def test_accumulation_is_the_mean_of_its_draws(patcher, clip, config):
+    """Two draws in one update give the gradient that one draw of both gives: here the first step of AdamW."""
+    config = dataclasses.replace(config, steps=1, alternate=False, accumulate=2)
+    plan = trainer.prepare(config, flux.TextEncoder(clip))
+    with flux.borrow(patcher) as model:
+        lora = model.attach("paper", 8, torch.Generator().manual_seed(0))
+        epoch = pools.new_epoch(model, plan, 0)
+        one, two = epoch.draws[0]
+        both = pools.Draw(
+            *(tuple(torch.cat(p) for p in zip(getattr(one, n), getattr(two, n))) for n in ("erase", "retain", "maps"))
+        )
+        grads = []
+        for draws in ([one, two], [both]):
+            frozen = [torch.optim.SGD(lora.parameters(), lr=0.0) for _ in range(2)]
+            split = dataclasses.replace(epoch, draws={0: draws})
+            trainer.pair(model, plan, split, 0, lora, frozen)
+            grads.append(torch.cat([p.grad.flatten() for p in lora.up]))
+    assert (grads[0] - grads[1]).norm() < 1e-4 * grads[1].norm() and grads[0].norm() > 0
