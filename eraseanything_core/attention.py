@@ -22,7 +22,8 @@ def attention_columns(q: Tensor, k: Tensor, select: Tensor) -> Tensor:
     b, h, _, d = q.shape
     values = F.pad(select.to(q), (0, d - select.shape[-1]))  # b keys d
     values = values[:, None].expand(b, h, -1, -1)
-    return F.scaled_dot_product_attention(q, k, values)[..., : select.shape[-1]]
+    columns = F.scaled_dot_product_attention(q, k, values)[..., : select.shape[-1]]
+    return columns.contiguous()  # a view would keep all d of them alive
 
 
 def image_feature(maps: dict[int, Tensor]) -> Tensor:

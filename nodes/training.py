@@ -308,7 +308,7 @@ class EraseTrainer(io.ComfyNode):
             result.notes.append(f"go on with it: resume = {run.name}")
         summary, picture = result.summary(path.name), curves(result.losses, result.seen)
         shown = ui.PreviewText(summary).as_dict() | {"lora": [path.name]} | cls.pictures(model, vae, result)
-        image = torch.from_numpy(np.asarray(picture)).float()[None] / 255
+        image = torch.from_numpy(np.array(picture)).float()[None] / 255
         return io.NodeOutput(lora.LoraModel(tensors, header), result.losses, str(path), summary, image, ui=shown)
 
     @classmethod

@@ -1,0 +1,95 @@
+"""Trainings in a real server's queue: back to back, beside a sampling, after a dropped cache, and under SIGTERM."""
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from eraseanything_core import flux
+from eraseanything_core.lora import load_lora
+from eraseanything_core.tinyflux import generator
+from scripts.server import ComfyServer
+from tests.comfy.conftest import BASE, COMFYUI
+
+TRAINER = "EraseAnything_EraseTrainer"
+SMALL = {"width": 64, "height": 64, "steps": 3, "sampling_steps": 2, "pool": 1, "preset": "custom", "save_every": 1}
+
+
+@pytest.fixture(scope="module")
+def model_name():
+    """A checkpoint of TinyFlux's shape with random weights, where UNETLoader finds it."""
+    torch.manual_seed(0)
+    path = BASE / "models" / "diffusion_models" / "random_queue.safetensors"
+    state = flux.new_flux(generator.FLUX).state_dict()
+    save_file({name: torch.randn_like(tensor) / 50 for name, tensor in state.items()}, path)
+    yield path.name
+    path.unlink()
+
+
+@pytest.fixture
+def graph(model_name):
+    """A training, and beside it a sampling with the same model."""
+
+    def made(info: dict, **change) -> dict:
+        inputs = {**info[TRAINER]["input"]["required"], **info[TRAINER]["input"]["optional"]}
+        values = {k: v[1]["default"] for k, v in inputs.items() if len(v) > 1 and "default" in v[1]}
+        values |= {"concept": "circle", "rsc": 0.0, "output_name": "queued", **SMALL, **change}
+        sampler = {
+            "seed": 1, "steps": 1, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0,
+            "model": ["1", 0], "positive": ["4", 0], "negative": ["4", 0], "latent_image": ["5", 0],
+        }  # fmt: skip
+        return {
+            "1": {"class_type": "UNETLoader", "inputs": {"unet_name": model_name, "weight_dtype": "default"}},
+            "2": {"class_type": "EraseAnything_TinyFlux", "inputs": {"text_encoder": "tinyflux_text.safetensors"}},
+            "3": {"class_type": TRAINER, "inputs": {**values, "model": ["1", 0], "clip": ["2", 0]}},
+            "4": {"class_type": "CLIPTextEncode", "inputs": {"text": "a circle", "clip": ["2", 0]}},
+            "5": {"class_type": "EmptySD3LatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+            "6": {"class_type": "KSampler", "inputs": sampler},
+            "7": {"class_type": "SaveLatent", "inputs": {"samples": ["6", 0], "filename_prefix": "queued"}},
+        }
+
+    return made
+
+
+def written(entry: dict) -> dict:
+    return load_lora(BASE / "models" / "loras" / entry["outputs"]["3"]["lora"][0])[0]
+
+
+def same(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_trainings_and_samplings_in_one_queue(server, graph):
+    """Two equal trainings back to back with samplings between, then one again with its cache dropped."""
+    info = server.object_info()
+    first, second = graph(info), graph(info, seed=1)
+    queued = [server.queue(g) for g in (first, second)]
+    entries = [server.wait(prompt, timeout=300) for prompt in queued]
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    entries.append(server.run(first, timeout=300))
+    names = [entry["outputs"]["3"]["lora"][0] for entry in entries]
+    assert names == ["queued.safetensors", "queued_2.safetensors", "queued_3.safetensors"]
+    one, other, again = map(written, entries)
+    assert same(one, again) and not same(one, other)
+    latents = [(BASE / "output" / e["outputs"]["7"]["latents"][0]["filename"]).read_bytes() for e in entries]
+    assert len({latent[-4096:] for latent in latents}) == 1, "the sampled MODEL is as it was"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
+def test_a_server_that_is_told_to_end_keeps_the_training(graph):
+    with ComfyServer(COMFYUI, BASE, BASE / "sigterm.log") as server:
+        server.queue(graph(server.object_info(), steps=100000, output_name="told", save_every=0))
+        state = BASE / "output" / "eraseanything" / "told"
+        until = time.monotonic() + 120
+        while not list(state.glob("pools-*")) and time.monotonic() < until:
+            time.sleep(0.1)
+        time.sleep(1)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=60) == -signal.SIGTERM
+    tensors = load_lora(BASE / "models" / "loras" / "told.safetensors")[0]
+    assert any(t.abs().max() > 0 for k, t in tensors.items() if "lora_B" in k)
+    assert Path(state / "state.safetensors").is_file()
