@@ -7,7 +7,7 @@ import comfy.model_management
 GIB = 2**30
 # What a block leaves for backward, and a recomputed one needs at once, in units of tokens x width x bytes of the
 # compute type; measured by `python scripts/dev.py bench memory` on the code that runs.
-KEPT, RECOMPUTED = 15.5, 48.0
+KEPT, RECOMPUTED = 15.3, 25.0
 MASTERS = 24  # bytes a LoRA weight: itself, its gradient, and two moments of two optimisers, float32
 
 
@@ -54,7 +54,7 @@ def activations(params, tokens: int, batch: int, itemsize: int, checkpoint: bool
         masters: weights of the LoRA.
     """
     blocks, unit = params.depth + params.depth_single_blocks, tokens * batch * params.hidden_size * itemsize
-    return int(unit * (blocks + RECOMPUTED if checkpoint else KEPT * blocks)) + 2 * cast + MASTERS * masters
+    return int(unit * (blocks + RECOMPUTED if checkpoint else KEPT * blocks)) + cast + MASTERS * masters
 
 
 def fitted(free: int, weights: int, kept: int, recomputed: int) -> Fit:

@@ -1,10 +1,12 @@
 """The bench counts what the trainer does: bounds on a pair at Flux.1-dev's size, in shapes only."""
 
 import torch
+from comfy.ldm.flux.model import FluxParams
 
+from eraseanything_core.flux.fit import activations, fitted
 from scripts.bench.flops import TERA, pair_flops
 from scripts.bench.memory import GIB, Live, peak_bytes
-from scripts.bench.true_size import true_flux
+from scripts.bench.true_size import DEV, true_flux
 
 
 def test_the_model_is_flux_dev():
@@ -22,6 +24,18 @@ def test_a_pair_in_the_steady_state():
 def test_the_peak_of_a_pair_on_four_bit_weights():
     peak, weights = peak_bytes("q4", 512, 256, True)
     assert 6.2 < weights / GIB < 6.3 and weights < peak < 7.3 * GIB
+    shape = FluxParams(**{k: v for k, v in DEV.items() if k != "image_model"})
+    told = activations(shape, 1024 + 256, 1, 2, checkpoint=True, cast=2 * 3072 * 7 * 3072, masters=1_867_776)
+    assert 0.95 < told / (peak - weights) < 1.1, "what the node estimates before it starts"
+
+
+def test_what_is_chosen_for_what_is_free():
+    """In GiB: weights 20; 6 with the blocks kept, 1 with them recomputed."""
+    roomy, tight, small, none = (fitted(free, 20, 6, 1) for free in (30, 24, 15, 0))
+    assert (roomy.checkpoint, roomy.offloaded) == (False, 0)
+    assert (tight.checkpoint, tight.offloaded) == (True, 0)
+    assert (small.checkpoint, small.offloaded) == (True, 6)
+    assert none.offloaded == 20 and "may not fit" in str(none) and "may not fit" not in str(small)
 
 
 def test_the_tracker_counts_what_is_alive():
