@@ -1,7 +1,7 @@
-"""What training costs: FLOPs and memory at Flux.1-dev's size, CPU time on TinyFlux as a ratio.
+"""What training costs: FLOPs and memory at Flux.1-dev's size; on TinyFlux CPU time as a ratio, and what cheap pools do.
 
-    python scripts/dev.py bench                       all of it
-    python scripts/dev.py bench cost memory seconds   parts
+    python scripts/dev.py bench                              all of it
+    python scripts/dev.py bench cost memory seconds effect   parts
 
 Writes its keys into benchmarks/results.json and the table benchmarks/results.md. No GPU is used and no weights are
 needed: the sizes are real, the tensors are not.
@@ -17,7 +17,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "benchmarks"
-PARTS = ("cost", "memory", "seconds")
+PARTS = ("cost", "memory", "seconds", "effect")
 PEAK_BOUNDS = {
     "fp8_512_ckpt": 12.2, "fp8_1024_ckpt": 13.8, "fp8_512": 18.0, "bf16_512_ckpt": 23.2, "bf16_512": 29.0,
     "q4_512_ckpt": 7.3,
@@ -41,9 +41,13 @@ def measure(part: str) -> dict:
         from scripts.bench.memory import peaks
 
         return {"peak_gib": peaks()}
-    from scripts.bench.seconds import pair_seconds
+    if part == "seconds":
+        from scripts.bench.seconds import pair_seconds
 
-    return pair_seconds()
+        return pair_seconds()
+    from scripts.bench.effect import effects
+
+    return effects()
 
 
 def markdown(results: dict) -> str:
@@ -57,8 +61,21 @@ def markdown(results: dict) -> str:
     for run in results.get("cost", {}).get("runs", []):
         lines += ["", f"`{run['preset']}`, {run['pairs']} pairs, by cause:", "", "| cause | TFLOP |", "| --- | ---: |"]
         lines += [f"| {cause} | {value:.0f} |" for cause, value in run["split_tflop"].items()]
+    lines += effect_table(results["effects"]) if "effects" in results else []
     told = ", ".join(f"{part} at {commit}" for part, commit in results["measured_at"].items())
     return "\n".join([*lines, "", f"`python scripts/dev.py bench`: {told}.", ""])
+
+
+def effect_table(effects: dict) -> list[str]:
+    """What each approximation did to an eraser of TinyFlux."""
+    cells = list(effects["rows"][0]["cells"])
+    lines = ["", f"On TinyFlux, *{effects['concept']}* erased with {effects['settings']}; pictures that show what was"]
+    lines += ["asked by the CNN judge, 95 % intervals. These rows say nothing about Flux.1.", ""]
+    lines += [f"| pools | {' | '.join(cells)} |", "| --- |" + " ---: |" * len(cells)]
+    for row in effects["rows"]:
+        told = [f"{c['value']:.3f} ({c['low']:.3f} to {c['high']:.3f})" for c in row["cells"].values()]
+        lines.append(f"| {row['change']} | {' | '.join(told)} |")
+    return [*lines, "", f"n = {row['cells'][cells[0]]['n']} pictures a cell."]
 
 
 def main():
