@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from eraseanything_core import files, flux, trainer
+from eraseanything_core import files, flux, optimizers, trainer
 from eraseanything_core.termination import kept_on_sigterm
 
 
@@ -92,6 +92,18 @@ def test_an_error_within_a_pair_leaves_the_last_whole_one(patcher, clip, config,
         flux.train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
     rest = flux.train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
     assert len(calls) == 4 and all(torch.equal(rest.lora[k], whole.lora[k]) for k in whole.lora)
+
+
+@pytest.mark.parametrize("name", optimizers.installed())
+def test_every_optimiser_goes_on_with_the_same_bits(patcher, clip, config, tmp_path, name):
+    rate = 1.0 if name == "prodigy" else 1e-3
+    change = {"steps": 5, "lr_schedule": "cosine", "warmup": 2, "weight_decay": 0.01, "accumulate": 2}
+    config = dataclasses.replace(config, optimizer=name, lr_low=rate, lr_up=rate, **change)
+    whole = flux.train_eraser(patcher, clip, config)
+    flux.train_eraser(patcher, clip, config, stop_at(3), tmp_path / "run")
+    rest = flux.train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
+    assert all(torch.equal(rest.lora[k], whole.lora[k]) for k in whole.lora)
+    assert any(t.abs().max() > 0 for k, t in whole.lora.items() if "lora_B" in k)
 
 
 def test_a_walked_pool_outlives_a_stop(patcher, clip, config, tmp_path):

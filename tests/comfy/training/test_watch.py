@@ -1,0 +1,80 @@
+"""The looks from outside measure what their names say, and the run stops on them."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from eraseanything_core import flux, prompts, trainer, watch
+
+
+@pytest.fixture
+def looked(patcher, clip, config):
+    """Scores of a student whose `up` factors are filled by a function."""
+
+    def scores(fill, **change):
+        config_ = dataclasses.replace(config, watch_every=1, **change)
+        plan = trainer.prepare(config_, flux.TextEncoder(clip))
+        with flux.borrow(patcher) as model:
+            lora = model.attach("all_qkv", 4, torch.Generator().manual_seed(0))
+            eyes = watch.Watch(model, plan)
+            for up in lora.up:
+                fill(up.data)
+            return eyes.look()
+
+    return scores
+
+
+def test_an_untrained_student_is_the_teacher(looked):
+    assert looked(lambda up: up.zero_()) == pytest.approx({"concept": 1.0, "attention": 1.0, "drift": 0.0}, abs=1e-5)
+
+
+def test_a_student_that_moved_has_drifted(looked):
+    scores = looked(lambda up: up.normal_(0, 0.5))
+    assert scores["drift"] > 0.01 and abs(scores["attention"] - 1) > 1e-3 and abs(scores["concept"] - 1) > 1e-3
+
+
+def test_erasing_lowers_the_concept_score(patcher, clip, config):
+    """All projections, without what preserves: the held-out sentence goes towards the neutral prompt."""
+    change = {"steps": 30, "watch_every": 15, "batch": 4, "targets": "all_qkv", "lr_low": 3e-3, "eta": 0.0}
+    config = dataclasses.replace(config, retain_weight=0.0, rsc=0.0, shuffle_rate=0.0, **change)
+    seen = flux.train_eraser(patcher, clip, config).seen
+    assert seen["pair"] == [15, 30] and seen["concept"][1] < 0.9
+
+
+def test_what_is_watched_is_never_trained_on(clip, config):
+    plan = trainer.prepare(dataclasses.replace(config, watch_every=5), flux.TextEncoder(clip))
+    trained = {p.text for s in plan.sentences for p in s.prompts()} | {p.text for p in plan.retained}
+    watched = {p.text for s in plan.watched for p in s.prompts()} | {p.text for p in plan.watched_kept}
+    assert "red star" in plan.watched[0].concept.text and watched - {""} and not trained & (watched - {""})
+    assert prompts.WATCHED not in config.templates
+
+
+def test_it_stops_on_the_score_and_goes_no_further_when_resumed(patcher, clip, config, tmp_path):
+    config = dataclasses.replace(config, steps=9, watch_every=2, stop_score=1.01, lr_low=0.0, lr_up=0.0)
+    for _ in range(2):
+        result = flux.train_eraser(patcher, clip, config, run_dir=tmp_path)
+        assert result.steps == 2 and result.seen["pair"] == [2]
+        assert "stopped after pair 2: the concept score of 1.000 has reached 1.01" in result.summary("x")
+
+
+def test_stopping_needs_looking(clip, config):
+    with pytest.raises(ValueError, match="need watch_every"):
+        trainer.prepare(dataclasses.replace(config, stop_drift=0.1), flux.TextEncoder(clip))
+
+
+def test_watching_does_not_change_the_run(patcher, clip, config):
+    """Neither the looks nor the pictures: they have chance of their own."""
+    shown = []
+    watched = dataclasses.replace(config, watch_every=1)
+    plain = flux.train_eraser(patcher, clip, config)
+    seen = flux.train_eraser(patcher, clip, watched, show=lambda latents, run: shown.append(latents))
+    assert all(torch.equal(plain.lora[k], seen.lora[k]) for k in plain.lora)
+    assert len(shown) == 3 and shown[0].shape == (3, 16, 12, 12)
+    base = [latents[0] for latents in shown]
+    assert torch.equal(base[0], base[2]) and not torch.equal(shown[0][1], shown[2][1])
+
+
+def test_small_pictures_without_a_vae(patcher):
+    pictures = flux.small_pictures(patcher, torch.randn(3, 16, 12, 12))
+    assert pictures.shape == (3, 12, 12, 3) and pictures.min() >= 0 and pictures.max() <= 1
