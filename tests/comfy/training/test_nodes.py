@@ -255,8 +255,9 @@ def test_a_preset_goes_over_its_inputs_and_no_others(trainer_node, widgets, lora
     monkeypatch.setattr("pack_under_test.eraseanything_core.flux.train_eraser", train)
     for name in ("custom", preset):
         with pytest.raises(RuntimeError, match="seen"):
-            execute(trainer_node, widgets | {"preset": name, "eta": 0.3})
+            execute(trainer_node, widgets | {"preset": name, "eta": 0.3, "clip_norm": 0.5})
     plain, changed = (dataclasses.asdict(config) for config in asked)
+    assert (plain["eta"], plain["clip"]) == (0.3, 0.5)
     assert {k for k in plain if plain[k] != changed[k]} <= set(PRESETS[preset])
     assert all(changed[k] == v for k, v in PRESETS[preset].items())
 

@@ -1,0 +1,57 @@
+"""One step of an optimiser: clipped, over graphs that are alive one after the other; losses read late."""
+
+import types
+
+import pytest
+import torch
+
+from eraseanything_core import trainer
+
+CONFIG = types.SimpleNamespace(clip=0.5, esd=1.0, attn=0.0, retain_weight=0.0, rsc=0.0)
+
+
+@pytest.fixture
+def lora():
+    return torch.nn.ParameterList([torch.ones(3), torch.ones(2)])
+
+
+def test_the_step_is_clipped(lora):
+    trainer.update(torch.optim.SGD(lora, lr=1.0), lora, sum(100 * p.sum() for p in lora), CONFIG)
+    moved = torch.cat([1 - p.detach() for p in lora])
+    assert moved.norm() == pytest.approx(0.5, abs=1e-4)
+
+
+def test_graphs_one_after_the_other_are_their_sum(lora):
+    """And the second is made only when the first has been backpropagated."""
+    order, config = [], types.SimpleNamespace(clip=1e9)
+
+    def graphs():
+        for p in lora:
+            order.append([q.grad is not None for q in lora])
+            yield p.square().sum()
+
+    trainer.update(torch.optim.SGD(lora, lr=0.25), lora, graphs(), config)
+    assert order == [[False, False], [True, False]]
+    assert torch.allclose(torch.cat(list(lora)), torch.full((5,), 0.5))
+
+
+def test_a_level_without_losses_moves_nothing(lora):
+    trainer.update(torch.optim.AdamW(lora, lr=1.0, weight_decay=0.5), lora, iter(()), CONFIG)
+    assert all((p == 1).all() for p in lora)
+
+
+def test_losses_are_looked_at_now_and_then_and_all_are_kept(lora):
+    run = trainer.Run(CONFIG, lora, [], None)
+    for step in range(trainer.READ_EVERY + 3):
+        run.add(step, {"esd": torch.tensor(float(step))})
+    assert run.done == trainer.READ_EVERY + 3 and len(run.history["esd"]) == trainer.READ_EVERY
+    run.read()
+    assert run.history["esd"] == [float(step) for step in range(trainer.READ_EVERY + 3)]
+
+
+def test_a_loss_that_is_no_number_is_named_with_its_step(lora):
+    run = trainer.Run(CONFIG, lora, [], None)
+    run.add(0, {"esd": torch.tensor(1.0)})
+    run.add(1, {"esd": torch.tensor(float("nan"))})
+    with pytest.raises(FloatingPointError, match="the esd loss became nan at step 2"):
+        run.read()
