@@ -254,6 +254,8 @@ class ErasureCompare(io.ComfyNode):
                 io.Image.Output(display_name="pareto", tooltip="1 - acc_e against acc_ir, one point a report."),
                 io.Image.Output(display_name="interference", tooltip="Erased concepts in rows, measured ones in "
                                 "columns."),
+                io.String.Output(display_name="markdown", tooltip="Averages over the concepts at strength 1, with "
+                                 "intervals that draw concepts, then pictures."),
             ],
             is_output_node=True,
         )  # fmt: skip
@@ -268,11 +270,10 @@ class ErasureCompare(io.ComfyNode):
         if not paths:
             raise ValueError(f"there is no report {' or '.join(lines_of(reports))} in {reports_folder()}")
         read = [report.from_json(path.read_text(encoding="utf-8")) for path in paths]
-        pareto, matrix = charts.pareto(report.pareto(read)), charts.heat_map(report.interference(read))
-        shown = (
-            ui.PreviewImage(pareto, cls=cls).as_dict()["images"] + ui.PreviewImage(matrix, cls=cls).as_dict()["images"]
-        )
-        return io.NodeOutput(pareto, matrix, ui={"images": shown})
+        pictures = charts.pareto(report.pareto(read)), charts.heat_map(report.interference(read))
+        text = report.macro_markdown(report.macro(read))
+        shown = [image for picture in pictures for image in ui.PreviewImage(picture, cls=cls).as_dict()["images"]]
+        return io.NodeOutput(*pictures, text, ui={"images": shown, "text": (text,)})
 
 
 def chosen(reports: str) -> list[Path]:
@@ -327,15 +328,25 @@ class ErasureQuality(io.ComfyNode):
                 io.Combo.Input("network", options=list(quality.NETWORKS),
                                tooltip="Whose features are compared; mobilenet_v2 and inception need a file in "
                                "models/erase_judges."),
+                io.Boolean.Input("lpips", default=False, tooltip="Also LPIPS with AlexNet, from torchvision's file."),
+                io.String.Input("clip_weights", default="",
+                                tooltip="For the CLIP score: a folder in models/erase_judges; empty leaves it out."),
+                io.String.Input("prompts", optional=True, force_input=True,
+                                tooltip="Of each picture, for the CLIP score."),
             ],
             outputs=[io.String.Output(display_name="text", tooltip="The distances, one a line.")],
             is_output_node=True,
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, before, after, network) -> io.NodeOutput:
-        text = quality.summary(planar(before), planar(after), network[0], judges_folder())
-        return io.NodeOutput(text, ui=ui.PreviewText(text))
+    def execute(cls, before, after, network, lpips, clip_weights, prompts=()) -> io.NodeOutput:
+        pairs, folder = (planar(before), planar(after)), judges_folder()
+        lines = quality.distances(*pairs, network[0], folder)
+        if lpips[0]:
+            lines.append(f"LPIPS (AlexNet): {quality.lpips(*pairs):.4f}")
+        if clip_weights[0].strip():
+            lines += quality.clip_scores(*pairs, list(prompts or ()), choose.clip_of(folder, clip_weights[0].strip()))
+        return io.NodeOutput("\n".join(lines), ui=ui.PreviewText("\n".join(lines)))
 
 
 NODES = [

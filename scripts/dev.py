@@ -10,6 +10,7 @@
     python scripts/dev.py strength          measure the dial of EraseStrength on TinyFlux
     python scripts/dev.py merge             time the merging of 100 erasers of Flux.1's size
     python scripts/dev.py bench             count FLOPs and memory at Flux.1-dev's size; TinyFlux's CPU time as a ratio
+    python scripts/dev.py siege [CONCEPT]   attack erasers of TinyFlux with what searches
     python scripts/dev.py search            try the trainer's settings on TinyFlux
 
 Everything is installed into .venv and .cache inside the repository. COMFYUI_PATH names an existing ComfyUI
@@ -33,6 +34,7 @@ MODULES = {
     "multi": "scripts.multi",
     "strength": "scripts.strength",
     "merge": "scripts.merge",
+    "siege": "scripts.siege",
     "board": "scripts.board",
     "study": "scripts.study",
     "bench": "scripts.bench",

@@ -67,6 +67,11 @@ def _kind(wanted: Sequence[str]) -> str:
     return kinds[0]
 
 
+def clip_of(folder: Path, weights: str) -> TransformersClip:
+    """The CLIP in a folder of `folder`."""
+    return TransformersClip(inside(folder, weights, "`weights`", "the folder of a CLIP in transformers' format"))
+
+
 def inside(folder: Path, name: str, given: str, what: str) -> Path:
     """A path below a folder, that exists; `given` is the input that names it.
 

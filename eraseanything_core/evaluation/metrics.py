@@ -109,14 +109,17 @@ def paired_bootstrap(
     if set(before) != set(after) or any(len(before[name]) != len(after[name]) for name in before):
         raise ValueError("before and after are not paired: give the same cells, prompts and seeds to both")
     pairs = {name: [list(zip(before[name], after[name]))] for name in before}
-    return clustered_bootstrap(pairs, lambda r: _gap(statistic, r), draws, level, seed)
+    return clustered_bootstrap(pairs, lambda r: gap(statistic, r), draws, level, seed)
 
 
-def _gap(statistic: Statistic, rates: Mapping[str, np.ndarray]) -> np.ndarray:
+def column(rates: Mapping[str, np.ndarray], method: int) -> dict[str, np.ndarray]:
+    """The rates of one method, of rates [..., methods]."""
+    return {name: r[..., method] for name, r in rates.items()}
+
+
+def gap(statistic: Statistic, rates: Mapping[str, np.ndarray]) -> np.ndarray:
     """statistic(after) - statistic(before) of rates [..., 2]."""
-    return statistic({name: r[..., 1] for name, r in rates.items()}) - statistic(
-        {name: r[..., 0] for name, r in rates.items()}
-    )
+    return statistic(column(rates, 1)) - statistic(column(rates, 0))
 
 
 def clustered_bootstrap(

@@ -159,8 +159,8 @@ def drift(before: Tensor, after: Tensor) -> list[float]:
     return (after - before).flatten(1).pow(2).mean(1).sqrt().tolist()
 
 
-def summary(before: Tensor, after: Tensor, name: str, folder: Path) -> str:
-    """Drift, Fréchet and kernel distance of paired pictures, one a line."""
+def distances(before: Tensor, after: Tensor, name: str, folder: Path) -> list[str]:
+    """Drift, Fréchet and kernel distance of paired pictures, a line each."""
     if before.shape != after.shape:
         raise ValueError(
             f"{len(before)} pictures before and {len(after)} after: give those of the same prompts and seeds"
@@ -168,10 +168,16 @@ def summary(before: Tensor, after: Tensor, name: str, folder: Path) -> str:
     net = network(name, folder)
     moved = drift(before, after)
     far, kernel = frechet(before, after, net, name), kernel_distance(before, after, net, name)
-    return "\n".join(
-        [
-            f"drift at the same seed (RMS): {sum(moved) / len(moved):.4f}",
-            f"{far['name']}: {far['value']:.4f} of {far['n']} pairs; biased in their number",
-            f"{kernel['name']}: {kernel['value']:.5f}, standard deviation over subsets {kernel['spread']:.5f}",
-        ]
-    )
+    return [
+        f"drift at the same seed (RMS): {sum(moved) / len(moved):.4f}",
+        f"{far['name']}: {far['value']:.4f} of {far['n']} pairs; biased in their number",
+        f"{kernel['name']}: {kernel['value']:.5f}, standard deviation over subsets {kernel['spread']:.5f}",
+    ]
+
+
+def clip_scores(before: Tensor, after: Tensor, prompts: list[str], clip) -> list[str]:
+    """The CLIP scores before and after, a line."""
+    if len(prompts) != len(after):
+        raise ValueError(f"{len(prompts)} prompts for {len(after)} pictures: connect `prompts` for the CLIP score")
+    scores = (clip_score(clip, pictures, prompts) for pictures in (before, after))
+    return ["CLIP score ({}): {:.2f} before, {:.2f} after".format(clip.identity["name"], *scores)]

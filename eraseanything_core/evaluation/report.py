@@ -18,6 +18,7 @@ CELLS = {
     "unrelated": "other kinds of things",
     "attack": "the concept, by an attack",
 }
+SCORES = {"h_c": (metrics.h_c, ("acc_e", "acc_ir")), "h_o": (metrics.h_o, ("acc_e", "acc_ir", "acc_g"))}
 CEILING, REJECTIONS = 0.9, 0.05
 
 
@@ -71,7 +72,10 @@ class Gap(Strict):
 
 
 class CellReport(Strict):
-    """One question. Rates count pictures that show what was asked, or that the judge rejected."""
+    """One question. Rates count pictures that show what was asked, or that the judge rejected.
+
+    `labels` has before and after for every label, `shown_before` and `shown_after` one outcome a picture.
+    """
 
     asked: str
     before: Rate
@@ -83,6 +87,8 @@ class CellReport(Strict):
     rejected_after: Rate
     conditional_success: Rate | None = None
     labels: dict[str, tuple[Rate, Rate]]
+    shown_before: list[bool]
+    shown_after: list[bool]
     prompts: list[str]
     seeds: list[int]
     prompts_sha256: str
@@ -162,6 +168,8 @@ def _cell(name: str, found: Answers, draws: int) -> CellReport:
         rejected_after=metrics.rate(rejected(found.after)),
         conditional_success=_conditional(before, after) if name == "attack" else None,
         labels=labels,
+        shown_before=before,
+        shown_after=after,
         prompts=list(found.prompts),
         seeds=list(found.seeds),
         prompts_sha256=fingerprint(list(found.prompts), list(found.seeds)) if found.prompts and found.seeds else "",
@@ -185,10 +193,9 @@ def _conditional(before: list[bool], after: list[bool]) -> dict:
 
 def _scores(answers: Mapping[str, Answers], draws: int) -> dict[str, dict]:
     """H_c, and H_o where there are synonyms."""
-    wanted = {"h_c": (metrics.h_c, ("acc_e", "acc_ir")), "h_o": (metrics.h_o, ("acc_e", "acc_ir", "acc_g"))}
     hits = {n: (correct(a.before, a.wanted), correct(a.after, a.wanted)) for n, a in answers.items()}
     scores = {}
-    for name, (score, cells) in wanted.items():
+    for name, (score, cells) in SCORES.items():
         if set(cells) <= set(answers):
             before, after = ({cell: hits[cell][i] for cell in cells} for i in (0, 1))
             plain = [float(score(*(sum(h[c]) / len(h[c]) for c in cells))) for h in (before, after)]
@@ -299,3 +306,45 @@ def pareto(reports: Sequence[Report]) -> list[dict]:
         erased = Rate(value=1 - shown.value, n=shown.n, low=1 - shown.high, high=1 - shown.low)
         points.append({"concept": report.concept, "strength": report.strength, "erased": erased, "kept": kept})
     return points
+
+
+def macro(reports: Sequence[Report], draws: int = 2000) -> dict[str, dict]:
+    """Averages over the erased concepts, of reports at strength 1, with intervals that draw concepts, then pictures.
+
+    Returns:
+        {"acc_e", "acc_ir", "acc_g", "h_c", "h_o": {"value", "low", "high", "concepts", "change": after - before}};
+        what some report lacks is left out.
+
+    Raises:
+        ValueError: two reports of one concept at strength 1, or reports of different judges.
+    """
+    taken = [r for r in reports if r.strength == 1.0]
+    if len({r.concept for r in taken}) < len(taken):
+        raise ValueError("two reports of one concept at strength 1: name only one of them")
+    if len({r.judge["name"] for r in taken}) > 1:
+        raise ValueError("the reports were read by different judges: name those of one")
+    shared = [name for name in ("acc_e", "acc_ir", "acc_g") if taken and all(name in r.cells for r in taken)]
+    cells = {n: [list(zip(r.cells[n].shown_before, r.cells[n].shown_after)) for r in taken] for n in shared}
+    wanted = {name: (lambda r, n=name: r[n], (name,)) for name in shared}
+    wanted |= {n: (lambda r, s=score: s(**r), used) for n, (score, used) in SCORES.items() if set(used) <= set(shared)}
+    found = {}
+    for name, (statistic, used) in wanted.items():
+        own = {cell: cells[cell] for cell in used}
+        after = metrics.clustered_bootstrap(own, lambda r, f=statistic: f(metrics.column(r, 1)), draws)
+        change = metrics.clustered_bootstrap(own, lambda r, f=statistic: metrics.gap(f, r), draws)
+        found[name] = after | {"concepts": len(taken), "change": change}
+    return found
+
+
+def macro_markdown(found: Mapping[str, Mapping]) -> str:
+    """The averages for people; "" when there is none."""
+    if not found:
+        return ""
+    lines = [
+        "| average over concepts | after (95 % interval) | change (paired) | concepts |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for name, value in found.items():
+        after = f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
+        lines.append(f"| `{name}` | {after} | {_gap(Gap(**value['change']))} | {value['concepts']} |")
+    return "\n".join([*lines, ""])

@@ -60,7 +60,14 @@ def test_a_prompt_set_becomes_a_report_on_disk(server):
     made = graph() | {
         "grid": node("EraseAnything_ErasureGrid", before=["before", 0], after=["after", 0], columns=3),
         "shown": node("PreviewImage", images=["grid", 0]),
-        "far": node("EraseAnything_ErasureQuality", before=["before", 0], after=["after", 0], network="tinyflux"),
+        "far": node(
+            "EraseAnything_ErasureQuality",
+            before=["before", 0],
+            after=["after", 0],
+            network="tinyflux",
+            lpips=False,
+            clip_weights="",
+        ),
         "told": node("PreviewAny", source=["far", 0]),
     }
     entry = server.run(made, timeout=300)
@@ -89,7 +96,8 @@ def test_saved_reports_are_compared(server):
         }
         text = report.to_json(report.make("heart", answers, strength))
         (folder / f"two_{strength}.json").write_text(text, encoding="utf-8")
-    assert len(server.run(made, timeout=60)["outputs"]["compare"]["images"]) == 2
+    shown = server.run(made, timeout=60)["outputs"]["compare"]
+    assert len(shown["images"]) == 2 and "| `acc_e` | 0.000 (0.000 to 0.000) | -1.000" in shown["text"][0]
     made["compare"]["inputs"]["reports"] = "none_*"
     with pytest.raises(GraphError, match="there is no report none_"):
         server.run(made, timeout=60)

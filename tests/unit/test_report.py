@@ -149,3 +149,15 @@ def test_prompt_sets_in_the_formats_around():
 def test_a_prompt_set_that_is_wrong_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         promptsets.read(text)
+
+
+def test_averages_over_concepts_draw_concepts():
+    made = [erased("cat"), erased("dog"), erased("dog", 0.5)]
+    found = report.macro(made, draws=200)
+    assert (found["acc_e"]["value"], found["acc_e"]["concepts"]) == (pytest.approx(0.1), 2)
+    assert found["acc_e"]["change"]["value"] == pytest.approx(-0.86)
+    assert found["acc_e"]["low"] < 0.1 < found["acc_e"]["high"]
+    assert found["h_o"]["value"] == pytest.approx(made[0].scores["h_o"].after)
+    assert "| `h_o` | 0.87" in report.macro_markdown(found) and report.macro_markdown(report.macro([])) == ""
+    with pytest.raises(ValueError, match="two reports of one concept"):
+        report.macro([erased("cat"), erased("cat")])
