@@ -8,13 +8,13 @@ from pathlib import Path
 FORBIDDEN = set('/\\:*?"<>|')
 
 
-def check_name(name: str) -> str:
+def check_name(name: str, ending: str = ".safetensors") -> str:
     """A plain file name without its ending.
 
     Raises:
         ValueError: empty, hidden, or with a path separator or a character that some system refuses.
     """
-    stem = name.strip().removesuffix(".safetensors")
+    stem = name.strip().removesuffix(ending)
     bad = sorted(c for c in set(stem) if c in FORBIDDEN or ord(c) < 32)
     if bad:
         raise ValueError(f"the output name {name!r} holds {' '.join(map(repr, bad))}: type a plain file name")
@@ -23,13 +23,13 @@ def check_name(name: str) -> str:
     return stem
 
 
-def writable(folder: Path, name: str) -> Path:
-    """The path of `name`.safetensors in a folder that exists and takes files.
+def writable(folder: Path, name: str, ending: str = ".safetensors") -> Path:
+    """The path of a file in a folder that exists and takes files.
 
     Raises:
         ValueError: the name is no plain file name, or the folder cannot be written to.
     """
-    path = folder / f"{check_name(name)}.safetensors"
+    path = folder / f"{check_name(name, ending)}{ending}"
     check_folder(folder)
     return path
 

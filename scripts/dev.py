@@ -11,6 +11,7 @@
     python scripts/dev.py merge             time the merging of 100 erasers of Flux.1's size
     python scripts/dev.py bench             count FLOPs and memory at Flux.1-dev's size; TinyFlux's CPU time as a ratio
     python scripts/dev.py siege [CONCEPT]   attack erasers of TinyFlux with what searches
+    python scripts/dev.py words             write the words that Concept Sampler finds for the paper's concepts
     python scripts/dev.py search            try the trainer's settings on TinyFlux
 
 Everything is installed into .venv and .cache inside the repository. COMFYUI_PATH names an existing ComfyUI
@@ -38,6 +39,7 @@ MODULES = {
     "board": "scripts.board",
     "study": "scripts.study",
     "bench": "scripts.bench",
+    "words": "scripts.words",
 }
 
 

@@ -1,16 +1,18 @@
 """The graphs that this repository ships, as code: `python -m scripts.workflows OBJECT_INFO` writes workflows/*.
 
-OBJECT_INFO is the address of a running server or a file with its /object_info. The thumbnail is a corner of the
-demo's picture.
+OBJECT_INFO is the address of a running server or a file with its /object_info. The thumbnails are a corner of
+the demo's picture, and what a node shows.
 """
 
 import dataclasses
 import json
 import sys
 from pathlib import Path
+from textwrap import wrap
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
+from eraseanything_core.concepts.sampler import Request, Service, offline
 from eraseanything_core.tinyflux.recipe import erase_config
 from scripts.graph import api_to_ui, read_object_info
 
@@ -18,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = ROOT / "workflows"
 DEMO = "heart"  # what workflows/erase_tinyflux.json erases
 SHOWN = 8  # pictures of the concept before and after
+SERVICE = ("words_from", "provider", "base_url", "model", "credential", "timeout")
 LISTS = {"synonyms": ", ", "irrelevant": ", ", "templates": "\n", "retain": "\n"}  # how the node takes them
 
 
@@ -137,10 +140,31 @@ def strength_graph(concept: str) -> dict:
     return made
 
 
+def concepts_graph(concept: str) -> dict:
+    """A word turned into its concept set, which is shown and saved."""
+    request, service = Request(concept), Service()
+    values = dataclasses.asdict(request) | {name: getattr(service, name) for name in SERVICE}
+    values |= {"synonyms": "", "prompts_from": "templates"}
+    save = {"concepts": ["words", 0], "output_name": concept}
+    return {
+        "words": {"class_type": "EraseAnything_ConceptSampler", "inputs": values},
+        "save": {"class_type": "EraseAnything_SaveConcepts", "inputs": save},
+    }
+
+
+def written(text: str) -> Image.Image:
+    """A thumbnail that shows a text."""
+    picture = Image.new("RGB", (400, 400), "#222")
+    lines = [part for line in text.splitlines() for part in wrap(line, 38) or [""]]
+    ImageDraw.Draw(picture).multiline_text((16, 16), "\n".join(lines[:17]), "#ddd", ImageFont.load_default(18))
+    return picture
+
+
 GRAPHS = {
     "erase_tinyflux": erase_graph(DEMO),
     "multi_erase": multi_graph(DEMO, "fish"),
     "erase_strength": strength_graph(DEMO),
+    "sample_concepts": concepts_graph("cat"),
 }
 
 
@@ -152,6 +176,7 @@ def main(source: str):
         text = json.dumps(api_to_ui(graph, info), indent=2) + "\n"
         (WORKFLOWS / f"{name}.json").write_text(text, encoding="utf-8")
         thumbnail.save(WORKFLOWS / f"{name}.jpg")
+    written(offline(Request("cat")).text()).save(WORKFLOWS / "sample_concepts.jpg")
 
 
 if __name__ == "__main__":

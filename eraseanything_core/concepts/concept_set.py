@@ -137,6 +137,8 @@ class ConceptSet:
         for name in ("synonyms", "variants", "anchors", "prompts", "retain"):
             separator = "\n  " if name in ("prompts", "retain") else ", "
             lines.append(f"{name}: " + (separator.join(getattr(self, name)) or "none"))
+        if len(self.erased()) == 1:
+            lines.append("no other word is known: type synonyms, or set Erase Trainer's rsc to 0")
         return "\n".join([*lines, f"neutral: {self.neutral or 'the empty prompt'}", f"source: {self.source}"])
 
 

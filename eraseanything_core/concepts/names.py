@@ -1,0 +1,35 @@
+"""Other forms of a person's name."""
+
+import unicodedata
+
+from . import wordnet
+
+SUFFIXES = {"jr", "sr", "ii", "iii"}
+
+
+def is_name(concept: str) -> bool:
+    """Whether a concept that WordNet does not know is spelled like a full name."""
+    words = concept.split()
+    return len(words) > 1 and all(word[0].isupper() for word in words)
+
+
+def spellings(name: str) -> tuple[str, ...]:
+    """The name without accents, hyphens, dots, a leading `The` or a trailing `Jr.`."""
+    plain = "".join(c for c in unicodedata.normalize("NFD", name) if not unicodedata.combining(c))
+    forms = (plain, plain.replace("-", " "), plain.replace(".", ""), " ".join(core(plain)))
+    return tuple(dict.fromkeys(form for form in forms if form != name))
+
+
+def core(name: str) -> list[str]:
+    """The words of a name without a leading `The` and a trailing `Jr.`."""
+    words = name.split()
+    if len(words) > 1 and words[-1].casefold().strip(".") in SUFFIXES:
+        words = words[:-1]
+    return words[1:] if len(words) > 1 and words[0].casefold() == "the" else words
+
+
+def surname(name: str) -> tuple[str, ...]:
+    """The last word of a full name, unless it is short or WordNet knows it as a word or as somebody else."""
+    words = core(name)
+    alone = len(words) > 1 and len(words[-1]) > 3 and not wordnet.lookup(words[-1])
+    return (words[-1],) if alone else ()

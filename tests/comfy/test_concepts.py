@@ -1,0 +1,135 @@
+"""The nodes of concepts over HTTP, with a key that must show up nowhere."""
+
+import json
+import urllib.error
+
+import pytest
+
+from scripts.chat_server import ChatServer, fails, says
+from scripts.graph import api_to_ui
+from scripts.server import GraphError
+
+KEY = "sk-fake-5e1f-do-not-show-0123456789"
+NODE = "EraseAnything_ConceptSampler"
+GOOD = {
+    "no_relation": [["cloud", 0.1], ["carpet", 0.1]],
+    "far": [["hot", 0.3], ["wet", 0.3]],
+    "mid": [["image", 0.5], ["figure", 0.6]],
+}
+
+
+@pytest.fixture
+def user(server):
+    """ComfyUI's folder for what it does not serve; emptied afterwards."""
+    folder = server.base / "user" / "__erase"
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+@pytest.fixture
+def graph(server):
+    """Samples a concept and saves it, and saves a picture, which holds the whole graph in its metadata."""
+    values = {"concept": "nude", "category": "auto", "part_of_speech": "auto", "senses": 1, "synonyms": "", "words": 2}
+    values |= {"seed": 0, "words_from": "offline", "prompts_from": "templates", "provider": "other", "base_url": ""}
+    values |= {"model": "m", "credential": "lab", "timeout": 20}
+    return {
+        "1": {"class_type": NODE, "inputs": values},
+        "2": {"class_type": "EraseAnything_SaveConcepts", "inputs": {"concepts": ["1", 0], "output_name": "nude"}},
+        "3": {"class_type": "SolidMask", "inputs": {"value": 0.5, "width": 16, "height": 16}},
+        "4": {"class_type": "MaskToImage", "inputs": {"mask": ["3", 0]}},
+        "5": {"class_type": "SaveImage", "inputs": {"images": ["4", 0], "filename_prefix": "secret"}},
+    }
+
+
+def with_model(graph, url):
+    changed = json.loads(json.dumps(graph))
+    changed["1"]["inputs"] |= {"words_from": "llm", "base_url": url}
+    return changed
+
+
+def store(user, url):
+    (user / "credentials.json").write_text(json.dumps({"lab": {"key": KEY, "base_url": url}}))
+
+
+def everything(server, *texts) -> str:
+    """All that a run leaves where somebody could read it."""
+    pictures = [path.read_bytes().decode("latin-1") for path in (server.base / "output").rglob("*") if path.is_file()]
+    return "\n".join([server.log.read_text(), json.dumps(server.get_json("/history")), *pictures, *texts])
+
+
+def test_a_key_is_used_and_shown_nowhere(server, user, graph):
+    with ChatServer(says(GOOD)) as chat:
+        store(user, chat.url)
+        asked = with_model(graph, chat.url)
+        workflow = json.dumps(api_to_ui(asked, server.object_info()))
+        events = []
+        entry = server.run(asked, lambda *event: events.append(event), timeout=120)
+    assert chat.requests[0]["headers"]["authorization"] == f"Bearer {KEY}"
+    assert "mid: image 0.50, figure 0.60" in entry["outputs"]["1"]["text"][0]
+    answers = "".join(path.read_text() for path in (user / "answers").iterdir())
+    left = everything(server, workflow, json.dumps(asked), json.dumps(events), answers)
+    assert "do-not-show" not in left and chat.url in left, "the key was shown, or nothing was looked at"
+
+
+@pytest.mark.parametrize(
+    "reply, reason",
+    [
+        (fails(401, f"Incorrect API key provided: {KEY}"), "refuses the credential: check its key"),
+        (fails(400, f"the header Authorization: Bearer {KEY} is odd"), r"refuses the question: .*\*\*\*"),
+        (says(f"your key is {KEY}"), "gave no usable answer: it holds no complete JSON object"),
+    ],
+)
+def test_a_server_that_repeats_the_key_does_not_get_it_shown(server, user, graph, reply, reason):
+    with ChatServer(reply) as chat:
+        store(user, chat.url)
+        events = []
+        with pytest.raises(GraphError, match=reason) as caught:
+            server.run(with_model(graph, chat.url), lambda *event: events.append(event), timeout=120)
+    assert "do-not-show" not in everything(server, str(caught.value), json.dumps(events))
+
+
+def test_a_workflow_cannot_send_the_key_elsewhere(server, user, graph):
+    with ChatServer(says(GOOD)) as chat:
+        store(user, "https://api.openai.com/v1")
+        with pytest.raises(GraphError, match="'lab' is for https://api.openai.com:443: it is not sent to http://127"):
+            server.run(with_model(graph, chat.url), timeout=120)
+    assert not chat.requests and "do-not-show" not in everything(server)
+
+
+def test_a_key_in_the_graph_is_refused_before_it_is_queued(server, graph):
+    for change in ({"credential": KEY}, {"base_url": f"https://user:{KEY}@host/v1"}):
+        asked = {**graph, "1": {"class_type": NODE, "inputs": graph["1"]["inputs"] | change}}
+        with pytest.raises(GraphError, match="short name|must hold no user, password"):
+            server.queue(asked)
+
+
+def test_comfyui_does_not_serve_the_credentials(server, user):
+    store(user, "https://api.openai.com/v1")
+    for path in (
+        "/userdata/..%2F__erase%2Fcredentials.json",
+        "/view?filename=credentials.json&subfolder=../user/__erase",
+    ):
+        with pytest.raises(urllib.error.HTTPError):
+            server.get(path)
+
+
+def test_offline_a_set_is_made_saved_edited_and_loaded(server, user, graph):
+    entry = server.run(graph, timeout=120)
+    text = entry["outputs"]["1"]["text"][0]
+    assert "synonyms: bare, au naturel, naked" in text and "nothing was sent" in text
+    path = server.base / "output" / "concepts" / "nude.json"
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    assert saved["concept"] == "nude" and len(saved["irrelevant"]["mid"]) == 2
+    load = {"1": {"class_type": "EraseAnything_LoadConcepts", "inputs": {"source": "nude"}}}
+    assert server.run(load, timeout=60)["outputs"]["1"]["text"][0] == text
+    path.write_text(json.dumps(saved | {"synonyms": ["undressed"]}), encoding="utf-8")
+    assert "synonyms: undressed" in server.run(load, timeout=60)["outputs"]["1"]["text"][0], (
+        "an edited file is read anew"
+    )
+    path.write_text(json.dumps(saved | {"synonyms": "undressed"}), encoding="utf-8")
+    with pytest.raises(GraphError, match="synonyms must be a list of texts"):
+        server.queue(load)
+    typed = {"1": {"class_type": "EraseAnything_LoadConcepts", "inputs": {"source": json.dumps({"concept": "cat"})}}}
+    assert "cat (entity)" in server.run(typed, timeout=60)["outputs"]["1"]["text"][0]

@@ -1,0 +1,199 @@
+"""WordNet as the pack ships it: where it is found, what it takes for synonyms, and the noise that it leaves out."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eraseanything_core.concepts import inflect, names, wordnet
+from eraseanything_core.concepts.sampler import Request, category_of, offline
+
+ROOT = Path(__file__).resolve().parents[3]
+MEGABYTE = 1_000_000
+
+
+def synonyms(concept, category="auto", **more):
+    return offline(Request(concept, category, **more)).synonyms
+
+
+def test_the_bundled_data_is_small_and_has_its_licence():
+    assert wordnet.BUNDLED.stat().st_size <= 11 * MEGABYTE
+    assert "WordNet 3.0 Copyright 2006 by Princeton University" in (wordnet.BUNDLED.parents[1] / "LICENSE").read_text()
+    assert wordnet.database().get_version() == "3.0"
+    assert len(wordnet.database().synsets("dog")) == 8
+
+
+def run(code, **environment):
+    """Runs code in a process of its own, without a home."""
+    known = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "PYTHONPATH", "TMPDIR") if name in os.environ}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=known | environment, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_importing_opens_no_socket_loads_no_data_and_not_even_nltk():
+    code = (
+        "import socket, sys\n"
+        "def refuse(*args, **more): raise AssertionError('a socket')\n"
+        "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
+        "from eraseanything_core.concepts import sampler\n"
+        "assert not {'nltk', 'openai', 'comfy'} & set(sys.modules)\n"
+        "print(sampler.offline(sampler.Request('car')).synonyms)"
+    )
+    assert run(code, HOME="/nonexistent").strip() == "('auto', 'automobile', 'motorcar')"
+
+
+def test_equal_requests_give_equal_sets_in_every_process():
+    code = (
+        "from eraseanything_core.concepts.sampler import Request, offline\n"
+        "print([offline(Request(c, seed=5)).to_json() for c in ('dog', 'Kiss', 'nude', 'Elvis Presley', 'fruit')])"
+    )
+    first, second = (run(code, PYTHONHASHSEED=str(seed)) for seed in (1, 2))
+    assert first == second and offline(Request("dog", seed=5)).to_json() in ast.literal_eval(first)
+    assert offline(Request("dog", seed=6)).irrelevant != offline(Request("dog", seed=5)).irrelevant
+
+
+def test_plain_nltk_reads_the_bundled_data():
+    code = "from nltk.corpus import wordnet; print(wordnet.synsets('red')[2].name(), wordnet.get_version())"
+    assert run(code, NLTK_DATA=str(wordnet.BUNDLED.parents[1])) == "bolshevik.n.01 3.0\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="NLTK judges permissions on POSIX only")
+@pytest.mark.parametrize("mode, source", [(0o644, "their own"), (0o664, "WordNet 3.0")])
+def test_data_of_the_user_comes_first_unless_nltk_distrusts_it(mode, source, tmp_path):
+    """A copy with another version number stands for the user's; a group that may write to it makes NLTK refuse it."""
+    import zipfile
+
+    corpora = tmp_path / "corpora"
+    corpora.mkdir(mode=0o700)
+    with zipfile.ZipFile(wordnet.BUNDLED) as bundled, zipfile.ZipFile(corpora / "wordnet.zip", "w") as own:
+        for name in bundled.namelist():
+            data = bundled.read(name)
+            own.writestr(name, data.replace(b"WordNet 3.0 Copyright", b"WordNet 9.9 Copyright"))
+    (corpora / "wordnet.zip").chmod(mode)
+    code = "from eraseanything_core.concepts import wordnet; print(wordnet.database().get_version())"
+    assert run(code, NLTK_DATA=str(tmp_path)).strip() == {"their own": "9.9", "WordNet 3.0": "3.0"}[source]
+
+
+def test_a_checkout_that_a_group_may_write_to_works(tmp_path):
+    """As git makes it with umask 002, which NLTK refuses to read from."""
+    import shutil
+
+    data = tmp_path / "nltk_data" / "corpora"
+    data.mkdir(parents=True, mode=0o775)
+    shutil.copyfile(wordnet.BUNDLED, data / "wordnet.zip")
+    (data / "wordnet.zip").chmod(0o664)
+    code = (
+        "from pathlib import Path\nfrom eraseanything_core.concepts import wordnet\n"
+        f"wordnet.BUNDLED = Path({str(data / 'wordnet.zip')!r})\nprint(wordnet.database().get_version())"
+    )
+    assert run(code, HOME="/nonexistent") == "3.0\n"
+
+
+NOISE = {
+    ("red", "auto"): {"Bolshevik", "Marxist", "loss", "Red River"},
+    ("car", "auto"): {"machine", "gondola", "railcar"},
+    ("cat", "auto"): {"guy", "kat", "cat-o'-nine-tails", "puke"},
+    ("dog", "auto"): {"frump", "cad", "frank", "andiron"},
+    ("Ball", "entity"): {"testis", "nut", "egg", "Lucille Ball", "musket ball"},
+    ("Building", "entity"): {"construction", "build"},
+    ("Hold", "relation"): {"keep", "maintain", "have", "deem"},
+    ("In", "relation"): {"inch", "indium", "Indiana"},
+    ("On", "relation"): {"along"},
+    ("Jump", "relation"): {"spring", "bound", "startle"},
+    ("Drake", "person"): {"Francis Drake", "Sir Francis Drake"},
+    ("Batman", "person"): {"batman"},
+    ("Superman", "person"): {"demigod", "Ubermensch", "acid"},
+    ("Madonna", "person"): {"Mary", "Virgin Mary"},
+    ("Muhammad Ali", "person"): {"Mehemet Ali", "Mohammed Ali"},
+    ("Tiger Woods", "person"): {"Woods", "forest"},
+    ("Michael Jackson", "person"): {"Jackson"},
+}
+
+
+@pytest.mark.parametrize("concept, category", NOISE)
+def test_known_noise_is_left_out(concept, category):
+    found = set(synonyms(concept, category, senses=5 if concept == "red" else 1))
+    assert not found & NOISE[concept, category]
+
+
+@pytest.mark.parametrize(
+    "concept, category, expected",
+    [
+        ("nude", "auto", ("bare", "au naturel", "naked")),
+        ("nudity", "auto", ("nakedness", "nudeness", "birthday suit")),
+        ("soccer", "auto", ("association football",)),
+        ("Airplane", "entity", ("aeroplane", "plane")),
+        ("Kiss", "relation", ("snog", "smooch")),
+        ("Amidst", "relation", ("amid", "among", "in the middle of")),
+        ("Vincent Van Gogh", "style", ("van Gogh", "Gogh")),
+        ("Elvis Presley", "person", ("Presley", "Elvis Aron Presley")),
+        ("Zac Efron", "person", ("Efron",)),
+        ("Adele", "person", ()),
+    ],
+)
+def test_synonyms(concept, category, expected):
+    assert synonyms(concept, category) == expected
+
+
+def test_part_of_speech_and_senses_are_the_users():
+    assert offline(Request("smile")).source.startswith("WordNet 3.0: smile.n.01")
+    assert offline(Request("smile", part_of_speech="verb")).source.startswith("WordNet 3.0: smile.v.01")
+    one, three = synonyms("car"), synonyms("car", senses=3)
+    assert three[: len(one)] == one and {"railcar"} <= set(three) - set(one)
+
+
+def test_the_users_synonyms_come_first():
+    assert synonyms("car", synonyms=("motor", "AUTO", "car")) == ("motor", "auto", "automobile", "motorcar")
+
+
+def test_inflections():
+    plurals = {"cat": "cats", "box": "boxes", "city": "cities", "child": "children", "toy": "toys"}
+    assert {noun: inflect.plural(noun) for noun in plurals} == plurals
+    assert inflect.verb_forms("hug") == ["hugs", "hugging", "hugged"]
+    assert inflect.verb_forms("hold") == ["holds", "holding", "held"]
+    assert inflect.verb_forms("carry") == ["carries", "carrying", "carried"]
+    assert inflect.verb_forms("dance") == ["dances", "dancing", "danced"]
+    forms = {"nude": ("nudity", "nudeness"), "Shoes": ("shoe",), "mice": ("mouse",), "soccer": ()}
+    assert {concept: offline(Request(concept)).variants for concept in forms} == forms
+
+
+def test_names():
+    assert names.spellings("Beyoncé") == ("Beyonce",) and names.spellings("Jay-Z") == ("Jay Z",)
+    assert names.spellings("Robert Downey Jr.") == ("Robert Downey Jr", "Robert Downey")
+    assert names.spellings("The Hulk") == ("Hulk",) and names.spellings("Brad Pitt") == ()
+
+
+def test_categories():
+    expected = {
+        "cat": "entity", "Elvis Presley": "person", "Zac Efron": "person", "cubism": "style", "in": "relation",
+        "embraced": "relation", "back to back": "relation", "nude": "entity", "xyzzy": "entity",
+    }  # fmt: skip
+    assert {concept: category_of(concept) for concept in expected} == expected
+
+
+def test_anchors_neighbours_and_neutral():
+    dog = offline(Request("dog"))
+    assert dog.anchors[0] == "animal" and dog.neutral == "{animal}" and "a photo of horse" in dog.retain
+    assert offline(Request("nudity")).neutral == "a fully dressed person"
+    assert offline(Request("Brad Pitt")).neutral == "{a person}"
+    assert offline(Request("in")).neutral == "{and}" and "a ball above a box" in offline(Request("in")).retain
+
+
+def test_the_committed_table_is_what_the_node_finds_and_was_reviewed():
+    from scripts import words
+
+    table, wrong = words.read("table.json"), words.read("reviewed.json")["wrong"]
+    listed = [(category, concept) for category, found in words.read("paper.json").items() for concept in found]
+    assert [(entry["category"], entry["concept"]) for entry in table["concepts"]] == listed and len(listed) == 130
+    assert table["wrong"] == wrong and len(wrong) <= 0.05 * len(listed)
+    for entry in table["concepts"][::6]:
+        assert entry == words.shown(words.row(entry["concept"], entry["category"])), entry["concept"]
+    assert (words.FOLDER / "table.md").read_text(encoding="utf-8") == words.markdown(table)
+    assert json.loads(json.dumps(table)) == table
