@@ -38,6 +38,7 @@ def irrelevant(chosen: list, category: str, erased: tuple[str, ...], count: int,
     targets = list(near(chosen, category))
     close = set().union(*(wordnet.kin(synset) for synset in chosen[:1]))
     pos = chosen[0].pos().replace("s", "a") if chosen else "n"
+    pos = pos if pos in WORDS else "n"  # there are no adverbs
     ranked = []
     for words in WORDS[pos]:
         free = [word for word in sorted(set(words)) if allowed(word, pos, erased, close)]
@@ -47,7 +48,7 @@ def irrelevant(chosen: list, category: str, erased: tuple[str, ...], count: int,
         more = (count + number) % 2  # an odd word is physical in one tier and abstract in the next
         physical, abstract = (each[tier] for each in ranked)
         drawn = rng.sample(physical, (count + more) // 2) + rng.sample(abstract, (count + 1 - more) // 2)
-        found[tier] = tuple(sorted(drawn[:count], key=lambda word: (word.score, word.word)))
+        found[tier] = tuple(sorted(drawn, key=lambda word: (word.score, word.word)))
     return found
 
 

@@ -17,7 +17,7 @@ def spellings(name: str) -> tuple[str, ...]:
     """The name without accents, hyphens, dots, a leading `The` or a trailing `Jr.`."""
     plain = "".join(c for c in unicodedata.normalize("NFD", name) if not unicodedata.combining(c))
     forms = (plain, plain.replace("-", " "), plain.replace(".", ""), " ".join(core(plain)))
-    return tuple(dict.fromkeys(form for form in forms if form != name))
+    return tuple(dict.fromkeys(form for form in forms if form.strip() and form != name))
 
 
 def core(name: str) -> list[str]:

@@ -102,11 +102,13 @@ def offline(request: Request) -> ConceptSet:
     """The ConceptSet by WordNet alone; equal requests give equal sets.
 
     Raises:
-        ValueError: the concept is empty.
+        ValueError: the concept is empty or holds a brace.
     """
     concept = " ".join(request.concept.split())
     if not concept:
         raise ValueError("the concept is empty: type the word to erase")
+    if set("{}") & set(concept):
+        raise ValueError("the concept holds { or }, which stand for its place in a prompt: type it without")
     category = category_of(concept) if request.category == "auto" else request.category
     chosen = wordnet.senses(concept, category, wordnet.POS.get(request.part_of_speech))[: request.senses]
     adjective = bool(chosen) and chosen[0].pos() in "as"

@@ -33,25 +33,25 @@ def database():
         def map_wn(self, version="wordnet"):
             return {}
 
-    nltk.data.path.append(private_copy())
+    nltk.data.path.append(private_copy().name)
     reader = LazyCorpusLoader("wordnet", English, omw_reader=False)
     reader.ensure_loaded()
     return reader
 
 
 @cache
-def private_copy() -> str:
+def private_copy() -> tempfile.TemporaryDirectory:
     """An nltk_data folder with the bundled WordNet, for as long as the process lives.
 
     NLTK refuses data that another account owns or that a group may write to, as in a checkout with umask 002.
     """
-    private_copy.folder = tempfile.TemporaryDirectory(prefix="wordnet-", ignore_cleanup_errors=True)
-    corpora = Path(private_copy.folder.name) / "corpora"
+    folder = tempfile.TemporaryDirectory(prefix="wordnet-", ignore_cleanup_errors=True)
+    corpora = Path(folder.name) / "corpora"
     corpora.mkdir(mode=0o700)
     copy = corpora / BUNDLED.name
     copy.touch(mode=0o600)
     shutil.copyfile(BUNDLED, copy)
-    return str(corpora.parent)
+    return folder
 
 
 @cache

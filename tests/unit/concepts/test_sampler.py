@@ -78,9 +78,12 @@ def test_what_is_missing_is_said(service, reason, tmp_path):
         run(service, tmp_path)
 
 
-def test_an_empty_concept_is_refused():
-    with pytest.raises(ValueError, match="the concept is empty"):
-        offline(Request("  "))
+@pytest.mark.parametrize(
+    "concept, reason", [("  ", "is empty"), ("\u200b", "is empty"), ("a {} cat", "holds { or }"), ("{", "holds { or }")]
+)
+def test_a_concept_that_cannot_be_is_refused(concept, reason):
+    with pytest.raises(ValueError, match=reason):
+        offline(Request(concept)).check()
 
 
 @pytest.mark.parametrize(
@@ -104,6 +107,35 @@ def test_near_words_are_nearer():
     tiers = [offline(Request("dog", words=6, seed=seed)).irrelevant for seed in range(20)]
     assert not animals & {word.word for found in tiers for tier in ("no_relation", "far") for word in found[tier]}
     assert len(animals & {word.word for found in tiers for word in found["mid"]}) >= 3
+
+
+ODD = [
+    "quickly",
+    "a",
+    "the",
+    "100",
+    "C++",
+    "don't",
+    "\U0001f525",
+    "犬",
+    "cat's",
+    "-",
+    "x" * 500,
+    "A photo of a cat.",
+    "Nike\nAir",
+]
+
+
+@pytest.mark.parametrize("concept", ODD)
+@pytest.mark.parametrize("category", ["auto", "entity", "style", "relation", "person"])
+def test_odd_concepts_give_sets_that_hold_together(concept, category):
+    offline(Request(concept, category)).check()
+
+
+@pytest.mark.parametrize("part_of_speech", ["noun", "verb", "adjective", "adverb"])
+def test_every_part_of_speech_can_be_asked_for(part_of_speech):
+    for concept in ("fast", "xyzzy"):
+        offline(Request(concept, part_of_speech=part_of_speech, words=6, senses=5)).check()
 
 
 CONCEPTS = ["cat", "horse", "nude", "crime", "dance", "Elvis Presley", "in", "kiss", "lamp post", "Snow White", "smoke"]
