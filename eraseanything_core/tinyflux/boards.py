@@ -34,6 +34,7 @@ class Size:
         seeds: trainings of each eraser.
         settings: go over every trained row.
         others: rows of boards A and E besides the reference rows and EraseAnything.
+        kinds: of the erased concepts; board B has entities only.
     """
 
     concepts: int
@@ -41,10 +42,12 @@ class Size:
     seeds: int = 1
     settings: dict = field(default_factory=dict)
     others: tuple[str, ...] = ("UCE", "concept ablation")
+    kinds: tuple[str, ...] = tuple(CONCEPTS)
 
 
 SIZES = {
     "smoke": Size(1, 6, settings={"steps": 2}),
+    "one": Size(1, 32, others=("UCE",), kinds=("entity",)),
     "small": Size(1, 32, others=("UCE",)),
     "full": Size(2, 200, seeds=3),
 }
@@ -59,8 +62,9 @@ class Bench:
     size: Size
     judge: str
 
-    def concepts(self, kinds=tuple(CONCEPTS)) -> tuple[str, ...]:
-        return tuple(c for kind in kinds for c in CONCEPTS[kind][: self.size.concepts])
+    def concepts(self, *kinds: str) -> tuple[str, ...]:
+        """The erased concepts, of all the size's kinds or of these."""
+        return tuple(c for kind in kinds or self.size.kinds for c in CONCEPTS[kind][: self.size.concepts])
 
     def outcomes(self, row: str, concepts: tuple[str, ...], cells: dict[str, Callable[[str], Cell]]) -> Outcomes:
         """Whether each picture shows what was asked."""
@@ -137,8 +141,8 @@ def lost(found: dict[str, Outcomes], statistic, name: str, where: str = "") -> I
 def board_a(bench: Bench) -> Board:
     """Table 3: the concept, the others of its kind, and a synonym that training never saw."""
     rows, figures, sentences = (*REFERENCES, *bench.size.others, OURS), {}, []
-    for kind in CONCEPTS:
-        concepts = bench.concepts((kind,))
+    for kind in bench.size.kinds:
+        concepts = bench.concepts(kind)
         found = {row: bench.outcomes(row, concepts, TABLE) for row in rows}
         for row, outcomes in found.items():
             own = figures.setdefault(row, {})
@@ -148,7 +152,7 @@ def board_a(bench: Bench) -> Board:
     every = bench.concepts()
     return Board(
         "A",
-        "erasers on three kinds of concepts (Table 3)",
+        "erasers on each kind of concepts (Table 3)",
         tuple(next(iter(figures.values()))),
         figures,
         bench.ceilings(every),
@@ -184,7 +188,7 @@ def keeping(bench: Bench, letter: str, title: str, concepts: tuple[str, ...], ow
 
 def board_b(bench: Bench) -> Board:
     """Table 4: which loss buys what. `lora` is the paper's Eq. 4 as printed; EraseAnything retains instead."""
-    return keeping(bench, "B", "what each loss buys (Table 4), on entities", bench.concepts(("entity",)), LOSSES)
+    return keeping(bench, "B", "what each loss buys (Table 4), on entities", bench.concepts("entity"), LOSSES)
 
 
 def board_d(bench: Bench) -> Board:
