@@ -1,5 +1,9 @@
 """Columns of the attention matrix, exact and differentiable, without the matrix."""
 
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -37,3 +41,41 @@ def image_feature(maps: dict[int, Tensor]) -> Tensor:
     """
     blocks = [m[..., 0].float() if m.dtype.itemsize < 4 else m[..., 0] for m in maps.values()]  # b h queries
     return sum(m.mean(dim=1) for m in blocks) / len(blocks)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A choice of attention blocks as a user types it: `all`, `dual`, `single 0-18`, `dual 3, single 0-4`.
+
+    Raises:
+        ValueError: the text is no choice of blocks.
+    """
+
+    text: str
+
+    def __post_init__(self):
+        _ = self.parts  # a wrong text is refused where it is typed
+
+    @cached_property
+    def parts(self) -> list[tuple[str, int, float]]:
+        """(kind, first index, last index) of every part; "double" is what ComfyUI calls a dual block."""
+        found = []
+        for part in self.text.lower().split(","):
+            match = re.fullmatch(r"\s*(all|dual|single)(?:\s+(\d+)(?:\s*-\s*(\d+))?)?\s*", part)
+            if not match:
+                raise ValueError(f"{part.strip()!r} is no choice of blocks: write all, dual, single, or dual 0-5")
+            kind, first, last = match.groups()
+            span = (int(first or 0), int(last or first or 10**6))
+            found += [(name, *span) for name in {"all": ("double", "single"), "dual": ("double",)}.get(kind, (kind,))]
+        return found
+
+    def __contains__(self, block: tuple[str, int]) -> bool:
+        return any(kind == block[0] and first <= block[1] <= last for kind, first, last in self.parts)
+
+    def check(self, dual: int, single: int):
+        """Raises ValueError when the choice takes no block of a model."""
+        present = [*(("double", i) for i in range(dual)), *(("single", i) for i in range(single))]
+        if not any(block in self for block in present):
+            raise ValueError(
+                f"no block is chosen by {self.text!r}: the model has {dual} dual and {single} single blocks"
+            )

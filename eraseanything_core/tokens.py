@@ -9,9 +9,12 @@ never taken for an article.
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from difflib import SequenceMatcher
 
 SPECIAL = {"<pad>", "</s>", "<s>", "<unk>"}
 ENDING = r"(?:'s|’s|es|s)?"
+ALIKE = 0.75  # similarity (difflib's ratio) from which a word is taken for the concept misspelt
+AFFIX = 4  # letters that may stand before or after the concept
 
 
 def pieces_of(tokenizer, token_weights: Sequence[tuple]) -> list[str]:
@@ -51,6 +54,48 @@ def find_spans(pieces: Sequence[str], concept: str) -> list[range]:
     if not spans:
         raise ValueError(f"the prompt does not hold the concept {concept!r}; its words are: {', '.join(text.split())}")
     return spans
+
+
+def find_similar(pieces: Sequence[str], concept: str) -> list[tuple[range, str]]:
+    """Words that are likely the concept misspelt or with letters around it: `Nikke`, `soccerrrs`.
+
+    Args:
+        pieces, concept: see `find_spans`; what that finds is left out here.
+
+    Returns:
+        The token positions of each such word (of as many words as the concept has), and the word as it stands there.
+    """
+    text, owner = _spell(pieces)
+    exact = _pattern(concept)
+    words, count, found = list(re.finditer(r"\w+", text)), len(_normalise(concept).split()), []
+    for first, last in zip(words, words[count - 1 :]):
+        there = text[first.start() : last.end()]
+        if _alike(there.lower(), " ".join(_normalise(concept).lower().split())) and not exact.search(there):
+            found.append((range(owner[first.start()], owner[last.end() - 1] + 1), there))
+    return found
+
+
+def _alike(there: str, concept: str) -> bool:
+    around = len(there) - len(concept)
+    if concept in there:
+        return 0 < around <= AFFIX
+    return SequenceMatcher(None, there, concept, autojunk=False).ratio() >= ALIKE
+
+
+def locate(pieces: Sequence[str], concept: str, fuzzy: bool = False) -> tuple[list[range], str]:
+    """The spans of a concept, with those of similar words if `fuzzy`, and a sentence that names the similar words.
+
+    Raises:
+        ValueError: see `find_spans`.
+    """
+    similar = find_similar(pieces, concept) if fuzzy else []
+    if not similar:
+        return find_spans(pieces, concept), ""
+    text, _ = _spell(pieces)
+    exact = find_spans(pieces, concept) if occurs(text, concept) else []
+    names = ", ".join(repr(word) for _, word in similar)
+    note = f"taken for {concept!r} though it is spelt otherwise: {names}"
+    return sorted([*exact, *(span for span, _ in similar)], key=lambda span: span.start), note
 
 
 def positions(pieces: Sequence[str], concept: str) -> list[int]:

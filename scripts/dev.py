@@ -12,6 +12,8 @@
     python scripts/dev.py bench             count FLOPs and memory at Flux.1-dev's size; TinyFlux's CPU time as a ratio
     python scripts/dev.py siege [CONCEPT]   attack erasers of TinyFlux with what searches
     python scripts/dev.py words             write the words that Concept Sampler finds for the paper's concepts
+    python scripts/dev.py probe             measure how well AttentionProbe finds objects of TinyFlux, and its cost
+    python scripts/dev.py attention_erase   measure AttentionErase on TinyFlux
     python scripts/dev.py search            try the trainer's settings on TinyFlux
 
 Everything is installed into .venv and .cache inside the repository. COMFYUI_PATH names an existing ComfyUI
@@ -31,6 +33,8 @@ MODULES = {
     "test": "pytest",
     "train": "eraseanything_core.tinyflux.train",
     "ceilings": "eraseanything_core.tinyflux.ceilings",
+    "probe": "scripts.probe",
+    "attention_erase": "scripts.attention_erase",
     "search": "scripts.search",
     "multi": "scripts.multi",
     "strength": "scripts.strength",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .. import tokens
 from ..evaluation.whitebox import RelearnConfig, relearn
-from ..methods.attention_map import override
+from ..methods.attention_map import DELETION, MapErasure, override
 from ..methods.prompt_filter import filtered
 from ..sampling import euler, shifted_sigmas
 from . import GUIDANCE, MU, STEPS, judge, oracle
@@ -53,16 +53,16 @@ def digest(*parts) -> str:
 
 
 class AttentionErased(Pipeline):
-    """Deletes the attention columns of some words on ComfyUI's own forward."""
+    """Scales the attention columns of some words on ComfyUI's own forward; `fuzzy` finds similar words too."""
 
-    def __init__(self, base: Pipeline, words: Sequence[str]):
+    def __init__(self, base: Pipeline, words: Sequence[str], config: MapErasure = DELETION, fuzzy: bool = False):
         super().__init__(base.module, base.encoder, base.decode)
-        self.words = words
+        self.words, self.config, self.fuzzy = words, config, fuzzy
 
     def latents(self, prompts: list[str], seeds: list[int], guidance: float, steps: int = STEPS) -> Tensor:
         states, pooled = (x.to(torch.bfloat16) for x in self.encode(prompts))
         fixed = {"context": states, "y": pooled, "guidance": torch.full((len(seeds),), guidance, dtype=torch.bfloat16)}
-        options = {"optimized_attention_override": override(self.columns(prompts))}
+        options = {"optimized_attention_override": override(self.columns(prompts), self.config)}
 
         def step(x: Tensor, t: Tensor) -> Tensor:
             x, t = x.to(torch.bfloat16), t.to(torch.bfloat16)
@@ -76,9 +76,11 @@ class AttentionErased(Pipeline):
         text = TrainerText(self)
         select = torch.zeros(len(prompts), self.encode(prompts)[0].shape[1])
         for row, prompt in enumerate(prompts):
+            pieces = text.pieces(prompt)
             for word in self.words:
-                if tokens.occurs(prompt, word):
-                    select[row, tokens.positions(text.pieces(prompt), word)] = 1
+                if tokens.occurs(prompt, word) or self.fuzzy and tokens.find_similar(pieces, word):
+                    for span in tokens.locate(pieces, word, self.fuzzy)[0]:
+                        select[row, list(span)] = 1
         return select
 
 

@@ -1,5 +1,6 @@
 """Tests with the real ComfyUI, in process and over HTTP; `python scripts/dev.py test` sets it up."""
 
+import importlib.util
 import os
 import shutil
 import sys
@@ -42,3 +43,15 @@ def pack_nodes(server):
     """What /object_info says about the nodes of the pack."""
     info = server.object_info()
     return {name: node for name, node in info.items() if node["python_module"] == "custom_nodes.eraseanything"}
+
+
+@pytest.fixture(scope="session")
+def pack():
+    """The pack as ComfyUI imports it: under a name of its own, by relative imports."""
+    spec = importlib.util.spec_from_file_location(
+        "pack_under_test", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["pack_under_test"] = module
+    spec.loader.exec_module(module)
+    return {node.GET_SCHEMA().node_id: node for node in module.NODES}

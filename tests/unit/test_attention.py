@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from eraseanything_core.attention import attention_columns, image_feature
+from eraseanything_core.attention import Blocks, attention_columns, image_feature
 
 
 def case(dtype=torch.float64):
@@ -47,3 +47,30 @@ def test_a_feature_is_the_mean_over_heads_and_blocks():
     maps = {0: torch.full((1, 4, 9, 1), 0.25), 1: torch.zeros(1, 4, 9, 1)}
     maps[1][:, 0] = 1.0
     assert torch.equal(image_feature(maps), torch.full((1, 9), 0.25))
+
+
+@pytest.mark.parametrize(
+    "text, dual, single",
+    [
+        ("all", [0, 1, 2], [0, 1, 2]),
+        ("dual", [0, 1, 2], []),
+        ("single 1-5", [], [1, 2]),
+        ("Dual 2, single 0", [2], [0]),
+    ],
+)
+def test_blocks(text, dual, single):
+    blocks = Blocks(text)
+    assert [i for i in range(3) if ("double", i) in blocks] == dual
+    assert [i for i in range(3) if ("single", i) in blocks] == single
+    blocks.check(3, 3)
+
+
+@pytest.mark.parametrize("text", ["", "dual,", "both", "dual a", "double 1"])
+def test_what_is_no_choice_of_blocks(text):
+    with pytest.raises(ValueError, match="is no choice of blocks"):
+        Blocks(text)
+
+
+def test_a_choice_that_takes_no_block():
+    with pytest.raises(ValueError, match="3 dual and 3 single"):
+        Blocks("dual 3-9").check(3, 3)

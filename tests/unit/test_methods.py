@@ -28,11 +28,13 @@ def test_only_dual_blocks_lose_columns():
     v = torch.ones(1, 1, 3, 2)
     attend = attention_map.override(torch.tensor([[1.0, 0.0]]))
 
-    def attention(q, k, v, heads, transformer_options):
+    def attention(q, k, v, heads, mask, transformer_options):
         return v
 
-    double = attend(attention, v, v, v, 1, transformer_options={"block_type": "double"})
-    single = attend(attention, v, v, v, 1, transformer_options={"block_type": "single"})
+    double, single = (
+        attend(attention, v, v, v, 1, transformer_options={"block_type": kind, "block_index": 0})
+        for kind in ("double", "single")
+    )
     assert double[0, 0, :, 0].tolist() == [0, 1, 1] and single is v
 
 

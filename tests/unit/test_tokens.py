@@ -74,3 +74,27 @@ def test_a_concept_is_tidied():
 
 def test_replace_takes_every_occurrence_and_its_ending():
     assert tokens.replace("Dogs and a dog's hot-dog, dogma", "dog", "{}") == "{} and a {} hot-{}, dogma"
+
+
+@pytest.mark.parametrize(
+    "pieces, concept, found",
+    [
+        ("▁a|▁Ni|k|ke|▁shoe", "Nike", {"Nikke": [1, 2, 3]}),
+        ("▁soccer|rr|s|▁ball", "soccer", {"soccerrrs": [0, 1, 2]}),
+        ("▁a|▁portrait|▁of|▁Fri|d|da|▁Ka|h|l|o", "Frida Kahlo", {"Fridda Kahlo": [3, 4, 5, 6, 7, 8, 9]}),
+        ("▁two|▁star|s", "star", {}),
+        ("▁a|▁house", "horse", {"house": [1]}),
+        ("▁a|▁tree", "house", {}),
+    ],
+)
+def test_similar_words(pieces, concept, found):
+    assert {word: list(span) for span, word in tokens.find_similar(cut(pieces), concept)} == found
+
+
+def test_similar_words_are_found_only_if_asked_and_are_named():
+    pieces = cut("▁a|▁Nike|▁and|▁Nik|ke")
+    assert tokens.locate(pieces, "Nike") == ([range(1, 2)], "")
+    spans, note = tokens.locate(pieces, "Nike", fuzzy=True)
+    assert spans == [range(1, 2), range(3, 5)] and "'Nikke'" in note
+    with pytest.raises(ValueError, match="its words are: a, tree"):
+        tokens.locate(cut("▁a|▁tree"), "Nike", fuzzy=True)

@@ -1,9 +1,7 @@
 """The nodes in process: what they save, what they return, and how they refuse."""
 
 import dataclasses
-import importlib.util
 import re
-import sys
 from pathlib import Path
 
 import comfy.model_management
@@ -18,18 +16,6 @@ from eraseanything_core.config import PRESETS
 from eraseanything_core.lora import load_lora
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-@pytest.fixture(scope="session")
-def pack():
-    """The pack as ComfyUI imports it: under a name of its own, by relative imports."""
-    spec = importlib.util.spec_from_file_location(
-        "pack_under_test", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["pack_under_test"] = module
-    spec.loader.exec_module(module)
-    return {node.GET_SCHEMA().node_id: node for node in module.NODES}
 
 
 @pytest.fixture

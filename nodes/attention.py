@@ -1,0 +1,236 @@
+"""Nodes that need no training: where a concept stands in the attention, and its columns scaled away."""
+
+import comfy.patcher_extension
+import torch
+from comfy.ldm.flux.model import Flux
+from comfy_api.latest import io, ui
+
+from ..eraseanything_core import flux, heatmap
+from ..eraseanything_core.attention import Blocks
+from ..eraseanything_core.hooks import EraseHook, Hook, ProbeHook, Prompt, read_prompt
+from ..eraseanything_core.methods.attention_map import MapErasure
+from ..eraseanything_core.probe import VIEWS, parse_heads
+from ..eraseanything_core.prompts import words_of
+
+CATEGORY = "EraseAnything/attention"
+ATTENTION = io.Custom("ERASE_ATTENTION")
+
+
+def encoded(clip, prompt: str, concepts: str, fuzzy: bool) -> tuple[Prompt, list]:
+    """A prompt with the places of the concepts in it, and its CONDITIONING.
+
+    Raises:
+        ValueError: the text encoder has no T5, or see `hooks.read_prompt`.
+    """
+    if "t5xxl" not in clip.tokenize(""):
+        raise ValueError("this CLIP has no T5: connect the text encoder of a Flux.1 model")
+    conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+    contexts = [context for context, _ in conditioning]
+    return read_prompt(flux.TextEncoder(clip).pieces(prompt), words_of(concepts), fuzzy, contexts), conditioning
+
+
+def sigmas(model, start: float, end: float) -> tuple[float, float]:
+    """(highest, lowest) noise level of a range that is given as fractions of the sampling."""
+    if start >= end:
+        raise ValueError(f"start {start:g} is not before end {end:g}: no step lies between them")
+    sampling = model.get_model_object("model_sampling")
+    return tuple(float(sampling.percent_to_sigma(percent)) for percent in (start, end))
+
+
+def check(model, blocks: Blocks):
+    """Refuses a MODEL whose attention is not laid out as Flux's.
+
+    Raises:
+        ValueError: no Flux, or none of its blocks is chosen.
+    """
+    inner = model.get_model_object("diffusion_model")
+    if not isinstance(inner, Flux):
+        raise ValueError(f"the MODEL is a {type(model.model).__name__}: only Flux is supported here")
+    blocks.check(len(inner.double_blocks), len(inner.single_blocks))
+
+
+def hooked(model, hook: Hook):
+    """A clone of the MODEL with the hook's wrappers."""
+    clone, kinds = model.clone(), comfy.patcher_extension.WrappersMP
+    clone.add_wrapper_with_key(kinds.OUTER_SAMPLE, "eraseanything", hook.outer_sample)
+    clone.add_wrapper_with_key(kinds.APPLY_MODEL, "eraseanything", hook.apply_model)
+    return clone
+
+
+def _prompt_inputs(concepts: str) -> list:
+    return [
+        io.Model.Input("model", tooltip="A Flux model; LoRAs and other nodes may come before. It is left as it is."),
+        io.Clip.Input("clip", tooltip="The text encoder that the prompt is encoded with."),
+        io.String.Input(
+            "prompt",
+            multiline=True,
+            default="a photo of a heart",
+            tooltip="The prompt to sample. Connect this node's conditioning to the sampler, or encode exactly this.",
+        ),
+        io.String.Input("concept", default="heart", tooltip=concepts),
+    ]
+
+
+def _range_inputs(blocks: str) -> list:
+    fraction = {"min": 0.0, "max": 1.0, "step": 0.01}
+    return [
+        io.String.Input("blocks", default="dual", tooltip=blocks),
+        io.Float.Input("start", default=0.0, tooltip="Fraction of the sampling from which it acts.", **fraction),
+        io.Float.Input("end", default=1.0, tooltip="Fraction of the sampling up to which it acts.", **fraction),
+        io.Boolean.Input(
+            "fuzzy",
+            default=False,
+            tooltip="Also take misspelt words for the concept, and words with letters around it; the text says which.",
+        ),
+    ]
+
+
+CHOICE = "dual, single or all; or some by number, as in: dual 0-5, single 3"
+
+
+class AttentionProbe(io.ComfyNode):
+    """Records where in the image a concept's tokens are attended to."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="EraseAnything_AttentionProbe",
+            display_name="Attention Probe",
+            category=CATEGORY,
+            description="Patches a model so that sampling records where a concept's tokens are attended to. Read it "
+            "with Attention Maps, after the sampler.",
+            search_aliases=["attention map", "heat map", "token attention", "daam"],
+            inputs=[
+                *_prompt_inputs("The word or words to look for; several are separated by commas."),
+                *_range_inputs(f"Blocks to record: {CHOICE}."),
+                io.String.Input("heads", default="all", tooltip="Heads to record: all, or numbers such as 0, 3, 5."),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="For the sampler; it gives the same image as without the probe."),
+                io.Conditioning.Output(tooltip="The encoded prompt, for the sampler's positive input."),
+                ATTENTION.Output(display_name="attention", tooltip="For Attention Maps."),
+                io.String.Output(display_name="tokens", tooltip="The concepts' token positions, in words."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, clip, prompt, concept, blocks, start, end, fuzzy, heads) -> io.NodeOutput:
+        chosen = Blocks(blocks)
+        check(model, chosen)
+        found, conditioning = encoded(clip, prompt, concept, fuzzy)
+        hook = ProbeHook(found, sigmas(model, start, end), chosen, parse_heads(heads))
+        return io.NodeOutput(hooked(model, hook), conditioning, hook, found.table(), ui=ui.PreviewText(found.table()))
+
+
+class AttentionMaps(io.ComfyNode):
+    """Shows what a probe recorded."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="EraseAnything_AttentionMaps",
+            display_name="Attention Maps",
+            category=CATEGORY,
+            description="Shows what Attention Probe recorded: heat maps, masks, and each token's share.",
+            inputs=[
+                ATTENTION.Input("attention", tooltip="From Attention Probe."),
+                io.Latent.Input("samples", tooltip="What the sampler made with the probe's model."),
+                io.Combo.Input(
+                    "split",
+                    options=list(VIEWS),
+                    default="all",
+                    tooltip="One map a concept (all), or one for every block, step or head.",
+                ),
+                io.Float.Input(
+                    "threshold",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="The mask is 1 where the map, stretched to 0 to 1, reaches this; 0 leaves it soft.",
+                ),
+                io.Image.Input("image", optional=True, tooltip="The decoded samples, to draw the maps over."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="maps", tooltip="A heat map of every concept in every image."),
+                io.Mask.Output(tooltip="The same maps as masks, at the size of the image."),
+                io.Image.Output(display_name="shares", tooltip="A bar for every token of the prompt."),
+                io.String.Output(display_name="table", tooltip="Every token with its share of the image's attention."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, attention, samples, split, threshold, image=None) -> io.NodeOutput:
+        recording = attention.recording(samples["samples"])
+        images = [None] * len(samples["samples"]) if image is None else image.cpu()
+        if len(images) != len(samples["samples"]):
+            raise ValueError(f"{len(images)} images for {len(samples['samples'])} samples: decode these samples")
+        size = [8 * side for side in samples["samples"].shape[-2:]] if image is None else image.shape[1:3]
+        views, concepts = recording.grids(split), list(recording.spans)
+        pictures = torch.stack(
+            [
+                heatmap.heat_map(concept, {label: m[i, c] for label, m in views.items()}, shown)
+                for i, shown in enumerate(images)
+                for c, concept in enumerate(concepts)
+            ]
+        )
+        whole = recording.grids()["all"].flatten(0, 1)
+        masks = heatmap.masks(heatmap.resized(whole, *size), threshold)
+        bars, table = heatmap.bars(recording.named_shares())[None], recording.table()
+        shown = ui.PreviewText(table).as_dict() | ui.PreviewImage(pictures, cls=cls).as_dict()
+        return io.NodeOutput(pictures, masks, bars, table, ui=shown)
+
+
+class AttentionErase(io.ComfyNode):
+    """The paper's training-free eraser."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="EraseAnything_AttentionErase",
+            display_name="Attention Erase",
+            category=CATEGORY,
+            description="Scales the attention that a concept's tokens get, without training. It needs the word itself: "
+            "misspellings and synonyms get past it.",
+            search_aliases=["attention map erasure", "concept erasure", "delete attention"],
+            inputs=[
+                *_prompt_inputs("The word or words whose columns are scaled; several are separated by commas."),
+                io.Float.Input(
+                    "strength",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="What is left of the columns: 0 deletes them, 1 changes nothing.",
+                ),
+                *_range_inputs(f"Blocks to change: {CHOICE}."),
+                io.Boolean.Input(
+                    "renormalise", default=False, tooltip="Scale the rest of each row up, so that it sums to 1 again."
+                ),
+                io.Combo.Input(
+                    "queries",
+                    options=["all", "image"],
+                    default="all",
+                    tooltip="Which queries lose the columns: all, as in the paper, or only the image's.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="For the sampler."),
+                io.Conditioning.Output(tooltip="The encoded prompt, for the sampler's positive input."),
+                io.String.Output(display_name="tokens", tooltip="The concepts' token positions, in words."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, clip, prompt, concept, strength, blocks, start, end, fuzzy, renormalise, queries
+    ) -> io.NodeOutput:
+        config = MapErasure(strength, renormalise, Blocks(blocks), queries == "image")
+        check(model, config.blocks)
+        found, conditioning = encoded(clip, prompt, concept, fuzzy)
+        hook = EraseHook(found, sigmas(model, start, end), config)
+        return io.NodeOutput(hooked(model, hook), conditioning, found.table(), ui=ui.PreviewText(found.table()))
+
+
+NODES = [AttentionProbe, AttentionMaps, AttentionErase]
