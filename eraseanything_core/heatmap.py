@@ -68,8 +68,8 @@ def legend(width: int, title: str, low: float, high: float) -> Image.Image:
     scale = coloured(torch.linspace(0, 1, width - 16)[None]).expand(14, -1, -1)
     strip.paste(Image.fromarray((scale * 255).round().byte().numpy()), (8, 30))
     draw.text((8, 4), title, INK, font(18))
-    draw.text((8, 45), f"{low:.3%}", INK, font(14))
-    draw.text((width - 8, 45), f"{high:.3%} of a query's attention", INK, font(14), anchor="ra")
+    draw.text((8, 45), f"{low:.2%}", INK, font(14))
+    draw.text((width - 8, 45), f"{high:.2%} of a query's attention", INK, font(14), anchor="ra")
     return strip
 
 

@@ -45,14 +45,21 @@ class Recording:
 
     def named_shares(self) -> dict[str, float]:
         """{token with its position: share}."""
-        return {f"{i} {self.pieces[i]}": share for i, share in self.shares.items()}
+        return {f"{i} {shown(self.pieces[i])}": share for i, share in self.shares.items()}
 
     def table(self) -> str:
         """Every token with its share of the image queries' attention; a star stands at the concepts' own."""
         own = {i for places in self.spans.values() for i in places}
-        lines = [f"{'*' * (i in own):1} {i:3} {self.pieces[i]:12} {share:.2%}" for i, share in self.shares.items()]
+        lines = [
+            f"{'*' * (i in own):1} {i:3} {shown(self.pieces[i]):12} {share:.2%}" for i, share in self.shares.items()
+        ]
         rest = 1 - sum(self.shares.values())
         return "\n".join([*lines, f"  the image itself, padding and end: {rest:.2%}"])
+
+
+def shown(piece: str) -> str:
+    """A piece with an underscore for the mark that opens a word, which fonts often lack."""
+    return piece.replace("▁", "_")
 
 
 class Mean:

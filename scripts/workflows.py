@@ -160,12 +160,45 @@ def written(text: str) -> Image.Image:
     return picture
 
 
+def attention_graph(concept: str, node: str, slot: int) -> dict:
+    """TinyFlux with an attention node that encodes the prompt itself; `slot` is the node's conditioning."""
+    made = tinyflux(concept, 4)
+    text = made.pop("prompt")["inputs"]["text"]
+    given = {"model": ["model", 0], "clip": ["clip", 0], "prompt": text, "concept": concept}
+    made["guidance"]["inputs"]["conditioning"] = ["attention", slot]
+    return made | {"attention": {"class_type": node, "inputs": given}}
+
+
+def probe_graph(concept: str) -> dict:
+    """Samples with a probe, and shows where the concept is attended to."""
+    shown = {"attention": ["attention", 2], "samples": ["sample probed", 0], "image": ["decode probed", 0]}
+    bars = {"class_type": "PreviewImage", "inputs": {"images": ["maps", 2]}, "_meta": {"title": "shares"}}
+    return {
+        **attention_graph(concept, "EraseAnything_AttentionProbe", 1),
+        **sampled(["attention", 0], "probed"),
+        "maps": {"class_type": "EraseAnything_AttentionMaps", "inputs": shown},
+        "bars": bars,
+    }
+
+
+def map_graph(concept: str) -> dict:
+    """The same prompt and seeds with the concept's attention as it is, and deleted."""
+    return {
+        **attention_graph(concept, "EraseAnything_AttentionErase", 1),
+        **sampled(["model", 0], "before"),
+        **sampled(["attention", 0], "after"),
+    }
+
+
 GRAPHS = {
     "erase_tinyflux": erase_graph(DEMO),
     "multi_erase": multi_graph(DEMO, "fish"),
     "erase_strength": strength_graph(DEMO),
     "sample_concepts": concepts_graph("cat"),
+    "probe_attention": probe_graph(DEMO),
+    "erase_attention_map": map_graph(DEMO),
 }
+PICTURED = ("probe_attention", "erase_attention_map")  # their thumbnails are what they draw themselves
 
 
 def main(source: str):
@@ -175,7 +208,8 @@ def main(source: str):
     for name, graph in GRAPHS.items():
         text = json.dumps(api_to_ui(graph, info), indent=2) + "\n"
         (WORKFLOWS / f"{name}.json").write_text(text, encoding="utf-8")
-        thumbnail.save(WORKFLOWS / f"{name}.jpg")
+        if name not in PICTURED:
+            thumbnail.save(WORKFLOWS / f"{name}.jpg")
     written(offline(Request("cat")).text()).save(WORKFLOWS / "sample_concepts.jpg")
 
 

@@ -1,11 +1,15 @@
 """AttentionProbe and AttentionErase on TinyFlux, with ComfyUI's own loaders and samplers."""
 
+import json
+
 import comfy.sample
 import comfy.sd
 import pytest
 import torch
 
 from eraseanything_core.tinyflux.pipeline import WEIGHTS
+from scripts.graph import ui_to_api
+from scripts.workflows import WORKFLOWS
 
 PROMPT = "a red (star:1.2) above two stars"
 
@@ -113,7 +117,7 @@ def test_the_reader_shows_every_concept_in_every_image(run, clip):
     maps, masks, shares, table = run("AttentionMaps", attention=probe, samples=samples, image=image)
     assert len(maps) == 4 and maps.shape[1] >= 512 and maps.shape[3] == 3
     assert masks.shape == (4, 96, 128) and masks.amin() == 0 and masks.amax() == 1
-    assert shares.shape[2] == 512 and "*   " in table
+    assert shares.shape[2] == 512 and "_star" in table
     hard = run("AttentionMaps", attention=probe, samples=samples, threshold=0.5)[1]
     assert torch.equal(hard, (masks >= 0.5).float())
     assert run("AttentionMaps", attention=probe, samples=samples, split="block")[0].shape[0] == 4
@@ -202,3 +206,21 @@ def test_bad_input_is_refused(run, values, words):
 def test_fuzzy_says_what_it_took(run):
     tokens = run("AttentionErase", prompt="a red starrs on a mint background", fuzzy=True)[2]
     assert "'starrs'" in tokens and "spelt otherwise" in tokens
+
+
+@pytest.mark.parametrize("name, shown", [("probe_attention", "AttentionMaps"), ("erase_attention_map", "PreviewImage")])
+def test_the_shipped_graphs_run(server, name, shown):
+    graph = ui_to_api(json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")), server.object_info())
+    for node in graph.values():
+        if node["class_type"] == "KSampler":
+            node["inputs"]["steps"] = 2
+    outputs = server.run(graph, timeout=240)["outputs"]
+    pictures = [
+        images["images"]
+        for key, images in outputs.items()
+        if graph[key]["class_type"] in (shown, f"EraseAnything_{shown}")
+    ]
+    assert pictures and all(len(p) == 4 for p in pictures)
+    for key, node in graph.items():
+        if node["class_type"].startswith("EraseAnything_Attention"):
+            assert "heart" in outputs[key]["text"][0]
