@@ -25,6 +25,7 @@ EXPOSED = {
     "male": ("MALE_BREAST_EXPOSED", "MALE_GENITALIA_EXPOSED"),
 }
 NUDENET = "3.4.2"
+PART = 16  # pictures that a network is given at once
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,9 @@ class TransformersClip:
 
     @torch.no_grad()
     def images(self, pictures: Tensor) -> Tensor:
+        return torch.cat([self._images(part) for part in pictures.split(PART)])
+
+    def _images(self, pictures: Tensor) -> Tensor:
         pixels = self.processor(list(pictures), do_rescale=False, return_tensors="pt")["pixel_values"]
         seen = self.model.vision_model(pixel_values=pixels).pooler_output
         return torch.nn.functional.normalize(self.model.visual_projection(seen), dim=-1)
@@ -224,7 +228,8 @@ class VisionClip:
         self.identity = {"name": "CLIP of ComfyUI", "sha256": tensor_hash(weight, *vision.model.parameters())}
 
     def images(self, pictures: Tensor) -> Tensor:
-        seen = self.vision.encode_image(pictures.permute(0, 2, 3, 1)).image_embeds.float().cpu()
+        parts = pictures.permute(0, 2, 3, 1).split(PART)
+        seen = torch.cat([self.vision.encode_image(part).image_embeds.float().cpu() for part in parts])
         if seen.shape[-1] != len(self.project):
             raise ValueError(f"the CLIP vision has {seen.shape[-1]} features and the text encoder {len(self.project)}")
         return torch.nn.functional.normalize(seen, dim=-1)

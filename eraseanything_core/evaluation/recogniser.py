@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 
 from .. import files
-from .judges import Verdict, sha256
+from .judges import PART, Verdict, sha256
 from .metrics import rate
 
 BACKBONE = "mobilenet_v2-b0353104.pth"
@@ -128,9 +128,11 @@ def train(net: Features, folder: Path, epochs: int = 200, lr: float = 1e-4, seed
     return tensors, {"labels": list(found), "test": rate(right.tolist()), "seed": seed}
 
 
+@torch.inference_mode(False)  # ComfyUI runs nodes in it, and nothing can be trained there
+@torch.enable_grad()
 def _head(x: Tensor, y: Tensor, classes: int, epochs: int, lr: float, seed: int) -> nn.Linear:
     generator = torch.Generator().manual_seed(seed)
-    head = nn.Linear(x.shape[1], classes)
+    x, head = x.clone(), nn.Linear(x.shape[1], classes)
     nn.init.normal_(head.weight, std=0.01, generator=generator)
     nn.init.zeros_(head.bias)
     optimizer = torch.optim.Adam(head.parameters(), lr=lr)
@@ -172,7 +174,8 @@ class RecogniserJudge:
 
     @torch.no_grad()
     def read(self, pictures: Tensor) -> list[Verdict]:
-        scores, best = self.head(self.net(pictures)).softmax(-1).max(-1)
+        logits = torch.cat([self.head(self.net(part)) for part in pictures.split(PART)])
+        scores, best = logits.softmax(-1).max(-1)
         return [
             Verdict(self.labels[i] if score >= self.threshold else None, score)
             for score, i in zip(scores.tolist(), best.tolist())

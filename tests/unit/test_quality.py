@@ -125,7 +125,8 @@ def random_backbone(tmp_path_factory):
 
 
 def test_a_recogniser_learns_names_and_rejects_when_unsure(faces, random_backbone, tmp_path):
-    tensors, told = recogniser.train(recogniser.features(random_backbone), faces, epochs=200, lr=0.05)
+    with torch.inference_mode():  # as ComfyUI runs nodes
+        tensors, told = recogniser.train(recogniser.features(random_backbone), faces, epochs=200, lr=0.05)
     assert told["labels"] == ["anna", "ben", "carl"] and (told["test"]["n"], told["test"]["value"]) == (6, 1.0)
     path = recogniser.save_recogniser(tmp_path / "faces.safetensors", tensors, told)
     judge = choose.judge("recogniser", ["ben"], folder=tmp_path, weights=path.name)
