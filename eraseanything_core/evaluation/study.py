@@ -146,7 +146,13 @@ def ratings(files: Iterable[Path], key: dict) -> dict[str, dict[str, dict[str, l
 
 
 def means(found: dict) -> dict[str, dict[str, dict]]:
-    """{method: {axis: {"value", "low", "high", "n", "raters"}}}; raters are drawn again, then their ratings."""
+    """{method: {axis: {"value", "low", "high", "n", "raters"}}}; raters are drawn again, then their ratings.
+
+    Raises:
+        ValueError: fewer than two raters, so that nothing is known of how raters differ.
+    """
+    if len({rater for methods in found.values() for raters in methods.values() for rater in raters}) < 2:
+        raise ValueError("an interval needs the ratings of at least two raters")
     result = defaultdict(dict)
     for axis, methods in found.items():
         for method, raters in methods.items():

@@ -79,6 +79,13 @@ def test_raters_that_disagree_widen_the_interval(items, tmp_path):
     assert told["value"] == 3 and told["low"] < 2 and told["high"] > 4
 
 
+def test_one_rater_gives_no_interval(items, tmp_path):
+    key = study.page(study.read_items(items), "Study", 1)[1]
+    (tmp_path / "r.csv").write_text(lines(key, "r", lambda *_: 3), encoding="utf-8")
+    with pytest.raises(ValueError, match="at least two raters"):
+        study.means(study.ratings([tmp_path / "r.csv"], key))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
