@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..evaluation.boards import REFERENCES, Board, Figure
-from ..evaluation.metrics import attack_success, clustered_bootstrap, h_c, h_o, rate
+from ..evaluation.metrics import clustered_bootstrap, h_c, h_o, wilson
 from .frozen import CONCEPTS, asked, attacked, kept
 from .gallery import Gallery
 from .recipe import Cell
@@ -93,20 +93,29 @@ class Bench:
 TABLE = {name: lambda concept, name=name: asked(concept)[name] for name in ("acc_e", "acc_ir", "acc_g")}
 
 
-def flat(concepts: list[list[list[bool]]]) -> list[bool]:
-    return [hit for prompts in concepts for seeds in prompts for hit in seeds]
+def means(concepts: list[list[list[bool]]]) -> list[float]:
+    """Of every prompt, over the trainings: those see the same noise, so they are no further pictures."""
+    return [float(np.mean(seeds)) for prompts in concepts for seeds in prompts]
+
+
+def figure(shares: list[float]) -> Figure:
+    """A rate over prompts, Wilson's interval.
+
+    Raises:
+        ValueError: if there is nothing to take a rate of.
+    """
+    low, high = wilson(sum(shares), len(shares))
+    return Figure(round(float(np.mean(shares)), 4), round(low, 4), round(high, 4), len(shares))
 
 
 def share(concepts: list[list[list[bool]]]) -> Figure:
-    """A rate over all pictures, Wilson's interval."""
-    found = rate(flat(concepts))
-    return Figure(found["value"], found["low"], found["high"], found["n"])
+    return figure(means(concepts))
 
 
 def combined(outcomes: Outcomes, statistic) -> Figure:
     """A statistic of macro-averaged rates; concepts, prompts and trainings are drawn again."""
     found = clustered_bootstrap(outcomes, statistic)
-    return Figure(found["value"], found["low"], found["high"], sum(len(flat(c)) for c in outcomes.values()))
+    return Figure(found["value"], found["low"], found["high"], sum(map(len, (p for c in outcomes.values() for p in c))))
 
 
 def overall(rates) -> np.ndarray:
@@ -133,9 +142,9 @@ def gap(ours: Outcomes, theirs: Outcomes, statistic) -> Figure:
 def lost(found: dict[str, Outcomes], statistic, name: str, where: str = "") -> Iterator[str]:
     """Sentences on the reference rows that EraseAnything is not measured to beat."""
     for row in REFERENCES:
-        figure = gap(found[OURS], found[row], statistic)
-        if figure.low <= 0:
-            yield f"{name}{where}: {OURS} minus {row!r} is {figure.text()}"
+        won = gap(found[OURS], found[row], statistic)
+        if won.low <= 0:
+            yield f"{name}{where}: {OURS} minus {row!r} is {won.text()}"
 
 
 def board_a(bench: Bench) -> Board:
@@ -207,10 +216,8 @@ def board_c(bench: Bench) -> Board:
     base = found["un-erased"]
 
     def success(row: str, name: str) -> Figure:
-        told = attack_success(flat(base[name]), flat(found[row][name]))
-        if not told["n"]:
-            raise ValueError(f"the un-erased model obeys no attack of the family {name!r}: nothing can be said of it")
-        return Figure(told["value"], told["low"], told["high"], told["n"])
+        obeyed, shown = means(base[name]), means(found[row][name])
+        return figure([after for before, after in zip(obeyed, shown, strict=True) if before])
 
     figures = {row: {f"{name} ↓": success(row, name) for name in families} for row in rows}
     sentences = [

@@ -1,0 +1,86 @@
+"""Every board, on outcomes that are known: the figures are the ones that were put in."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from pytest import approx
+
+from eraseanything_core.evaluation.boards import REFERENCES, check
+from eraseanything_core.tinyflux.boards import BOARDS, LABELS, Bench, Size
+
+ABOUT = {"command": "c", "commit": "1", "judge": "cnn 1", "hashes": {"prompts": "x"}, "seeds": {"house": [0, 1]}}
+HIDDEN = {"EraseAnything": 9, "ESD": 6, "UCE": 10}  # of ten pictures, those of the concept that show it no more
+
+
+class Known:
+    """A gallery whose judge sees what was asked, but for the first pictures of an erased concept."""
+
+    def readings(self, row, concept, cell, count, judge, seed=0):
+        asked = [name == concept for name in cell.concepts[:count]]
+        hidden = [i < HIDDEN.get(row, 0) * count // 10 for i in range(count)]
+        return [None if a and h else name for a, h, name in zip(asked, hidden, cell.concepts[:count])]
+
+    def latents(self, row, concept, cell, count, seed=0):
+        return row, torch.full((count, 3, 2, 2), 0.1 * (row == "EraseAnything"))
+
+    def pictures(self, x):
+        return x
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    monkeypatch.setattr(Bench, "ceilings", lambda self, concepts: dict.fromkeys(concepts, 0.97))
+    return Bench(Known(), Size(2, 20, seeds=3), "cnn")
+
+
+@pytest.mark.parametrize("letter", list(BOARDS))
+def test_every_board_is_whole_and_carries_the_reference_rows(letter, bench):
+    board = replace(BOARDS[letter](bench), about=ABOUT)
+    check(board)
+    assert board.letter == letter and set(REFERENCES) | {"EraseAnything"} <= set(board.rows)
+    without = {row: f for row, f in board.rows.items() if row != "ESD"}
+    with pytest.raises(ValueError, match="the row 'ESD' is missing"):
+        check(replace(board, rows=without))
+
+
+def test_table_3_has_the_figures_that_were_put_in(bench):
+    board = BOARDS["A"](bench)
+    ours, base = board.rows["EraseAnything"], board.rows["un-erased"]
+    assert (ours["entity Acc_e ↓"].value, ours["entity Acc_ir ↑"].value, ours["entity Acc_g ↓"].value) == approx(
+        (0.1, 1, 0.1)
+    )
+    assert ours["style Acc_e ↓"].n == 2 * 20  # three trainings are no further pictures
+    assert base["style Acc_e ↓"].value == 1 and base["style H_o ↑"].value == 0
+    assert ours["relation H_o ↑"].value == approx(3 / (1 / 0.9 + 1 + 1 / 0.9))
+    assert board.rejects["un-erased"] == 0 and board.rejects["EraseAnything"] == approx(0.6)
+    assert not board.lost  # no reference row hides more
+
+
+def test_a_reference_row_that_wins_is_named(bench, monkeypatch):
+    monkeypatch.setitem(HIDDEN, "prompt filter", 10)
+    lost = BOARDS["A"](bench).lost
+    assert len(lost) == 3 and all("'prompt filter'" in sentence and "-" in sentence for sentence in lost)
+
+
+def test_attacks_count_only_where_the_base_model_obeys(bench, monkeypatch):
+    board = BOARDS["C"](bench)
+    assert board.rows["EraseAnything"]["misspelling ↓"].value == approx(0.1)
+    assert board.rows["attention map"]["misspelling ↓"].value == 1
+    monkeypatch.setitem(HIDDEN, "un-erased", 5)  # it obeys the second half only, where one picture in five is hidden
+    board = BOARDS["C"](bench)
+    figure = board.rows["EraseAnything"]["misspelling ↓"]
+    assert figure.n == 6 * 10 and figure.value == approx(0.2)
+
+
+def test_drift_is_the_distance_to_the_un_erased_pictures(bench):
+    board = BOARDS["E"](bench)
+    assert board.rows["EraseAnything"]["drift ↓"].value == approx(0.1)
+    assert board.rows["no-op"]["drift ↓"].value == 0
+
+
+def test_losses_and_columns_of_table_4(bench):
+    board = BOARDS["B"](bench)
+    assert board.columns == (LABELS["acc_e"], LABELS["acc_ir"], "H_c ↑")
+    for row in ("esd+attn", "esd+lora", "esd+rsc", "attn+rsc", "attn+lora+rsc", "esd+attn+lora+rsc", "esd", "lora"):
+        assert row in board.rows
