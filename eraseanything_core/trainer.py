@@ -107,7 +107,8 @@ def train(
                 break
             if step == first or step % config.refresh == 0:
                 epoch = run.epoch(model, plan, step // config.refresh)
-            run.add(step, pair(model, plan, epoch, step, lora, optimizers))
+            with model.uninterrupted():
+                run.add(step, pair(model, plan, epoch, step, lora, optimizers))
             if eyes and run.done % config.watch_every == 0:
                 run.see(eyes.look())
                 if previews:

@@ -242,6 +242,7 @@ class Live:
         text = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
         if self.node and getattr(PromptServer, "instance", None):
             PromptServer.instance.send_progress_text(f"step {step} of {self.steps}{left}: {text}", self.node)
+        comfy.model_management.throw_exception_if_processing_interrupted()
 
     def show(self, latents: torch.Tensor, run):
         """Base, erased and neighbour over the curves so far."""

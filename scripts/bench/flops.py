@@ -5,6 +5,7 @@ counter, backward included; the trainer's pools, draws and pairs then run for re
 """
 
 from collections import Counter
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -57,6 +58,9 @@ class Priced:
         with torch.no_grad():
             yield from euler(lambda x, t: self.velocity(x, t, cond, adapters), noise, sigmas)
         self.walking = False
+
+    def uninterrupted(self):
+        return nullcontext()
 
     def charge(self, x_t: Tensor, cond: Cond, adapters: bool, capture: Capture | None, stop: bool) -> Tensor:
         """Adds the price of a forward (and backward) and gives zeros of the right shape."""

@@ -2,6 +2,7 @@
 
 import weakref
 from dataclasses import replace
+from functools import cache
 
 import comfy.ops
 import torch
@@ -13,7 +14,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from eraseanything_core import trainer
 from eraseanything_core.flux import exact_gradients
-from eraseanything_core.pools import Draw
+from eraseanything_core.plan import Plan
+from eraseanything_core.pools import Draw, Epoch
 from scripts.bench.flops import Priced
 from scripts.bench.true_size import Shapes, true_config, true_flux
 
@@ -82,16 +84,24 @@ CASES = {
 }
 
 
-def peak_bytes(base: str, pixels: int, tokens: int, checkpoint: bool) -> tuple[int, int]:
-    """The peak over one pair of `trainer.pair`, and the weights in it.
-
-    The tensors are fake ones of a CPU, whose fused attention keeps what a GPU's keeps.
-    """
+@cache
+def prepared(pixels: int, tokens: int) -> tuple[Plan, Epoch]:
+    """A run of the quick preset up to its first pair; the draw's indices are numbers, for fake tensors have none."""
     config, priced = true_config("quick", pixels), Priced()
     plan = trainer.prepare(config, Shapes(tokens))
     priced.attach(config.targets, config.rank, torch.Generator())
     epoch = trainer.new_epoch(priced, plan, 0)
     draw = Draw(*([where.tolist() for where in points] for points in vars(epoch.draws[0][0]).values()))
+    return plan, replace(epoch, draws={0: [draw]})
+
+
+def peak_bytes(base: str, pixels: int, tokens: int, checkpoint: bool) -> tuple[int, int]:
+    """The peak over one pair of `trainer.pair`, and the weights in it.
+
+    The tensors are fake ones of a CPU, whose fused attention keeps what a GPU's keeps.
+    """
+    plan, epoch = prepared(pixels, tokens)
+    config = plan.config
     with FakeTensorMode(allow_non_fake_inputs=True), Live() as live:
         model = true_flux(*BASES[base], device="cpu")
         weights = live.now
@@ -99,7 +109,7 @@ def peak_bytes(base: str, pixels: int, tokens: int, checkpoint: bool) -> tuple[i
         both = [trainer.optimizer(lora, rate, config) for rate in (config.lr_low, config.lr_up)]
         live.peak = live.now
         with exact_gradients(model.module, checkpoint):
-            trainer.pair(model, plan, replace(epoch, draws={0: [draw]}), 0, lora, both)
+            trainer.pair(model, plan, epoch, 0, lora, both)
     return live.peak, weights
 
 

@@ -22,7 +22,7 @@ def cpu_seconds(work) -> float:
     return time.process_time() - begun
 
 
-def pair_seconds(rounds: int = 3, concept: str = "star") -> dict:
+def pair_seconds(rounds: int = 1, concept: str = "star") -> dict:
     """Medians over runs of 100 pairs, pools included; every tenth pair a pair of the reference is run and timed."""
     pipeline, ours, theirs = Pipeline(flux()), [], []
     for seed in range(rounds):

@@ -230,6 +230,27 @@ def test_a_stopped_run_goes_on_by_its_name(trainer_node, widgets, loras, monkeyp
         execute(trainer_node, widgets | {"resume": "other"})
 
 
+def test_an_interrupt_within_a_pair_waits_for_its_end(trainer_node, widgets, loras, monkeypatch):
+    """ComfyUI looks for the cross in every linear; here it comes after the erasing loss of the third pair."""
+    from pack_under_test.eraseanything_core import losses
+
+    widgets |= {"steps": 5}
+    whole, _ = load_lora(Path(execute(trainer_node, widgets).args[2]))
+    original, calls = losses.esd_loss, []
+
+    def cross(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            comfy.model_management.interrupt_current_processing()
+        return original(*args)
+
+    monkeypatch.setattr(losses, "esd_loss", cross)
+    _, _, path, summary, _ = execute(trainer_node, widgets).args
+    assert "interrupted after 3 of 5" in summary
+    rest, _ = load_lora(Path(execute(trainer_node, widgets | {"resume": "eraser_2"}).args[2]))
+    assert len(calls) == 5 and all(torch.equal(rest[k], whole[k]) for k in whole)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_goes_over_its_inputs_and_no_others(trainer_node, widgets, loras, monkeypatch, preset):
     asked = []
