@@ -27,8 +27,8 @@ BOUNDS = {
     "pflop_500_pairs": 52.0,
     "tflop_per_pair_steady": 97.0,
     "reference_tflop_per_pair": None,
-    "pair_seconds_ratio": 15.0,
 }
+RATIO_BOUND = 15.0
 
 
 def measure(part: str) -> dict:
@@ -54,13 +54,22 @@ def markdown(results: dict) -> str:
     """The table for people."""
     rows = [(key, results.get(key), bound) for key, bound in BOUNDS.items()]
     rows += [(f"peak_gib {key}", results.get("peak_gib", {}).get(key), bound) for key, bound in PEAK_BOUNDS.items()]
-    lines = ["| what | measured | goal |", "| --- | ---: | ---: |"]
+    lines = ["# At the size of Flux.1-dev, counted on shapes", "", "512 x 512 and 256 text tokens unless named, K = 3,"]
+    lines += ["rank 8. A pair of the reference is its 145 forwards and three backwards.", ""]
+    lines += ["| what | counted | goal |", "| --- | ---: | ---: |"]
     for key, value, bound in rows:
-        goal = "" if bound is None else f"at {'least' if key.endswith('ratio') else 'most'} {bound:g}"
+        goal = "" if bound is None else f"at most {bound:g}"
         lines.append(f"| {key} | {'' if value is None else f'{value:.2f}'} | {goal} |")
     for run in results.get("cost", {}).get("runs", []):
         lines += ["", f"`{run['preset']}`, {run['pairs']} pairs, by cause:", "", "| cause | TFLOP |", "| --- | ---: |"]
         lines += [f"| {cause} | {value:.0f} |" for cause, value in run["split_tflop"].items()]
+    lines += ["", "# On TinyFlux", ""]
+    if "seconds" in results:
+        ratio, pairs = results["pair_seconds_ratio"], results["seconds"]["reference_pairs"]
+        lines.append(f"CPU time of a pair, pools included over 100 pairs: {ratio:.1f} times less than the schedule of")
+        lines.append(
+            f"the published code on the same model, median of {pairs} interleaved pairs (goal: {RATIO_BOUND:g})."
+        )
     lines += effect_table(results["effects"]) if "effects" in results else []
     told = ", ".join(f"{part} at {commit}" for part, commit in results["measured_at"].items())
     return "\n".join([*lines, "", f"`python scripts/dev.py bench`: {told}.", ""])
@@ -69,8 +78,8 @@ def markdown(results: dict) -> str:
 def effect_table(effects: dict) -> list[str]:
     """What each approximation did to an eraser of TinyFlux."""
     cells = list(effects["rows"][0]["cells"])
-    lines = ["", f"On TinyFlux, *{effects['concept']}* erased with {effects['settings']}; pictures that show what was"]
-    lines += ["asked by the CNN judge, 95 % intervals. These rows say nothing about Flux.1.", ""]
+    about = f"*{effects['concept']}* erased with {effects['settings']}."
+    lines = ["", about, "Pictures that show what was asked, by the CNN judge, 95 % intervals.", ""]
     lines += [f"| pools | {' | '.join(cells)} |", "| --- |" + " ---: |" * len(cells)]
     for row in effects["rows"]:
         told = [f"{c['value']:.3f} ({c['low']:.3f} to {c['high']:.3f})" for c in row["cells"].values()]
@@ -84,6 +93,7 @@ def main():
     args = parser.parse_args()
     sys.path.insert(0, os.environ["COMFYUI_PATH"])
     torch.set_num_threads(1)
+    import eraseanything_core.flux  # noqa: F401  first: it tells ComfyUI that there is no GPU
     from scripts.demo import commit
 
     OUT.mkdir(exist_ok=True)
