@@ -167,13 +167,31 @@ def test_masters_stay_float32_under_bf16(patcher, text, config):
 
 @pytest.mark.parametrize(
     "change",
-    ({}, {"alternate": False}, {"preserve": "paper"}, {"paper_sign": True}, {"rsc": 0}, {"map_blocks": (1,)}),
+    (
+        {},
+        {"alternate": False},
+        {"preserve": "paper"},
+        {"paper_sign": True},
+        {"rsc": 0},
+        {"map_blocks": (1,)},
+        {"map_blocks": (-1,)},
+    ),
 )
 def test_the_options_train(patcher, text, config, change):
     plan = trainer.prepare(dataclasses.replace(config, **change), text)
     with flux.borrow(patcher) as model:
         result = trainer.train(model, plan)
     assert result.steps == 3 and all(len(values) == 3 for values in result.losses.values())
+
+
+def test_block_minus_one_is_the_last(patcher, plan):
+    prompt, maps = plan.sentences[0].concept, []
+    with flux.borrow(patcher) as model:
+        for block in (-1, 1, 0):
+            capture = model.capture(trainer.selected(model, plan, [prompt]), (block,))
+            where = torch.ones(1, 16, 12, 12), torch.tensor([0.8])
+            maps += model.columns(*where, trainer.conds(model, plan, [prompt]), False, capture).values()
+    assert torch.equal(maps[0], maps[1]) and not torch.equal(maps[0], maps[2])
 
 
 def test_the_loss_falls(patcher, text, config):
