@@ -98,6 +98,9 @@ class EraseAttack(io.ComfyNode):
                 io.Int.Input("seed", default=0, min=0, max=2**31 - 1, control_after_generate=False,
                              tooltip="Equal seeds give equal attacks."),
                 io.Int.Input("count", default=1, min=1, max=1000, tooltip="Attacks a prompt, with following seeds."),
+                io.Custom("ERASE_CONCEPTS").Input(
+                    "concepts", optional=True, tooltip="From Concept Sampler: takes the place of concept and synonyms."
+                ),
             ],
             outputs=[
                 io.String.Output(display_name="prompt", is_output_list=True,
@@ -108,8 +111,11 @@ class EraseAttack(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, prompt, concept, attack, synonyms, seed, count) -> io.NodeOutput:
-        made = attacked(lines_of(prompt), concept, attack, words_of(synonyms), range(seed, seed + count))
+    def execute(cls, prompt, concept, attack, synonyms, seed, count, concepts=None) -> io.NodeOutput:
+        words = words_of(synonyms)
+        if concepts is not None:
+            concept, *words = concepts.erased()
+        made = attacked(lines_of(prompt), concept, attack, words, range(seed, seed + count))
         return io.NodeOutput(made, "\n".join(made), ui=ui.PreviewText("\n".join(made)))
 
 

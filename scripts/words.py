@@ -53,13 +53,14 @@ def report(rows: list[ConceptSet], wrong: dict[str, list[str]]) -> dict:
 
 def markdown(made: dict) -> str:
     """The report as a table."""
-    bad, n = made["rows_with_a_wrong_synonym"], made["rows"]
+    bad, n, found = made["rows_with_a_wrong_synonym"], made["rows"], made["rows_with_synonyms"]
     lines = [
         "# Words by WordNet for the concepts of the paper",
         "",
-        f"`{made['command']}` at {made['commit']}. {made['rows_with_synonyms']} of {n} rows have synonyms "
+        f"`{made['command']}` at {made['commit']}. {found} of {n} rows have synonyms "
         f"({made['synonyms']} in all), {made['rows_with_variants_only']} only other forms of the word. Read by eye, "
-        f"{bad} rows ({100 * bad / n:.1f} %) have a synonym that is wrong, struck through. Irrelevant words: seed 0.",
+        f"{bad} rows have a synonym that is wrong, struck through: {100 * bad / n:.1f} % of all rows, "
+        f"{100 * bad / found:.1f} % of those with synonyms. Irrelevant words: seed 0.",
         "",
         "| concept | category | synonyms | other forms | no relation | far | mid |",
         "| --- | --- | --- | --- | --- | --- | --- |",

@@ -111,8 +111,9 @@ def means(word: str, synset) -> bool:
     It must be the main sense of its part of speech, or nearly as frequent as that, and the main part of speech: `red`
     is a `Bolshevik` and to `jump` is to `spring`, but these words say something else first.
     """
-    if synset.instance_hypernyms():  # a name: among those who bear it, and not a verb that is spelled alike
-        return [s for s in database().synsets(word, "n") if word in s.lemma_names()][:1] == [synset]
+    if synset.instance_hypernyms():  # a name: nobody else may bear it, and no thing come before it
+        nouns = database().synsets(word, "n")
+        return nouns[:1] == [synset] and not any(word in s.lemma_names() for s in nouns[1:])
     pos, entries = synset.pos().replace("s", "a"), counts().get(word.lower(), ())
     if not entries:  # WordNet lists nouns first, then by frequency
         return database().synsets(word, "n" if pos == "n" else None)[0] == synset

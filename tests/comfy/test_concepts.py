@@ -1,13 +1,14 @@
 """The nodes of concepts over HTTP, with a key that must show up nowhere."""
 
 import json
+import time
 import urllib.error
 
 import pytest
 
-from scripts.chat_server import ChatServer, fails, says
+from scripts.chat_server import ChatServer, fails, hangs, says
 from scripts.graph import api_to_ui
-from scripts.server import GraphError
+from scripts.server import GraphError, GraphInterrupted
 
 KEY = "sk-fake-5e1f-do-not-show-0123456789"
 NODE = "EraseAnything_ConceptSampler"
@@ -88,6 +89,30 @@ def test_a_server_that_repeats_the_key_does_not_get_it_shown(server, user, graph
         with pytest.raises(GraphError, match=reason) as caught:
             server.run(with_model(graph, chat.url), lambda *event: events.append(event), timeout=120)
     assert "do-not-show" not in everything(server, str(caught.value), json.dumps(events))
+
+
+def test_a_server_that_hangs_is_left_when_the_user_stops(server, user, graph):
+    asked = with_model(graph, "")
+    with ChatServer(hangs) as chat:
+        store(user, chat.url)
+        asked["1"]["inputs"] |= {"base_url": chat.url, "timeout": 600}
+        prompt = server.queue(asked)
+        end = time.monotonic() + 120
+        while not chat.requests and time.monotonic() < end:
+            time.sleep(0.05)
+        server.interrupt()
+        with pytest.raises(GraphInterrupted):
+            server.wait(prompt, timeout=60)
+
+
+def test_an_attack_takes_the_synonyms_of_the_set(server, graph):
+    attack = {"prompt": "a nude man", "concept": "", "attack": "synonym", "synonyms": "", "seed": 0, "count": 8}
+    asked = {"1": graph["1"]} | {
+        "2": {"class_type": "EraseAnything_EraseAttack", "inputs": attack | {"concepts": ["1", 0]}}
+    }
+    made = set(server.run(asked, timeout=120)["outputs"]["2"]["text"][0].splitlines())
+    words = ("bare", "au naturel", "naked", "nudity", "nudeness")
+    assert len(made) > 2 and made <= {f"a {word} man" for word in words}
 
 
 def test_a_workflow_cannot_send_the_key_elsewhere(server, user, graph):

@@ -12,6 +12,7 @@ import torch
 from comfy_api.latest import io
 
 from eraseanything_core.concepts import ConceptSet, Word
+from eraseanything_core.concepts.sampler import Request, offline
 from eraseanything_core.config import PRESETS
 from eraseanything_core.lora import load_lora
 
@@ -84,6 +85,14 @@ def test_a_concept_set_takes_the_place_of_the_typed_words(trainer_node, widgets,
         "neutral": "{house}",
         "tiers": '[["tree"], ["house"], ["dog"]]',
     }
+
+
+@pytest.mark.parametrize("concept", ["cat", "above", "Pablo Picasso", "embrace", "nude"])
+def test_a_word_is_all_that_a_training_needs(concept, trainer_node, widgets, loras):
+    found = offline(Request(concept, category="style" if concept == "Pablo Picasso" else "auto"))
+    typed = {"concept": "", "synonyms": "", "irrelevant": "", "templates": "", "retain": "", "concepts": found}
+    losses = execute(trainer_node, widgets | typed).args[1]
+    assert len(losses["rsc"]) == 2
 
 
 def test_equal_seeds_give_equal_loras(trainer_node, widgets, loras):

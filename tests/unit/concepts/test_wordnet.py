@@ -111,9 +111,11 @@ NOISE = {
     ("Batman", "person"): {"batman"},
     ("Superman", "person"): {"demigod", "Ubermensch", "acid"},
     ("Madonna", "person"): {"Mary", "Virgin Mary"},
-    ("Muhammad Ali", "person"): {"Mehemet Ali", "Mohammed Ali"},
+    ("Muhammad Ali", "person"): {"Mehemet Ali", "Mohammed Ali", "Ali"},
     ("Tiger Woods", "person"): {"Woods", "forest"},
     ("Michael Jackson", "person"): {"Jackson"},
+    ("Nikola Tesla", "person"): {"Tesla"},
+    ("Neil Armstrong", "person"): {"Armstrong"},
 }
 
 
