@@ -3,8 +3,10 @@
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -37,13 +39,18 @@ def run(code, **environment):
     return result.stdout
 
 
-def test_importing_opens_no_socket_loads_no_data_and_not_even_nltk():
+def test_importing_opens_no_socket_and_not_even_nltk_and_a_group_may_write_to_the_checkout(tmp_path):
+    """As git makes the file with umask 002, which NLTK refuses to read."""
+    copy = tmp_path / "wordnet.zip"
+    shutil.copyfile(wordnet.BUNDLED, copy)
+    copy.chmod(0o664)
     code = (
-        "import socket, sys\n"
+        "import pathlib, socket, sys\n"
         "def refuse(*args, **more): raise AssertionError('a socket')\n"
         "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
-        "from eraseanything_core.concepts import sampler\n"
+        "from eraseanything_core.concepts import sampler, wordnet\n"
         "assert not {'nltk', 'openai', 'comfy'} & set(sys.modules)\n"
+        f"wordnet.BUNDLED = pathlib.Path({str(copy)!r})\n"
         "print(sampler.offline(sampler.Request('car')).synonyms)"
     )
     assert run(code, HOME="/nonexistent").strip() == "('auto', 'automobile', 'motorcar')"
@@ -54,8 +61,8 @@ def test_equal_requests_give_equal_sets_in_every_process():
         "from eraseanything_core.concepts.sampler import Request, offline\n"
         "print([offline(Request(c, seed=5)).to_json() for c in ('dog', 'Kiss', 'nude', 'Elvis Presley', 'fruit')])"
     )
-    first, second = (run(code, PYTHONHASHSEED=str(seed)) for seed in (1, 2))
-    assert first == second and offline(Request("dog", seed=5)).to_json() in ast.literal_eval(first)
+    concepts = ("dog", "Kiss", "nude", "Elvis Presley", "fruit")
+    assert ast.literal_eval(run(code)) == [offline(Request(concept, seed=5)).to_json() for concept in concepts]
     assert offline(Request("dog", seed=6)).irrelevant != offline(Request("dog", seed=5)).irrelevant
 
 
@@ -68,8 +75,6 @@ def test_plain_nltk_reads_the_bundled_data():
 @pytest.mark.parametrize("mode, source", [(0o644, "their own"), (0o664, "WordNet 3.0")])
 def test_data_of_the_user_comes_first_unless_nltk_distrusts_it(mode, source, tmp_path):
     """A copy with another version number stands for the user's; a group that may write to it makes NLTK refuse it."""
-    import zipfile
-
     corpora = tmp_path / "corpora"
     corpora.mkdir(mode=0o700)
     with zipfile.ZipFile(wordnet.BUNDLED) as bundled, zipfile.ZipFile(corpora / "wordnet.zip", "w") as own:
@@ -79,21 +84,6 @@ def test_data_of_the_user_comes_first_unless_nltk_distrusts_it(mode, source, tmp
     (corpora / "wordnet.zip").chmod(mode)
     code = "from eraseanything_core.concepts import wordnet; print(wordnet.database().get_version())"
     assert run(code, NLTK_DATA=str(tmp_path)).strip() == {"their own": "9.9", "WordNet 3.0": "3.0"}[source]
-
-
-def test_a_checkout_that_a_group_may_write_to_works(tmp_path):
-    """As git makes it with umask 002, which NLTK refuses to read from."""
-    import shutil
-
-    data = tmp_path / "nltk_data" / "corpora"
-    data.mkdir(parents=True, mode=0o775)
-    shutil.copyfile(wordnet.BUNDLED, data / "wordnet.zip")
-    (data / "wordnet.zip").chmod(0o664)
-    code = (
-        "from pathlib import Path\nfrom eraseanything_core.concepts import wordnet\n"
-        f"wordnet.BUNDLED = Path({str(data / 'wordnet.zip')!r})\nprint(wordnet.database().get_version())"
-    )
-    assert run(code, HOME="/nonexistent") == "3.0\n"
 
 
 NOISE = {
@@ -195,7 +185,7 @@ def test_the_committed_table_is_what_the_node_finds_and_was_reviewed():
     listed = [(category, concept) for category, found in words.read("paper.json").items() for concept in found]
     assert [(entry["category"], entry["concept"]) for entry in table["concepts"]] == listed and len(listed) == 130
     assert table["wrong"] == wrong and len(wrong) <= 0.05 * len(listed)
-    for entry in table["concepts"][::6]:
+    for entry in table["concepts"][::9]:
         assert entry == words.shown(words.row(entry["concept"], entry["category"])), entry["concept"]
     assert (words.FOLDER / "table.md").read_text(encoding="utf-8") == words.markdown(table)
     assert json.loads(json.dumps(table)) == table
