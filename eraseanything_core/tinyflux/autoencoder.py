@@ -45,16 +45,17 @@ def encoder_loss(taesd: nn.Module, pictures: Tensor, latents: Tensor) -> Tensor:
     return F.mse_loss(taesd.taesd_encoder(pictures).float(), latents)
 
 
-def train(part: str, minutes: float, seed: int, log, start=None, batch: int = 8, images: int = 6000, lr: float = 1e-3):
+def train(part: str, pairs: tuple[Tensor, Tensor], minutes: float, seed: int, log, start=None, batch=8, lr=1e-3):
     """Trains one half ("decoder" or "encoder") and returns its tensors in TAESD's file format.
 
     Args:
+        pairs: pictures and latents, see `draw_pairs`.
         minutes: wall time of the run; the learning rate falls to zero over it.
         log: called with (step, dict of losses) every 50 steps.
         start: tensors of an earlier run to go on from, in the same format.
     """
     torch.manual_seed(seed)
-    pictures, latents = draw_pairs(images, seed)
+    pictures, latents = pairs
     taesd = new_autoencoder(latent_channels=16).to(memory_format=torch.channels_last)
     half, loss_of = {"decoder": (taesd.taesd_decoder, decoder_loss), "encoder": (taesd.taesd_encoder, encoder_loss)}[
         part
@@ -69,7 +70,7 @@ def train(part: str, minutes: float, seed: int, log, start=None, batch: int = 8,
     while done < 1:
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1, (step + 1) / 50) * min(1, 1.3 * (1 - done))
-        pick = torch.randint(images, (batch,))
+        pick = torch.randint(len(pictures), (batch,))
         shown = (pictures[pick].float() / 255).to(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             loss = loss_of(taesd, shown, latents[pick])

@@ -1,8 +1,9 @@
 """A judge without training: it reads a picture by rendering what it might be, and says so when nothing fits.
 
 One object: for every entity and style a silhouette's box tells where the object would stand and how large it would
-be; the picture is rendered so, and the nearest of all renders wins if it is near enough. Two objects: their
-colours are separated and their places compared.
+be; the picture is rendered so, and the nearest of all renders wins if it is near enough. Pictures are compared with a
+tolerance of a pixel: both softened, and at the best of nine shifts. Two objects: their colours are separated and
+their places compared.
 """
 
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from functools import cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import label
 from torch import Tensor
 
@@ -75,7 +77,7 @@ def colour_of(picture: Tensor, seen: Tensor) -> str:
     chroma = pixels - pixels.min(1, keepdim=True).values
     palette = torch.tensor(list(COLOURS.values()))
     palette = palette - palette.min(1, keepdim=True).values
-    similar = torch.nn.functional.normalize(chroma, dim=1) @ torch.nn.functional.normalize(palette, dim=1).T
+    similar = F.normalize(chroma, dim=1) @ F.normalize(palette, dim=1).T
     votes = torch.zeros(len(COLOURS)).index_add(0, similar.argmax(1), chroma.amax(1))
     return list(COLOURS)[int(votes.argmax())]
 
@@ -87,6 +89,22 @@ def colour_and_ground(picture: Tensor) -> tuple[str | None, str]:
     return (colour_of(picture, seen) if seen.sum() > 30 else None), background
 
 
+def _soft(picture: Tensor) -> Tensor:
+    """The picture [3, h, w] averaged over 5 x 5 px with weights 1, 4, 6, 4, 1 in both directions."""
+    for _ in range(2):
+        wide = F.pad(picture, (1, 1, 1, 1), mode="replicate")
+        wide = (wide[:, :-2] + 2 * wide[:, 1:-1] + wide[:, 2:]) / 4
+        picture = (wide[:, :, :-2] + 2 * wide[:, :, 1:-1] + wide[:, :, 2:]) / 4
+    return picture
+
+
+def _shifted(picture: Tensor) -> Tensor:
+    """The picture [3, h, w] softened and moved by -1, 0 and 1 px each way, [9, 3 h w]."""
+    wide = F.pad(_soft(picture), (1, 1, 1, 1), mode="replicate")
+    h, w = picture.shape[1:]
+    return torch.stack([wide[:, y : y + h, x : x + w].flatten() for y in range(3) for x in range(3)])
+
+
 def read_object(picture: Tensor) -> Reading:
     """Entity and style of a picture [3, 96, 96] with one object; an empty Reading if nothing explains it."""
     background = background_of(picture)
@@ -96,12 +114,15 @@ def read_object(picture: Tensor) -> Reading:
         return Reading()
     colour = colour_of(picture, seen)
     blank = torch.tensor(BACKGROUNDS[background])[:, None, None]
+    shown = _shifted(picture)
+    energy = shown.pow(2).sum(1)
     best, found = FIT, Reading()
     for entity in ENTITIES:
         for style in (None, *STYLES):
             scene = Scene((_place(box, entity, style, colour, background),), background, style)
-            drawn = render(scene)
-            residual = float((drawn - picture).pow(2).sum() / ((drawn - blank).pow(2).sum() + 1e-6))
+            drawn = _soft(render(scene))
+            off = (energy - 2 * shown @ drawn.flatten()).min() + drawn.pow(2).sum()  # min |shown - drawn|^2
+            residual = float(off / ((drawn - blank).pow(2).sum() + 1e-6))
             if residual < best:
                 best, found = residual, Reading(entity, style or "flat")
     return found
@@ -140,15 +161,25 @@ def _by_place(a: np.ndarray, b: np.ndarray) -> str | None:
         return "inside"
     if down > 6:
         return "opposite" if along > 6 else "above"
-    if along <= -5:
+    if along <= -3:
         return "overlapping"
-    return "touching" if along <= 6 else "beside"
+    return "touching" if along <= 13 else "beside"
+
+
+def _groups(first: np.ndarray, second: np.ndarray) -> list[list[tuple]]:
+    """The parts of the two objects: by colour, or of one colour the part in the middle and the others."""
+    groups = [_parts(first), _parts(second)]
+    if not groups[1] and len(groups[0]) > 1:
+        centres = np.array([((p[0] + p[1]) / 2, (p[2] + p[3]) / 2) for p in groups[0]])
+        middle = int(np.linalg.norm(centres - centres.mean(0), axis=1).argmin())
+        groups = [groups[0][:middle] + groups[0][middle + 1 :], [groups[0][middle]]]
+    return groups
 
 
 def read_relation(picture: Tensor) -> Reading:
-    """The relation in a picture [3, 96, 96] of two flat objects; an empty Reading without two colours."""
+    """The relation in a picture [3, 96, 96] of two flat objects; an empty Reading without two of them."""
     (first, second), ink = _colour_masks(picture)
-    groups = [_parts(first), _parts(second)]
+    groups = _groups(first, second)
     if not groups[0] or not groups[1]:
         return Reading()
     if ink.mean(axis=0).max() > 0.8:

@@ -57,22 +57,27 @@ class Pipeline:
         with torch.no_grad():
             return self.encoder(pieces_of(self.tokenizer, prompts))
 
-    def latents(self, prompts: list[str], seeds: list[int], guidance: float, steps: int = STEPS) -> Tensor:
-        """x_0 in the model's space, [n, 16, 12, 12]."""
+    def velocity(self, prompts: list[str], guidance: float):
+        """v(x_t, t) of a batch, one prompt a picture."""
         states, pooled = self.encode(prompts)
         rope = rope_table(self.module, states.shape[1], 6, 6)
         dtype = next(self.module.parameters()).dtype
         fixed = {
             "context": states.to(dtype),
             "y": pooled.to(dtype),
-            "guidance": torch.full((len(seeds),), guidance, dtype=dtype),
+            "guidance": torch.full((len(prompts),), guidance, dtype=dtype),
         }
 
         def step(x: Tensor, t: Tensor) -> Tensor:
             return velocity(self.module, rope, x=x.to(dtype), timestep=t.to(dtype), **fixed).float()
 
+        return step
+
+    def latents(self, prompts: list[str], seeds: list[int], guidance: float, steps: int = STEPS) -> Tensor:
+        """x_0 in the model's space, [n, 16, 12, 12]."""
         with torch.no_grad():
-            return list(euler(step, noise(seeds), shifted_sigmas(steps, MU)))[-1][0]
+            walk = euler(self.velocity(prompts, guidance), noise(seeds), shifted_sigmas(steps, MU))
+            return list(walk)[-1][0]
 
     def pictures(self, prompts: list[str], seeds: list[int], guidance: float = GUIDANCE, batch: int = 64) -> Tensor:
         """[n, 3, 96, 96] in [0, 1]."""

@@ -23,13 +23,14 @@ def scene_with(rng: random.Random, concept: str) -> Scene:
 
 
 def prompt_with(rng: random.Random, concept: str, word: str | None = None, distortion: str | None = None) -> str:
-    """A held-out sentence that asks for a concept.
+    """A held-out sentence that asks for a concept; one that asks for a relation names both colours.
 
     Args:
         word: what to call it; by default its own name.
         distortion: of `captions.DISTORTIONS`, on that word, or "shuffled".
     """
-    text = caption(rng, scene_with(rng, concept), HELD_OUT, synonyms=0.0, generic=0.0)
+    colours = 1.0 if kind_of(concept) == "relation" else 0.8  # two things are told apart by their colours
+    text = caption(rng, scene_with(rng, concept), HELD_OUT, synonyms=0.0, colours=colours, generic=0.0)
     words = [w.replace(concept, word) if word and w.strip(",") == concept else w for w in text.split(" ")]
     text = " ".join(words)
     return distort(rng, text, distortion, [word or concept]) if distortion else text

@@ -1,8 +1,8 @@
 """Trains TinyFlux from nothing: `python -m eraseanything_core.tinyflux.train [stage ...]`.
 
-Stages, in order: text, steady, decoder, encoder, flux, guidance, judge. A stage whose result exists is skipped; flux
-and guidance go on from their last checkpoint, decoder and encoder from `state/<stage>_before.safetensors` if it is
-there. Each appends a line of JSON a report to `logs/<stage>.jsonl`.
+Stages, in order: text, steady, decoder, encoder, flux, guidance, redraw, judge. A stage whose result exists is
+skipped; flux and guidance go on from their last checkpoint, decoder, encoder and flux start from
+`state/<stage>_before.safetensors` if it is there. Each appends a line of JSON a report to `logs/<stage>.jsonl`.
 Needs ComfyUI on the path: `python scripts/dev.py train` takes care of that.
 """
 
@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from . import autoencoder, generator, judge, text
+from . import autoencoder, generator, judge, redraw, text
 from .latents import scene_latent
-from .pipeline import text_encoder
+from .pipeline import Pipeline, decoder, flux, text_encoder
 from .world import draw_scene
 
 HERE = Path(__file__).parent
@@ -60,14 +60,31 @@ def stage_half(part: str, minutes: float):
     def run(args):
         before = STATE / f"{part}_before.safetensors"
         start = load_file(before) if before.exists() else None
-        state = autoencoder.train(part, min(minutes, args.minutes), seed=args.seed, log=Log(part), start=start)
+        pairs, minutes_left = autoencoder.draw_pairs(6000, args.seed), min(minutes, args.minutes)
+        state = autoencoder.train(part, pairs, minutes_left, seed=args.seed, log=Log(part), start=start)
         save(state, STATE / f"{part}.safetensors", torch.float32, f"TinyFlux {part}")
-        halves = [STATE / f"{p}.safetensors" for p in ("decoder", "encoder")]
-        if all(path.exists() for path in halves):
-            both = load_file(halves[0]) | load_file(halves[1])
-            save(both, WEIGHTS / "tinyflux_vae.safetensors", torch.float32, "TinyFlux autoencoder")
 
     return run
+
+
+def generated_pairs(count: int, seed: int):
+    """Pictures and the generator's latents of them, see `redraw`, kept on disk."""
+    kept = STATE / f"generated_{count}_{seed}.safetensors"
+    if not kept.exists():
+        pipeline = Pipeline(flux(), decode=decoder(STATE / "decoder.safetensors"))
+        pictures, latents = redraw.draw_pairs(pipeline, count, seed)
+        save_file({"pictures": pictures, "latents": latents}, kept)
+    pairs = load_file(kept)
+    return pairs["pictures"], pairs["latents"]
+
+
+def stage_redraw(args):
+    """The decoder goes on with latents of the generator; three pairs in eight are the world's own, hard ones."""
+    pairs = [torch.cat(parts) for parts in zip(redraw.draw_hard(3000, seed=30), generated_pairs(5000, seed=31))]
+    start, minutes = load_file(STATE / "decoder.safetensors"), min(25.0, args.minutes)
+    state = autoencoder.train("decoder", pairs, minutes, seed=32, log=Log("redraw"), start=start)
+    both = load_file(STATE / "encoder.safetensors") | state
+    save(both, WEIGHTS / "tinyflux_vae.safetensors", torch.float32, "TinyFlux autoencoder")
 
 
 def draw_latents(count: int, seed: int):
@@ -82,7 +99,10 @@ def draw_latents(count: int, seed: int):
 
 def stage_flux(args):
     config = generator.GeneratorConfig(minutes=min(200.0, args.minutes))
-    run = generator.Run(generator.fresh_flux(config.seed), config, STATE / "flux.pt")
+    module, before = generator.fresh_flux(config.seed), STATE / "flux_before.safetensors"
+    if before.exists():
+        module.load_state_dict({k: v.float() for k, v in load_file(before).items()})
+    run = generator.Run(module, config, STATE / "flux.pt")
     prompts = generator.Prompts(text_encoder(), config)
     ema = generator.train(run, *draw_latents(args.images, seed=4), prompts, generator.flow_loss, Log("flux"))
     save(ema, STATE / "flux.safetensors", torch.bfloat16, "TinyFlux before guidance")
@@ -90,10 +110,10 @@ def stage_flux(args):
 
 def stage_guidance(args):
     config = generator.GeneratorConfig(minutes=min(12.0, args.minutes), lr=5e-4, warmup=20, ema=0.99, seed=6)
-    flux, teacher = generator.fresh_flux(config.seed), generator.fresh_flux(config.seed)
-    for module in (flux, teacher):
-        module.load_state_dict({k: v.float() for k, v in load_file(STATE / "flux.safetensors").items()})
-    run = generator.Run(flux, config, STATE / "guidance.pt")
+    module, teacher = generator.fresh_flux(config.seed), generator.fresh_flux(config.seed)
+    for one in (module, teacher):
+        one.load_state_dict({k: v.float() for k, v in load_file(STATE / "flux.safetensors").items()})
+    run = generator.Run(module, config, STATE / "guidance.pt")
     prompts = generator.Prompts(text_encoder(), config)
     loss = generator.Guidance(teacher, prompts, config.compile)
     ema = generator.train(run, *draw_latents(args.images, seed=4), prompts, loss, Log("guidance"))
@@ -112,6 +132,7 @@ STAGES = {
     "encoder": (stage_half("encoder", 6.0), STATE / "encoder.safetensors"),
     "flux": (stage_flux, STATE / "flux.safetensors"),
     "guidance": (stage_guidance, WEIGHTS / "tinyflux.safetensors"),
+    "redraw": (stage_redraw, WEIGHTS / "tinyflux_vae.safetensors"),
     "judge": (stage_judge, WEIGHTS / "judge.safetensors"),
 }
 

@@ -41,6 +41,21 @@ def test_oracle_reads_relations(relation):
     assert found.count(relation) >= 19
 
 
+@pytest.mark.parametrize("relation", ["beside", "above", "opposite", "divided", "amid", "between"])
+def test_oracle_reads_relations_of_two_things_of_one_colour(relation):
+    rng = random.Random(relation)
+    scenes = [world.related(rng, relation=relation, colours=["red", "red"]) for _ in range(20)]
+    assert [oracle.read_relation(world.render(scene)).relation for scene in scenes].count(relation) >= 19
+
+
+def test_oracle_forgives_a_pixel_and_not_a_shape():
+    scene = world.single(random.Random(3), entity="ring", style="outlined")
+    picture = world.render(scene)
+    assert oracle.read_object(torch.roll(picture, (1, -1), (1, 2))) == oracle.Reading("ring", "outlined")
+    garbage = picture[:, torch.randperm(96, generator=torch.Generator().manual_seed(0))]
+    assert oracle.read_object(garbage).entity is None
+
+
 def test_oracle_rejects_what_is_no_object():
     torch.manual_seed(0)
     empty = torch.full((3, 96, 96), 0.97)
