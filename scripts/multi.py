@@ -30,7 +30,7 @@ from eraseanything_core.tinyflux.prompts import kind_of, prompt_with
 from eraseanything_core.tinyflux.recipe import Cell
 from eraseanything_core.tinyflux.world import BACKGROUNDS, COLOURS
 from scripts.demo import commit
-from scripts.erasers import SHORT, eraser, order
+from scripts.erasers import CACHE, SHORT, eraser, order
 
 OUT = Path(__file__).resolve().parent.parent / "benchmarks"
 COUNTS = (1, 3, 5, 10, 30)
@@ -246,9 +246,10 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     OUT.mkdir(exist_ok=True)
+    CACHE.mkdir(parents=True, exist_ok=True)
     bench, begun = Bench(), time.monotonic()
     setting = {"images": args.images, "base_model": bench.base_model, "short_recipe": SHORT}
-    raw = OUT / "multi.outcomes.json"
+    raw = CACHE / "multi.json"
     found = json.loads(raw.read_text()) if raw.exists() else {"setting": setting}
     if found["setting"] != setting:
         found = {"setting": setting}

@@ -18,11 +18,11 @@ from eraseanything_core.evaluation.metrics import rate
 from eraseanything_core.strength import StrengthConfig, measure
 from eraseanything_core.tinyflux.measure import read_cell
 from scripts.demo import commit
-from scripts.erasers import SHORT, order
+from scripts.erasers import CACHE, SHORT, order
 from scripts.multi import OUT, Bench, asked
 
 DIALS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
-RAW = OUT / "strength.outcomes.json"
+RAW = CACHE / "strength.json"
 
 
 def concept_curve(bench: Bench, concept: str, images: int) -> dict:
@@ -116,6 +116,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     OUT.mkdir(exist_ok=True)
+    CACHE.mkdir(parents=True, exist_ok=True)
     bench, begun = Bench(), time.monotonic()
     setting = {"images": args.images, "base_model": bench.base_model, "short_recipe": SHORT, "dials": list(DIALS)}
     found = json.loads(RAW.read_text()) if RAW.exists() else {"setting": setting}
