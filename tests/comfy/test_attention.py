@@ -171,6 +171,20 @@ def test_other_overrides_and_a_second_eraser_take_part(run, model):
     assert not torch.equal(one, plain) and torch.allclose(both, together, atol=1e-4)
 
 
+def test_a_lora_before_it_stays_in_effect(run, model):
+    torch.manual_seed(0)
+    name = "transformer.transformer_blocks.1.attn.add_k_proj.lora_"
+    lora = {name + "A.weight": torch.randn(8, 256), name + "B.weight": torch.randn(256, 8)}
+    adapted = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)[0]
+    kept, positive, _ = run("AttentionErase", model=adapted, strength=1.0)
+    with_lora = sample(kept, positive, positive)
+    assert torch.equal(with_lora, sample(adapted, positive, positive))
+    assert not torch.equal(with_lora, sample(model, positive, positive))
+    erased = sample(run("AttentionErase", model=adapted)[0], positive, positive)
+    without = sample(run("AttentionErase")[0], positive, positive)
+    assert not torch.equal(erased, with_lora) and not torch.equal(erased, without)
+
+
 def test_only_the_prompt_and_the_range_are_touched(run, model, clip):
     erased, positive, _ = run("AttentionErase")
     negative = encode(clip, "a star")
