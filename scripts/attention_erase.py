@@ -41,7 +41,6 @@ class Row:
 ROWS = {
     "un-erased": Row(None),
     "deleted, dual blocks": Row(DELETION),
-    "deleted, dual blocks, rows renormalised": Row(MapErasure(renormalise=True)),
     "deleted, all blocks": Row(MapErasure(blocks=Blocks("all"))),
     "deleted, all blocks, fuzzy": Row(MapErasure(blocks=Blocks("all")), fuzzy=True),
 }
@@ -124,7 +123,7 @@ def markdown(report: dict) -> str:
 
 def main():
     parser = argparse.ArgumentParser(prog="dev.py attention_erase", description=__doc__)
-    parser.add_argument("--images", type=int, default=20, help="pictures a concept, row and question")
+    parser.add_argument("--images", type=int, default=10, help="pictures a concept, row and question")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
