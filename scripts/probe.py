@@ -250,8 +250,8 @@ def markdown(report: dict) -> str:
 
 def main():
     parser = argparse.ArgumentParser(prog="dev.py probe", description=__doc__)
-    parser.add_argument("--prompts", type=int, default=40, help="prompts, eight pictures each")
-    parser.add_argument("--scenes", type=int, default=160, help="rendered scenes of two objects")
+    parser.add_argument("--prompts", type=int, default=20, help="prompts, sixteen pictures each")
+    parser.add_argument("--scenes", type=int, default=100, help="rendered scenes of two objects")
     parser.add_argument("--rounds", type=int, default=15, help="samplings with and without the probe")
     parser.add_argument("--memory", action="store_true", help="only print the memory at true size, MB")
     args = parser.parse_args(ARGUMENTS)
@@ -263,7 +263,7 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
         bench = Bench()
-        maps = scores(sampled(bench, args.prompts, 8, folder))
+        maps = scores(sampled(bench, args.prompts, 16, folder))
         pairs = scores(two_objects(bench, args.scenes))
         cost = overhead(bench, args.rounds) | memory()
     report = {
