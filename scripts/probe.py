@@ -213,6 +213,14 @@ def memory() -> dict:
     return {"peak_mb_true_size": round(float(told.stdout.split()[-1]), 1), "full_matrices_mb": round(full)}
 
 
+def kept(path: Path, measure) -> dict:
+    """What was measured, from the file if it is there."""
+    if not path.exists():
+        path.with_suffix(".part").write_text(json.dumps(measure()), encoding="utf-8")
+        path.with_suffix(".part").replace(path)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def markdown(report: dict) -> str:
     """The report for people."""
     n, two = report["n"], report["two_objects"]["default"]
@@ -263,9 +271,15 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
         bench = Bench()
+        source, weights = (ROOT / "eraseanything_core/probe.py").read_text(), bench.model.model.diffusion_model
+        stored = kept(folder / f"{digest(source, 'memory')}.json", memory)
+        cost = stored | kept(
+            folder / f"{digest(source, weights, args.rounds)}.json", lambda: overhead(bench, args.rounds)
+        )
+        name = f"{digest(source, weights, args.scenes)}.json"
+        pairs = kept(folder / name, lambda: scores(two_objects(bench, args.scenes)))
+        print(cost, pairs, flush=True)
         maps = scores(sampled(bench, args.prompts, 16, folder))
-        pairs = scores(two_objects(bench, args.scenes))
-        cost = overhead(bench, args.rounds) | memory()
     report = {
         "auc_default": maps["default"]["auc"],
         "auc_best": max(cell["auc"] for cell in maps.values()),
