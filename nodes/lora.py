@@ -104,7 +104,7 @@ class MultiEraseLoRA(io.ComfyNode):
                 io.Combo.Input(
                     "mode",
                     options=[FUSION, GATED, *merge.MODES],
-                    default=FUSION,
+                    default=GATED,
                     tooltip="How they are combined; the help page has the formulas and what was measured.",
                 ),
                 io.Clip.Input("clip", optional=True, tooltip="Needed by closed-form fusion and prompt-gated."),
@@ -197,6 +197,8 @@ class MultiEraseLoRA(io.ComfyNode):
             if clip is None:
                 raise ValueError(f"{mode} reads text states: connect the CLIP of this model")
             erased = concepts_of(models, names, concepts)
+        if mode == GATED and not prompt.strip():
+            raise ValueError("prompt-gated works for one prompt: connect its text to `prompt`, or choose another mode")
         if mode == FUSION:
             config = fusion.FusionConfig.like(erased[0], settings["seed"])
             cache = Path(folder_paths.get_system_user_directory("eraseanything")) / "states"

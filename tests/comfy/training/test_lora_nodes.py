@@ -162,6 +162,7 @@ def test_linked_loras_of_other_nodes(pack, widgets, folder):
 BAD = {
     "no lora": ({"files": ""}, "there is no LoRA"),
     "no clip": ({"mode": "prompt-gated", "clip": None}, "connect the CLIP"),
+    "no prompt": ({"mode": "prompt-gated"}, "connect its text to `prompt`"),
     "a weight": ({"files": "star.safetensors: much"}, "'much' in 'star.safetensors: much' is no number"),
     "too many weights": ({"files": "", "loras": {"lora0": {}}, "weights": "1, 2"}, "2 weights for 1 linked"),
     "concepts": ({"mode": "prompt-gated", "concepts": "star"}, "1 lines of concepts for 3 LoRAs"),
