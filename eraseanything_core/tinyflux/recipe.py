@@ -74,12 +74,15 @@ def erase_config(concept: str, **settings) -> EraseConfig:
         "guidance": GUIDANCE,
         "eta": 0.5,
         "rsc": 0.02,
-        "pool": 32,
+        "targets": "text_qkv",
+        "pool": 16,
+        "refresh": 20,
+        "on_policy": 0.75,
         "steps": 120,
         "batch": 8,
         "retain_batch": 16,
-        "lr_low": 2e-3,
-        "lr_up": 2e-3,
+        "lr_low": 3e-3,
+        "lr_up": 3e-3,
     }
     return EraseConfig(**world | settings)
 
