@@ -114,6 +114,15 @@ def picture(pictures: dict, path: Path, columns: int = 10):
     Image.fromarray((grid * 255).byte().permute(1, 2, 0).numpy()).save(path)
 
 
+def write(parts: list[dict], command: str):
+    """Writes and prints the report of the concepts that are done so far."""
+    about = {"judge": "oracle", "seeds": "100000 * cell + 0 .. n - 1", "command": command, "commit": commit()}
+    report = parts[0] | about | {"more": parts[1:]}
+    (OUT / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (OUT / "report.md").write_text(markdown(report), encoding="utf-8")
+    print(markdown(report))
+
+
 def main():
     parser = argparse.ArgumentParser(prog="dev.py demo", description=__doc__)
     parser.add_argument("--images", type=int, default=200, help="pairs of pictures a cell")
@@ -133,16 +142,7 @@ def main():
             parts.append(part)
             if concept == DEMO:
                 picture(pictures, OUT / "before_after.png")
-    report = parts[0] | {
-        "judge": "oracle",
-        "seeds": "100000 * cell + 0 .. n - 1",
-        "command": "python scripts/dev.py demo" + " --more" * args.more,
-        "commit": commit(),
-        "more": parts[1:],
-    }
-    (OUT / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (OUT / "report.md").write_text(markdown(report), encoding="utf-8")
-    print(markdown(report))
+            write(parts, "python scripts/dev.py demo" + " --more" * args.more)
     print(f"demo/report.json, demo/report.md and demo/before_after.png are written (in {OUT})")
 
 

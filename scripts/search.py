@@ -19,6 +19,10 @@ from eraseanything_core.tinyflux.recipe import VALIDATION, cells, erase_config
 OUT = Path(__file__).resolve().parent.parent / "benchmarks" / "search.jsonl"
 SETTINGS = {
     "recipe": {},
+    "the paper's targets": {"targets": "paper"},
+    "text k, v": {"targets": "text_kv"},
+    "all q, k, v": {"targets": "all_qkv", "lr_low": 1e-3, "lr_up": 1e-3},
+    "the teacher's trajectories only": {"on_policy": 0.0},
     "eta 0": {"eta": 0.0},
     "eta 1": {"eta": 1.0},
     "60 steps": {"steps": 60},
@@ -26,8 +30,6 @@ SETTINGS = {
     "null prompt as neutral": {"neutral": ""},
     "guidance 1": {"guidance": 1.0},
     "without attention and rsc": {"attn": 0.0, "rsc": 0.0},
-    "text q, k, v": {"targets": "text_qkv"},
-    "all q, k, v": {"targets": "all_qkv", "lr_low": 1e-3, "lr_up": 1e-3},
 }
 
 
