@@ -35,7 +35,7 @@ def sampled(prompt: list, name: str) -> dict:
 
 
 def graph(judge: str = "TinyFlux CNN", **changes) -> dict:
-    """A CSV, the concept before, the empty prompt as a perfect eraser after, a judge and a report."""
+    """A CSV, the concept before, another prompt as a perfect eraser after, a judge and a report."""
     judged = {
         "before": ["before", 0], "after": ["after", 0], "wanted": ["set", 3], "judge": judge, "labels": "",
         "template": "{}", "weights": "", "threshold": 0.0, "prompts": ["set", 0], "seeds": ["set", 1],
@@ -47,7 +47,7 @@ def graph(judge: str = "TinyFlux CNN", **changes) -> dict:
         "latent": node("EmptySD3LatentImage", width=96, height=96, batch_size=1),
         "set": node("EraseAnything_PromptSet", file="none", text=promptsets.write(ROWS), first=0, count=0),
         **sampled(["set", 0], "before"),
-        **sampled("", "after"),
+        **sampled("a photo of a red box", "after"),
         "judge": node("EraseAnything_EraseJudge", **judged | changes),
         "report": node(
             "EraseAnything_ErasureReport", concept="heart", strength=1.0, model="a test", output_name="heart",
