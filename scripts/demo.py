@@ -114,9 +114,8 @@ def picture(pictures: dict, path: Path, columns: int = 10):
     Image.fromarray((grid * 255).byte().permute(1, 2, 0).numpy()).save(path)
 
 
-def write(parts: list[dict], command: str):
+def write(parts: list[dict], about: dict):
     """Writes and prints the report of the concepts that are done so far."""
-    about = {"judge": "oracle", "seeds": "100000 * cell + 0 .. n - 1", "command": command, "commit": commit()}
     report = parts[0] | about | {"more": parts[1:]}
     (OUT / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     (OUT / "report.md").write_text(markdown(report), encoding="utf-8")
@@ -132,6 +131,8 @@ def main():
     sys.path.insert(0, os.environ["COMFYUI_PATH"])
     OUT.mkdir(exist_ok=True)
     base = Path(os.environ["COMFYUI_BASE"])
+    command = "python scripts/dev.py demo" + " --more" * args.more
+    about = {"judge": "oracle", "seeds": "100000 * cell + 0 .. n - 1", "command": command, "commit": commit()}
     parts = []
     print("starting ComfyUI")
     with ComfyServer(Path(os.environ["COMFYUI_PATH"]), base, ROOT / ".cache" / "demo.log") as server:
@@ -142,7 +143,7 @@ def main():
             parts.append(part)
             if concept == DEMO:
                 picture(pictures, OUT / "before_after.png")
-            write(parts, "python scripts/dev.py demo" + " --more" * args.more)
+            write(parts, about)
     print(f"demo/report.json, demo/report.md and demo/before_after.png are written (in {OUT})")
 
 
