@@ -6,7 +6,7 @@ import pytest
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
     """A Chromium that is installed on this machine; CHROMIUM names another one."""
     playwright = pytest.importorskip("playwright.sync_api")
