@@ -18,14 +18,14 @@ from .pipeline import Pipeline, noise
 from .shapes import STYLES
 from .world import Scene, related, render, single
 
-HARD = ("outlined", "glowing", "bordered")  # styles that are still drawn worst when all others are right
+HARD = ("outlined", "glowing", "checkered", "hatched")  # styles that are still drawn worst when all others are right
 STEPS_LEFT = (4, 15)  # of the sampler's, drawn anew for every batch: t from 0.36 to 0.88
 
 
-def draw_scene(rng: random.Random) -> Scene:
-    """A scene whose shapes are hard: mostly one object, three in four of them in a style."""
+def draw_scene(rng: random.Random, styles: tuple[str, ...]) -> Scene:
+    """A scene whose shapes are hard: mostly one object, three in four of them in one of the styles."""
     if rng.random() < 0.65:
-        return single(rng, style=rng.choice(STYLES) if rng.random() < 0.75 else None)
+        return single(rng, style=rng.choice(styles) if rng.random() < 0.75 else None)
     return related(rng, style=rng.choice(STYLES) if rng.random() < 0.15 else None)
 
 
@@ -46,11 +46,11 @@ def denoised(pipeline: Pipeline, scenes: list[Scene], latents: Tensor, left: int
         return list(euler(pipeline.velocity(prompts, GUIDANCE), x_t, sigmas))[-1][0]
 
 
-def draw_pairs(pipeline: Pipeline, count: int, seed: int, batch: int = 60) -> tuple[Tensor, Tensor]:
+def draw_pairs(pipeline: Pipeline, count: int, seed: int, styles=STYLES, batch: int = 60) -> tuple[Tensor, Tensor]:
     """Pictures uint8 [count, 3, 96, 96] and what the generator makes of their latents [count, 16, 12, 12]."""
     rng, pictures, latents = random.Random(seed), [], []
     for begin in range(0, count, batch):
-        scenes = [draw_scene(rng) for _ in range(min(batch, count - begin))]
+        scenes = [draw_scene(rng, styles) for _ in range(min(batch, count - begin))]
         clean = torch.stack([scene_latent(scene) for scene in scenes])
         latents.append(denoised(pipeline, scenes, clean, rng.randint(*STEPS_LEFT), rng))
         pictures += [(render(scene) * 255).round().to(torch.uint8) for scene in scenes]

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from . import autoencoder, generator, judge, redraw, text
 from .latents import scene_latent
 from .pipeline import Pipeline, decoder, flux, text_encoder
+from .shapes import STYLES
 from .world import draw_scene
 
 HERE = Path(__file__).parent
@@ -67,20 +68,21 @@ def stage_half(part: str, minutes: float):
     return run
 
 
-def generated_pairs(count: int, seed: int):
+def generated_pairs(count: int, seed: int, styles=STYLES):
     """Pictures and the generator's latents of them, see `redraw`, kept on disk."""
     kept = STATE / f"generated_{count}_{seed}.safetensors"
     if not kept.exists():
         pipeline = Pipeline(flux(), decode=decoder(STATE / "decoder.safetensors"))
-        pictures, latents = redraw.draw_pairs(pipeline, count, seed)
+        pictures, latents = redraw.draw_pairs(pipeline, count, seed, styles)
         save_file({"pictures": pictures, "latents": latents}, kept)
     pairs = load_file(kept)
     return pairs["pictures"], pairs["latents"]
 
 
 def stage_redraw(args):
-    """The decoder goes on with latents of the generator; three pairs in eight are the world's own, hard ones."""
-    pairs = [torch.cat(parts) for parts in zip(redraw.draw_hard(3000, seed=30), generated_pairs(5000, seed=31))]
+    """The decoder goes on with latents of the generator, all and hard styles, and the world's own of the hard ones."""
+    generated = generated_pairs(5000, seed=31), generated_pairs(4000, seed=33, styles=redraw.HARD)
+    pairs = [torch.cat(parts) for parts in zip(redraw.draw_hard(2000, seed=30), *generated)]
     start, minutes = load_file(STATE / "decoder.safetensors"), min(25.0, args.minutes)
     state = autoencoder.train("decoder", pairs, minutes, seed=32, log=Log("redraw"), start=start)
     both = load_file(STATE / "encoder.safetensors") | state
