@@ -84,6 +84,10 @@ class EraseConfig:
         """Trajectories of what stays in one pool; 0 when nothing looks at them."""
         return (self.retain_pool or self.pool) if self.retain_weight and self.preserve == "teacher" else 0
 
+    def student_rows(self, rows: int) -> int:
+        """How many of a pool's first trajectories the student walks, from the second pool on."""
+        return round(self.on_policy * rows)
+
     def epochs(self) -> int:
         """How many pools the run draws."""
         return -(-self.steps // self.refresh)
@@ -129,8 +133,8 @@ def check_settings(config: EraseConfig):
     ):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1")
-    if config.on_policy and config.preserve == "paper":
-        raise ValueError("on_policy needs the teacher's retain loss: the paper's takes its images from the teacher")
+    if config.preserve == "paper" and config.student_rows(config.pool) == config.pool:
+        raise ValueError("the paper's retain loss takes its images from the teacher: lower on_policy or raise pool")
     if (config.stop_score or config.stop_drift) and not config.watch_every:
         raise ValueError("stop_score and stop_drift need watch_every: nothing is measured without it")
     if config.width % 16 or config.height % 16:

@@ -58,8 +58,9 @@ def retain(model, plan: Plan, pool: Pool, draw: Draw) -> Tensor:
 
 
 def paper_retain(model, plan: Plan, pool: Pool, rng: torch.Generator) -> Tensor:
-    """The paper's Eq. 4 on the ends of the concept's trajectories."""
-    row = torch.randint(len(pool.sources), (plan.config.retain_batch,), generator=rng)
+    """The paper's Eq. 4 on the ends of the concept's trajectories, of those that the teacher walks."""
+    walked = plan.config.student_rows(len(pool.sources))
+    row = torch.randint(walked, len(pool.sources), (plan.config.retain_batch,), generator=rng)
     x_0 = pool.x[row, -1].to(model.device)
     noise = torch.randn(x_0.shape, generator=rng).to(model.device)
     sigma = torch.rand(len(row), generator=rng).to(model.device)

@@ -95,7 +95,7 @@ def with_targets(
 
 def student_rows(config: EraseConfig, number: int, rows: int) -> int:
     """How many of a pool's first trajectories the student walks: none in the first pool, where it is the teacher."""
-    return round(config.on_policy * rows) if number else 0
+    return config.student_rows(rows) if number else 0
 
 
 def chosen_sources(plan: Plan, number: int) -> tuple[list, list]:

@@ -1,66 +1,104 @@
-"""Searches the trainer's settings on TinyFlux's validation concepts: `python scripts/dev.py search [NAME ...]`.
+"""Measures the trainer's settings on TinyFlux's validation concepts: `python scripts/dev.py search`.
 
-Every setting is trained on every validation concept and read by both judges; a line of JSON a run goes to
-benchmarks/search.jsonl, which the table in the README is made from.
+Every setting is trained on two concepts of each kind and read by the CNN; none of them is erased on a board. What is
+trained and drawn is kept in .cache/boards, so a search that was stopped goes on. Writes benchmarks/search.json and .md.
 """
 
 import argparse
 import json
+import os
+import sys
 import time
-from pathlib import Path
+from dataclasses import asdict
 
 import torch
 
-from eraseanything_core.tinyflux.erase import train_eraser
-from eraseanything_core.tinyflux.measure import compare, merged
+from eraseanything_core.evaluation.boards import Board, Figure, table
+from eraseanything_core.files import replace
+from eraseanything_core.tinyflux.boards import LABELS, OURS, Bench, Outcomes, Size, combined, gap, overall, share
+from eraseanything_core.tinyflux.gallery import Gallery, OutOfTime
 from eraseanything_core.tinyflux.pipeline import Pipeline, flux, judge_net
-from eraseanything_core.tinyflux.recipe import VALIDATION, cells, erase_config
+from eraseanything_core.tinyflux.prompts import kind_of
+from eraseanything_core.tinyflux.recipe import VALIDATION, cells
+from scripts.board import UNFINISHED
+from scripts.demo import ROOT, commit
 
-OUT = Path(__file__).resolve().parent.parent / "benchmarks" / "search.jsonl"
+OUT = ROOT / "benchmarks"
+RECIPE = "the recipe"
 SETTINGS = {
-    "recipe": {},
+    RECIPE: {},
     "the paper's targets": {"targets": "paper"},
-    "text k, v": {"targets": "text_kv"},
-    "all q, k, v": {"targets": "all_qkv", "lr_low": 1e-3, "lr_up": 1e-3},
     "the teacher's trajectories only": {"on_policy": 0.0},
     "eta 0": {"eta": 0.0},
-    "eta 1": {"eta": 1.0},
-    "60 steps": {"steps": 60},
-    "summed loss": {"alternate": False, "retain_weight": 3.0},
-    "null prompt as neutral": {"neutral": ""},
-    "guidance 1": {"guidance": 1.0},
-    "without attention and rsc": {"attn": 0.0, "rsc": 0.0},
+    "nothing retained": {"retain_weight": 0.0},
+    "all q, k, v": {"targets": "all_qkv"},
 }
 
 
-def run(before: Pipeline, net, name: str, settings: dict, concept: str, count: int) -> dict:
-    """Trains one eraser and measures it; one row of the table."""
-    begun = time.monotonic()
-    result = train_eraser(before, erase_config(concept, **settings))
-    seconds = time.monotonic() - begun
-    after = Pipeline(merged(before.module, result.lora), before.encoder, before.decode)
-    found, _ = compare(before, after, net, cells(concept, count, seed=1))
-    last = {loss: round(sum(values[-10:]) / 10, 5) for loss, values in result.losses.items()}
-    row = {"name": name, "concept": concept, "seconds": round(seconds, 1), "losses": last, "settings": settings}
-    return row | {judge: {c: (v["before"], v["after"]) for c, v in read.items()} for judge, read in found.items()}
+def asked(count: int) -> dict:
+    """The cells of Table 3 on prompts and seeds that no board draws."""
+    return {name: lambda concept, name=name: cells(concept, count, seed=1)[name] for name in LABELS}
 
 
-def main():
+def figures(found: dict[str, Outcomes], name: str) -> dict[str, Figure]:
+    """A row: all validation concepts, H_o of each kind, and the paired gap to the recipe."""
+    kinds = {kind: [i for i, c in enumerate(VALIDATION) if kind_of(c) == kind] for kind in map(kind_of, VALIDATION)}
+    row = {label: share(found[name][cell]) for cell, label in LABELS.items()}
+    row["H_o ↑"] = combined(found[name], overall)
+    for kind, places in kinds.items():
+        part = {cell: [hits[i] for i in places] for cell, hits in found[name].items()}
+        row[f"{kind} H_o ↑"] = combined(part, overall)
+    return row | {"H_o minus the recipe's": gap(found[name], found[RECIPE], overall)}
+
+
+def search(base: Pipeline, net, count: int, until: float, **smoke) -> tuple[Board, dict]:
+    """The table, and the outcomes that it was made from.
+
+    Raises:
+        OutOfTime: what is done is kept.
+    """
+    found, rejects = {}, {}
+    for name, settings in {"un-erased": {}, **SETTINGS}.items():
+        gallery = Gallery(base, net, ROOT / ".cache" / "boards", until, **settings, **smoke)
+        row = name if name == "un-erased" else OURS
+        bench = Bench(gallery, Size(2, count), "cnn")
+        found[name] = bench.outcomes(row, VALIDATION, asked(count))
+        rejects[name] = bench.rejected(row, VALIDATION, asked(count))
+        print(f"{name}: Acc_e {share(found[name]['acc_e']).text()}", flush=True)
+    rows = {name: figures(found, name) for name in found}
+    about = {"judge": f"cnn {gallery.judges['cnn']}", "generator and text encoder": gallery.sources}
+    title = "settings of the trainer on the validation concepts"
+    return Board("search", title, tuple(rows[RECIPE]), rows, {}, 0.0, rejects, (), about), found
+
+
+def markdown(board: Board, count: int) -> str:
+    told = "; ".join(f"{name} {value}" for name, value in board.about.items())
+    return (
+        f"# Settings of the trainer\n\nPercent, with 95 % intervals, on TinyFlux: {', '.join(VALIDATION)}, one "
+        f"training each, {count} pictures a cell. No board erases these concepts.\n\n{table(board)}\n\n{told}.\n"
+    )
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(prog="dev.py search", description=__doc__)
-    parser.add_argument("names", nargs="*", help="settings to try; none means all")
-    parser.add_argument("--images", type=int, default=50, help="pairs of pictures a cell")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--images", type=int, default=24, help="pictures a cell")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after these; the next call goes on")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    before, net = Pipeline(flux()), judge_net()
-    OUT.parent.mkdir(exist_ok=True)
-    for name in args.names or SETTINGS:
-        for concept in VALIDATION:
-            row = run(before, net, name, SETTINGS[name], concept, args.images)
-            print(json.dumps({k: row[k] for k in ("name", "concept", "seconds", "cnn")}), flush=True)
-            with OUT.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+    try:
+        until = time.monotonic() + 60 * args.minutes
+        board, found = search(Pipeline(flux()), judge_net(), args.images, until)
+    except OutOfTime:
+        print(f"not done after {args.minutes:g} minutes; run the same command again")
+        return UNFINISHED
+    board.about.update(command=f"python scripts/dev.py search --images {args.images}", commit=commit())
+    told = asdict(board) | {"settings": SETTINGS, "outcomes": found}
+    replace(OUT / "search.json", (json.dumps(told) + "\n").encode())
+    replace(OUT / "search.md", markdown(board, args.images).encode())
+    print(markdown(board, args.images))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

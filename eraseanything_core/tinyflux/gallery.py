@@ -121,6 +121,7 @@ class Gallery:
             header = {"row": row, "concept": concept, "seconds": f"{time.monotonic() - begun:.1f}"}
             save_file(tensors, path.with_suffix(".part"), header)
             path.with_suffix(".part").replace(path)
+            print(f"{row}, {concept}: trained in {header['seconds']} s", flush=True)
         return load_file(path)
 
     def pipeline(self, row: str, concept: str, seed: int) -> Pipeline:
@@ -171,6 +172,7 @@ class Gallery:
                 tensors = relearn(model, TrainerText(erased), pictures, prompt, concept, config)[0]
             save_file(tensors, path.with_suffix(".part"), {"row": row, "concept": concept, "attack": attack})
             path.with_suffix(".part").replace(path)
+            print(f"{row}, {concept}: attacked by {attack} steps", flush=True)
         return load_file(path)
 
     def latents(self, row: str, concept: str, cell: Cell, count: int, seed: int = 0) -> tuple[str, Tensor]:
@@ -196,6 +198,7 @@ class Gallery:
             done = torch.cat([done, x.half()])
             save_file({"x": done}, path.with_suffix(".part"))
             path.with_suffix(".part").replace(path)
+            print(f"{row}, {concept}: {len(done)} pictures drawn", flush=True)
         return name, done[:count].float()
 
     def readings(

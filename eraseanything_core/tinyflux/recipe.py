@@ -44,7 +44,7 @@ TEMPLATES = {
     ),
 }
 NEUTRAL = {"entity": "{thing}", "style": "{}", "relation": "{}"}  # another thing; the same sentence without the word
-VALIDATION = ("star", "dotted", "above")  # settings were chosen on these
+VALIDATION = ("star", "cross", "dotted", "shaded", "above", "beside")  # settings were chosen on these
 TEST = ("fish", "house", "outlined", "glowing", "inside")  # and never on these
 
 

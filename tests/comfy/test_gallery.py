@@ -6,9 +6,11 @@ import time
 import pytest
 import torch
 
+from eraseanything_core.config import check_settings
 from eraseanything_core.lora import Lora, slices
 from eraseanything_core.methods import reference
 from eraseanything_core.tinyflux import frozen
+from eraseanything_core.tinyflux.boards import LOSSES, OURS
 from eraseanything_core.tinyflux.erase import trainable
 from eraseanything_core.tinyflux.erasers import recipe, reference_config
 from eraseanything_core.tinyflux.gallery import AttentionErased, Gallery, OutOfTime, digest, parts_of
@@ -115,6 +117,18 @@ def test_concept_ablation_leads_to_the_anchor(base):
         result = concept_ablation.train(model, trainer.prepare(plan.config, TrainerText(base)))
     losses = result.losses["ablation"]
     assert sum(losses[-4:]) < sum(losses[:4]) and len(result.lora) == 16
+
+
+@pytest.mark.parametrize("row", [*LOSSES, "ESD", "concept ablation", OURS])
+def test_the_configuration_of_every_row_is_accepted(row):
+    check_settings(recipe(row, "house").config)
+
+
+def test_the_papers_images_are_the_teachers():
+    config = recipe("esd+lora", "house").config
+    assert config.preserve == "paper" and 0 < config.student_rows(config.pool) < config.pool
+    with pytest.raises(ValueError, match="takes its images from the teacher"):
+        check_settings(dataclasses.replace(config, on_policy=1.0))
 
 
 def test_a_row_that_does_not_exist_is_refused():

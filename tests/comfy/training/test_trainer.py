@@ -171,6 +171,7 @@ def test_masters_stay_float32_under_bf16(patcher, text, config):
         {},
         {"alternate": False},
         {"preserve": "paper"},
+        {"preserve": "paper", "on_policy": 0.5, "pool": 2, "refresh": 2},
         {"paper_sign": True},
         {"rsc": 0},
         {"map_blocks": (1,)},
