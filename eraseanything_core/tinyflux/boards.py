@@ -115,7 +115,8 @@ def share(concepts: list[list[list[bool]]]) -> Figure:
 def combined(outcomes: Outcomes, statistic) -> Figure:
     """A statistic of macro-averaged rates; concepts, prompts and trainings are drawn again."""
     found = clustered_bootstrap(outcomes, statistic)
-    return Figure(found["value"], found["low"], found["high"], sum(map(len, (p for c in outcomes.values() for p in c))))
+    value, low, high = (round(found[part], 6) for part in ("value", "low", "high"))
+    return Figure(value, low, high, sum(map(len, (p for c in outcomes.values() for p in c))))
 
 
 def overall(rates) -> np.ndarray:
@@ -173,6 +174,7 @@ def board_a(bench: Bench) -> Board:
 
 
 LABELS = {"acc_e": "Acc_e ↓", "acc_ir": "Acc_ir ↑", "acc_g": "Acc_g ↓"}
+GAP = f"H_c minus {OURS}'s ↑"
 
 
 def keeping(bench: Bench, letter: str, title: str, concepts: tuple[str, ...], own: tuple[str, ...]) -> Board:
@@ -180,12 +182,14 @@ def keeping(bench: Bench, letter: str, title: str, concepts: tuple[str, ...], ow
     cells, rows = {name: TABLE[name] for name in ("acc_e", "acc_ir")}, tuple(dict.fromkeys((*REFERENCES, *own, OURS)))
     found = {row: bench.outcomes(row, concepts, cells) for row in rows}
     figures = {
-        row: {LABELS[c]: share(o[c]) for c in cells} | {"H_c ↑": combined(o, balance)} for row, o in found.items()
+        row: {LABELS[c]: share(o[c]) for c in cells}
+        | {"H_c ↑": combined(o, balance), GAP: gap(o, found[OURS], balance)}
+        for row, o in found.items()
     }
     return Board(
         letter,
         title,
-        (*(LABELS[c] for c in cells), "H_c ↑"),
+        (*(LABELS[c] for c in cells), "H_c ↑", GAP),
         figures,
         bench.ceilings(concepts),
         FLOOR,
@@ -210,8 +214,8 @@ def board_d(bench: Bench) -> Board:
 
 
 def board_c(bench: Bench) -> Board:
-    """Appendix B: attacks by the prompt, of those that the un-erased model obeys."""
-    concepts, rows = bench.concepts(), (*REFERENCES, OURS)
+    """Appendix B: attacks by the prompt, of those that the un-erased model obeys; `unshuffled` trained on sentences."""
+    concepts, rows = bench.concepts(), (*REFERENCES, "unshuffled", OURS)
     families = list(attacked(concepts[0]))
     cells = {name: lambda concept, name=name: attacked(concept)[name] for name in families}
     found = {row: bench.outcomes(row, concepts, cells) for row in rows}

@@ -7,7 +7,7 @@ import torch
 from pytest import approx
 
 from eraseanything_core.evaluation.boards import REFERENCES, check
-from eraseanything_core.tinyflux.boards import BOARDS, LABELS, Bench, Size
+from eraseanything_core.tinyflux.boards import BOARDS, GAP, LABELS, Bench, Size
 
 ABOUT = {"command": "c", "commit": "1", "judge": "cnn 1", "hashes": {"prompts": "x"}, "seeds": {"house": [0, 1]}}
 HIDDEN = {"EraseAnything": 9, "ESD": 6, "UCE": 10}  # of ten pictures, those of the concept that show it no more
@@ -81,6 +81,8 @@ def test_drift_is_the_distance_to_the_un_erased_pictures(bench):
 
 def test_losses_and_columns_of_table_4(bench):
     board = BOARDS["B"](bench)
-    assert board.columns == (LABELS["acc_e"], LABELS["acc_ir"], "H_c ↑")
+    assert board.columns == (LABELS["acc_e"], LABELS["acc_ir"], "H_c ↑", GAP)
+    assert board.rows["EraseAnything"][GAP].value == 0
+    assert board.rows["ESD"][GAP].value == approx(2 / (1 / 0.6 + 1) - 2 / (1 / 0.9 + 1), abs=1e-6)
     for row in ("esd+attn", "esd+lora", "esd+rsc", "attn+rsc", "attn+lora+rsc", "esd+attn+lora+rsc", "esd", "lora"):
         assert row in board.rows
