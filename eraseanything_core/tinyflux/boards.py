@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..evaluation.boards import REFERENCES, Board, Figure
 from ..evaluation.metrics import clustered_bootstrap, h_c, h_o, wilson
+from ..evaluation.quality import paired_kernel_distance
 from .frozen import CONCEPTS, asked, attacked, kept
 from .gallery import Gallery
 from .recipe import Cell
@@ -250,11 +253,15 @@ def board_e(bench: Bench) -> Board:
     concepts, rows = bench.concepts(), (*REFERENCES, *bench.size.others, OURS)
     cells = {"kept": kept}
     found = {row: bench.outcomes(row, concepts, cells) for row in rows}
-    figures = {row: {"right label ↑": share(o["kept"]), "drift ↓": drift(bench, row)} for row, o in found.items()}
+    figures = {
+        row: {"right label ↑": share(o["kept"]), DISTANCE: distance(bench, row), "drift ↓": drift(bench, row)}
+        for row, o in found.items()
+    }
     return Board(
         "E",
-        "captions without the concept: right label, and drift (mean absolute pixel difference to the un-erased model)",
-        ("right label ↑", "drift ↓"),
+        "captions without the concept: right label, kernel distance of the CNN's features to those of the un-erased "
+        "model's pictures (times 100), and drift (mean absolute pixel difference to them)",
+        ("right label ↑", DISTANCE, "drift ↓"),
         figures,
         bench.ceilings(concepts),
         FLOOR,
@@ -262,6 +269,21 @@ def board_e(bench: Bench) -> Board:
         tuple(lost(found, lambda rates: rates["kept"], "right label")),
         {},
     )
+
+
+DISTANCE = "KD_tinyflux ↓"
+
+
+def distance(bench: Bench, row: str) -> Figure:
+    """The kernel distance to the un-erased model's pictures; trainings are averaged, as they see the same noise."""
+
+    def features(name: str, seed: int) -> Tensor:
+        found = [bench.gallery.latents(name, c, kept(c), bench.size.count, seed)[1] for c in bench.concepts()]
+        return torch.cat([bench.gallery.features(x) for x in found])
+
+    before = features("un-erased", 0)
+    found = [paired_kernel_distance(before, features(row, seed)) for seed in range(bench.size.seeds)]
+    return Figure(*(round(float(part), 6) for part in np.mean(found, axis=0)), len(before))
 
 
 def drift(bench: Bench, row: str) -> Figure:

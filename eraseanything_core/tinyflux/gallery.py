@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .. import tokens
+from ..evaluation.quality import JudgeFeatures
 from ..evaluation.whitebox import RelearnConfig, relearn
 from ..methods.attention_map import DELETION, MapErasure, override
 from ..methods.prompt_filter import filtered
@@ -219,6 +220,11 @@ class Gallery:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             parts = [self.base.decode(p.contiguous(memory_format=torch.channels_last)) for p in x.split(64)]
         return torch.cat(parts).float().clamp(0, 1)
+
+    def features(self, x: Tensor) -> Tensor:
+        """The CNN's pooled features of latents' pictures, [n, 160]."""
+        with torch.no_grad():
+            return JudgeFeatures()(self.pictures(x))
 
     def read(self, pictures: Tensor, kinds: list[str], judge_name: str) -> list[str | None]:
         labels: list[str | None] = [None] * len(pictures)

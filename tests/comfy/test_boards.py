@@ -7,7 +7,7 @@ import torch
 from pytest import approx
 
 from eraseanything_core.evaluation.boards import REFERENCES, check
-from eraseanything_core.tinyflux.boards import BOARDS, GAP, LABELS, Bench, Size
+from eraseanything_core.tinyflux.boards import BOARDS, DISTANCE, GAP, LABELS, Bench, Size
 
 ABOUT = {"command": "c", "commit": "1", "judge": "cnn 1", "hashes": {"prompts": "x"}, "seeds": {"house": [0, 1]}}
 HIDDEN = {"EraseAnything": 9, "ESD": 6, "UCE": 10}  # of ten pictures, those of the concept that show it no more
@@ -26,6 +26,10 @@ class Known:
 
     def pictures(self, x):
         return x
+
+    def features(self, x):
+        """Rows whose product is 0, or 0.1 times their length."""
+        return (x.flatten(1) * 10**0.5).round(decimals=4)
 
 
 @pytest.fixture
@@ -76,7 +80,8 @@ def test_attacks_count_only_where_the_base_model_obeys(bench, monkeypatch):
 def test_drift_is_the_distance_to_the_un_erased_pictures(bench):
     board = BOARDS["E"](bench)
     assert board.rows["EraseAnything"]["drift ↓"].value == approx(0.1)
-    assert board.rows["no-op"]["drift ↓"].value == 0
+    assert board.rows["no-op"]["drift ↓"].value == board.rows["no-op"][DISTANCE].value == 0
+    assert board.rows["EraseAnything"][DISTANCE].value == approx(1.1**3 + 1 - 2, abs=1e-3)  # (0.1 + 1)^3 + 1 - 2
 
 
 def test_losses_and_columns_of_table_4(bench):

@@ -59,6 +59,15 @@ def test_kid_is_near_zero_for_the_same_world(pictures, net):
     assert same["name"] == "KD_tinyflux" and abs(same["value"]) < 0.1 * dark["value"]
 
 
+def test_a_paired_kernel_distance_covers_no_change_and_grows_with_the_damage():
+    x, noise = torch.randn(2, 200, 32, generator=torch.Generator().manual_seed(0))
+    assert quality.paired_kernel_distance(x, x) == (0, 0, 0)
+    value, low, high = quality.paired_kernel_distance(x, noise)
+    assert low < 0 < high and abs(value) < 0.05
+    near, far = (quality.paired_kernel_distance(x, x + shift) for shift in (0.5, 1.0))
+    assert 0 < near[1] < near[2] < far[1] < far[2]
+
+
 def test_drift_is_a_root_mean_square():
     before = torch.zeros(2, 3, 4, 4)
     after = torch.stack([torch.full((3, 4, 4), 0.5), torch.zeros(3, 4, 4)])
