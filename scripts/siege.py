@@ -116,8 +116,16 @@ def run(before: Pipeline, concept: str, count: int, searches: int) -> dict:
     print(json.dumps(told), flush=True)
     told |= {"bred prompts": siege.bred(searches), "inverted": siege.inverted()}
     told |= {way: siege.relearned(way) for way in WAYS}
+    told["half back"] = {way: half_back(told, way) for way in WAYS}
     print(json.dumps(told), flush=True)
     return told
+
+
+def half_back(told: dict, way: str) -> int | None:
+    """The first number of steps after which the concept is half back."""
+    rates, ends = [rate["value"] for rate in told[way].values()], (told["un-erased"], told["erased"])
+    place = whitebox.recovered(rates, *(rate["value"] for rate in ends))
+    return None if place is None else list(told[way])[place]
 
 
 def _share(rate: dict) -> str:
@@ -135,6 +143,9 @@ def markdown(report: dict) -> str:
         rows += [(f"{way}, {steps} steps", rate) for way in WAYS for steps, rate in part[way].items()]
         rows.append(("bred prompts, of those that the un-erased model obeys", part["bred prompts"]))
         lines += [f"| {part['concept']} | {name} | {_share(rate)} | {rate['n']} |" for name, rate in rows]
+    for part in report["concepts"]:
+        steps = "; ".join(f"{way}: {n or f'not in {STEPS[-1]}'}" for way, n in part["half back"].items())
+        lines += ["", f"Steps after which {part['concept']} is half back: {steps}."]
     told = f"`{report['command']}` at {report['commit']}; judge {report['judge']}."
     return "\n".join([*lines, "", told, ""])
 
