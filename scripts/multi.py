@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import random
+import sys
 import time
 from pathlib import Path
 
@@ -22,18 +23,21 @@ from eraseanything_core.compose import fusion, gate, keys, merge
 from eraseanything_core.compose.adapter import Dial, applied
 from eraseanything_core.compose.erased import Erased, kept_by_all
 from eraseanything_core.evaluation.metrics import paired_bootstrap, rate
+from eraseanything_core.files import replace
 from eraseanything_core.flux import FluxModel
 from eraseanything_core.tinyflux import GUIDANCE, MU, oracle
+from eraseanything_core.tinyflux.gallery import digest
 from eraseanything_core.tinyflux.measure import merged, read_cell
 from eraseanything_core.tinyflux.pipeline import WEIGHTS, Pipeline, TrainerText, flux, judge_net
 from eraseanything_core.tinyflux.prompts import kind_of, prompt_with
 from eraseanything_core.tinyflux.recipe import Cell
 from eraseanything_core.tinyflux.world import BACKGROUNDS, COLOURS
+from scripts.board import UNFINISHED
 from scripts.demo import commit
 from scripts.erasers import CACHE, SHORT, eraser, order
 
 OUT = Path(__file__).resolve().parent.parent / "benchmarks"
-COUNTS = (1, 3, 5, 10, 30)
+COUNTS = (10, 30, 3, 5, 1)  # those of the goal first
 RANK = 32  # of the modes that choose one
 MODES = {
     "normalised sum": {},
@@ -55,6 +59,11 @@ class Bench:
         self.text = TrainerText(self.before)
         self.base_model = hashlib.sha256((WEIGHTS / "tinyflux.safetensors").read_bytes()).hexdigest()
         self.model = FluxModel(self.before.module, "cpu", torch.bfloat16, MU)
+
+    def setting(self, images: int) -> dict:
+        """All that decides an outcome besides the mode and the concepts."""
+        judges = digest(self.before.decode, self.net, Path(oracle.__file__).read_text(encoding="utf-8"))
+        return {"images": images, "base_model": self.base_model, "judges": judges, "short_recipe": SHORT}
 
     def erasers(self, concepts: list[str]) -> tuple[list[keys.Eraser], list[Erased]]:
         """The factors of every concept's eraser, and what its header says."""
@@ -230,40 +239,46 @@ def plot(report: dict, path: Path):
             style = {"un-erased": "k:", "single": "k--"}.get(mode, "o-")
             panel.plot([r["concepts"] for r in rows], [r[name]["value"] for r in rows], style, label=mode, markersize=3)
         panel.set(xscale="log", ylim=(-0.02, 1.02), title=f"{name}: concepts {title}", xlabel="erasers combined")
-        panel.set_xticks(COUNTS, [str(n) for n in COUNTS])
+        panel.set_xticks(sorted(COUNTS), [str(n) for n in sorted(COUNTS)])
     panels[1].legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
 
-def main():
+def kept(raw: Path, setting: dict) -> dict:
+    """What was measured before in the same setting."""
+    found = json.loads(raw.read_text()) if raw.exists() else {}
+    return found if found.get("setting") == setting else {"setting": setting}
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(prog="dev.py multi", description=__doc__)
     parser.add_argument("--modes", nargs="*", choices=list(MODES), default=list(MODES))
     parser.add_argument("--counts", nargs="*", type=int, default=COUNTS)
     parser.add_argument("--images", type=int, default=150, help="pictures a cell")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after a row when this has passed")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after these; the next call goes on")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     OUT.mkdir(exist_ok=True)
     CACHE.mkdir(parents=True, exist_ok=True)
     bench, begun = Bench(), time.monotonic()
-    setting = {"images": args.images, "base_model": bench.base_model, "short_recipe": SHORT}
-    raw = CACHE / "multi.json"
-    found = json.loads(raw.read_text()) if raw.exists() else {"setting": setting}
-    if found["setting"] != setting:
-        found = {"setting": setting}
+    setting, raw = bench.setting(args.images), CACHE / f"multi.{args.images}.json"
+    found = kept(raw, setting)
     for count in args.counts:
         concepts = order()[:count]
         made = cells(concepts, args.images)
         for mode in ("un-erased", "single", *args.modes):
-            if f"{mode} {count}" in found or time.monotonic() - begun > args.seconds:
+            if f"{mode} {count}" in found:
                 continue
+            if time.monotonic() - begun > args.seconds:
+                return UNFINISHED
             found[f"{mode} {count}"] = outcomes(bench, mode, concepts, made)
-            raw.write_text(json.dumps(found))
+            replace(raw, json.dumps(found).encode())
             rates = {n: rate(h)["value"] for n, h in found[f"{mode} {count}"]["cnn"].items()}
             print(f"{count} {mode}: {rates}, {time.monotonic() - begun:.0f} s", flush=True)
     write(found, setting)
+    return 0
 
 
 def write(found: dict, setting: dict):
@@ -277,4 +292,4 @@ def write(found: dict, setting: dict):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,6 +8,7 @@ of held-out prompts are read by both judges. Writes benchmarks/strength.json, st
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -15,14 +16,15 @@ import torch
 
 from eraseanything_core.compose.adapter import Dial, applied
 from eraseanything_core.evaluation.metrics import rate
+from eraseanything_core.files import replace
 from eraseanything_core.strength import StrengthConfig, measure
 from eraseanything_core.tinyflux.measure import read_cell
+from scripts.board import UNFINISHED
 from scripts.demo import commit
-from scripts.erasers import CACHE, SHORT, order
-from scripts.multi import OUT, Bench, asked
+from scripts.erasers import CACHE, order
+from scripts.multi import OUT, Bench, asked, kept
 
 DIALS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
-RAW = CACHE / "strength.json"
 
 
 def concept_curve(bench: Bench, concept: str, images: int) -> dict:
@@ -107,27 +109,29 @@ def plot(report: dict, path: Path):
     figure.savefig(path, dpi=110)
 
 
-def main():
+def main() -> int:
     parser = argparse.ArgumentParser(prog="dev.py strength", description=__doc__)
     parser.add_argument("--concepts", type=int, default=6)
     parser.add_argument("--images", type=int, default=50, help="pictures a concept and setting")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after a concept when this has passed")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after these; the next call goes on")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     OUT.mkdir(exist_ok=True)
     CACHE.mkdir(parents=True, exist_ok=True)
     bench, begun = Bench(), time.monotonic()
-    setting = {"images": args.images, "base_model": bench.base_model, "short_recipe": SHORT, "dials": list(DIALS)}
-    found = json.loads(RAW.read_text()) if RAW.exists() else {"setting": setting}
-    if found["setting"] != setting:
-        found = {"setting": setting}
+    setting = bench.setting(args.images) | {"dials": list(DIALS)}
+    raw = CACHE / f"strength.{args.images}.json"
+    found = kept(raw, setting)
     for concept in order()[: args.concepts]:
-        if concept not in found and time.monotonic() - begun < args.seconds:
-            found[concept] = concept_curve(bench, concept, args.images)
-            RAW.write_text(json.dumps(found))
-            print(f"{concept}: {time.monotonic() - begun:.0f} s", flush=True)
-    concepts = {c: told for c, told in found.items() if c != "setting"}
+        if concept in found:
+            continue
+        if time.monotonic() - begun > args.seconds:
+            return UNFINISHED
+        found[concept] = concept_curve(bench, concept, args.images)
+        replace(raw, json.dumps(found).encode())
+        print(f"{concept}: {time.monotonic() - begun:.0f} s", flush=True)
+    concepts = {c: found[c] for c in order()[: args.concepts]}
     judges = {j: {name: lines(concepts, j, name) for name in ("dial", "raw")} for j in ("oracle", "cnn")}
     curves = {c: told["curve"] for c, told in concepts.items()}
     command = {"command": "python scripts/dev.py strength", "commit": commit()}
@@ -135,7 +139,8 @@ def main():
     (OUT / "strength.json").write_text(json.dumps(report, indent=1) + "\n")
     (OUT / "strength.md").write_text(markdown(report))
     plot(report, OUT / "strength.png")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
