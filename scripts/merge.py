@@ -5,6 +5,7 @@ seconds of all threads and the process's peak memory of every mode, each in a pr
 """
 
 import argparse
+import importlib
 import json
 import resource
 import subprocess
@@ -21,6 +22,7 @@ from scripts.demo import commit
 
 OUT = Path(__file__).resolve().parent.parent / "benchmarks"
 WIDTH, DUAL, SINGLE = 3072, 19, 38
+SHARED = ("count", "rank", "kept", "linears", "threads")
 
 
 def random_erasers(count: int, rank: int, linears: int) -> list[dict[str, Factors]]:
@@ -32,11 +34,13 @@ def random_erasers(count: int, rank: int, linears: int) -> list[dict[str, Factor
     ]
 
 
-def one(mode: str, count: int, rank: int, linears: int) -> dict:
+def one(mode: str, count: int, rank: int, linears: int, kept: int) -> dict:
     """Seconds and GB of a mode in this process; the erasers are among the GB, not among the seconds."""
     erasers = random_erasers(count, rank, linears)
+    if mode in merge.SPARSE:
+        importlib.import_module("peft")
     begun, worked = time.monotonic(), time.process_time()
-    made = merge.combined(erasers, [1.0] * count, mode, rank=0 if mode == "sum" else 64, density=0.5)
+    made = merge.combined(erasers, [1.0] * count, mode, rank=kept, density=0.5)
     seconds, worked = time.monotonic() - begun, time.process_time() - worked
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     rank = len(next(iter(made.values())).down)
@@ -48,28 +52,31 @@ def main():
     parser.add_argument("--modes", nargs="*", choices=merge.MODES, default=list(merge.MODES))
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--linears", type=int, default=38, help="of 38; fewer for the modes that take long")
+    parser.add_argument("--kept", type=int, default=256, help="rank of the result where a mode asks for it; 0 is all")
+    parser.add_argument("--linears", type=int, default=38, help="of 38; fewer for what takes long")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.here:
-        print(json.dumps(one(args.modes[0], args.count, args.rank, args.linears)))
+        print(json.dumps(one(args.modes[0], args.count, args.rank, args.linears, args.kept)))
         return
     OUT.mkdir(exist_ok=True)
     path = OUT / "merge.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else {}
     for mode in args.modes:
-        given = ["--modes", mode, *(f"--{n}={getattr(args, n)}" for n in ("count", "rank", "linears", "threads"))]
+        given = ["--modes", mode, *(f"--{n}={getattr(args, n)}" for n in SHARED)]
         told = subprocess.run([sys.executable, "-m", "scripts.merge", *given, "--here"], capture_output=True, text=True)
         if told.returncode:
             raise SystemExit(told.stderr)
-        rows[mode] = {"erasers": args.count, "linears": args.linears, "threads": args.threads} | json.loads(told.stdout)
-        print(mode, rows[mode], flush=True)
+        row = {"mode": mode, "erasers": args.count, "linears": args.linears, "threads": args.threads}
+        row |= json.loads(told.stdout)
+        rows[f"{mode} {row['rank']}"] = row
+        print(row, flush=True)
     path.write_text(json.dumps({"command": "python scripts/dev.py merge", "commit": commit(), "rows": rows}, indent=1))
     lines = ["| mode | erasers | linears of 38 | threads | seconds | CPU seconds | peak GB | rank |"]
     lines.append("| --- |" + " ---: |" * 7)
-    lines += [f"| {m} | {' | '.join(str(v) for v in row.values())} |" for m, row in rows.items()]
+    lines += [f"| {' | '.join(str(v) for v in row.values())} |" for row in rows.values()]
     path.with_suffix(".md").write_text("\n".join([*lines, ""]))
 
 

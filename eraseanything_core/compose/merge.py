@@ -66,12 +66,16 @@ def keep(s: Tensor, rank: int, energy: float) -> int:
 
 
 def sparse(erasers: list[Eraser], weights: list[float], mode: str, density: float, rank: int, seed: int) -> Eraser:
-    """TIES, DARE-TIES or pruning by magnitude on the whole dW_i, by peft, then the SVD of the result.
+    """TIES, DARE-TIES or pruning by magnitude, by peft, in directions that the erasers share.
+
+    dW = U f(U^T dW_1 V, .., U^T dW_N V) V^T with peft's f. U are the left singular vectors of [dW_1, .., dW_N] and V
+    the right ones of [dW_1; ..; dW_N], after KnOTS (Stoica et al. 2024): erasers that have no direction in common are
+    added as they are, where entries of the weights themselves would always collide.
 
     Args:
         mode: of `SPARSE`.
-        density: the share of entries of each dW_i that survives.
-        rank: of the result; 0 is the sum of the erasers' ranks.
+        density: the share of entries of each U^T dW_i V that survives.
+        rank: the most directions of U and of V, the strongest first; 0 is all, which loses nothing.
         seed: of DARE's random choice.
     """
     from peft.utils import merge_utils  # takes seconds to import
@@ -82,16 +86,26 @@ def sparse(erasers: list[Eraser], weights: list[float], mode: str, density: floa
         torch.manual_seed(seed)
         for key in dict.fromkeys(key for eraser in erasers for key in eraser):
             having = [(e[key], w) for e, w in zip(erasers, weights, strict=True) if key in e]
-            changes = [up @ down for (up, down), _ in having]
-            merged = combine(changes, torch.tensor([w for _, w in having]), density)
-            made[key] = _factor(merged, rank or sum(len(f.down) for f, _ in having))
+            u = directions([factors for factors, _ in having], rank)
+            v = directions([Factors(down.T, up.T) for (up, down), _ in having], rank)
+            cores = [core(u.T @ up, down @ v) for (up, down), _ in having]
+            made[key] = Factors(u @ combine(cores, torch.tensor([w for _, w in having]), density), v.T)
     return made
 
 
-def _factor(change: Tensor, rank: int) -> Factors:
-    u, s, v = torch.linalg.svd(change, full_matrices=False)
-    root = s[:rank].sqrt()
-    return Factors(u[:, :rank] * root, root[:, None] * v[:rank])
+def directions(parts: list[Factors], rank: int) -> Tensor:
+    """The left singular vectors of [B_1 A_1, .., B_N A_N], strongest first, [rows, at most `rank`].
+
+    A_i = R^T Q^T by QR, and the Q^T have no part in them: rows of B_i R^T do as well.
+    """
+    u, s, _ = torch.linalg.svd(torch.cat([up @ torch.linalg.qr(down.T).R.T for up, down in parts], 1), False)
+    return u[:, : keep(s, rank, 1.0)]
+
+
+def core(up: Tensor, down: Tensor) -> Tensor:
+    """up @ down with 0 for what is rounding: a sign is elected among all entries that are not 0."""
+    product = up @ down
+    return product.masked_fill_(product.abs() < NEGLIGIBLE * product.abs().max(), 0)
 
 
 def combined(erasers: list[Eraser], weights: list[float], mode: str, rank=0, energy=1.0, density=0.5, seed=0) -> Eraser:

@@ -77,24 +77,27 @@ def test_a_rank_above_the_width():
 
 
 @pytest.mark.parametrize("mode", merge.SPARSE)
-def test_sparse_modes_are_pefts_own(erasers, mode):
-    """`add_weighted_adapter` of a peft model with these LoRAs gives the same change."""
-    density = 0.4 if "dare" not in mode else 1 - 1e-7  # DARE drops at random, and peft draws in between: drop nothing
-    peft = pytest.importorskip("peft")
-    pair = [{Q: e[Q]} for e in erasers[:2]]
-    pair[1] = {Q: factors(2, 9)}
-    module = nn.Sequential()
-    module.q = nn.Linear(12, 12, bias=False)
-    config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=["q"])
-    model = peft.get_peft_model(module, config, adapter_name="a0")
-    model.add_adapter("a1", config)
-    for i, eraser in enumerate(pair):
-        model.base_model.model.q.lora_A[f"a{i}"].weight.data = eraser[Q].down.clone()
-        model.base_model.model.q.lora_B[f"a{i}"].weight.data = eraser[Q].up.clone()
-    model.add_weighted_adapter(["a0", "a1"], [1.0, 0.5], "both", combination_type=mode, svd_rank=12, density=density)
-    wanted = model.base_model.model.q.get_delta_weight("both").detach()
-    made = merge.combined(pair, [1.0, 0.5], mode, rank=12, density=density)
-    assert error(made, {Q: wanted}) < 1e-4
+@pytest.mark.parametrize("rank", (0, 3))
+def test_sparse_modes_are_pefts_in_shared_directions(erasers, mode, rank):
+    """The formula on whole matrices, of ranks that differ, with the same random choice."""
+    combine = getattr(pytest.importorskip("peft.utils.merge_utils"), mode.removesuffix("_svd"))
+    three = [{Q: e[Q]} for e in erasers]
+    whole = [e[Q].up @ e[Q].down for e in three]
+    u = torch.linalg.svd(torch.cat(whole, 1))[0][:, : rank or 6]
+    v = torch.linalg.svd(torch.cat(whole))[2][: rank or 6].T
+    torch.manual_seed(4)
+    wanted = u @ combine([u.T @ change @ v for change in whole], torch.tensor(WEIGHTS), 0.4) @ v.T
+    made = merge.combined(three, WEIGHTS, mode, rank=rank, density=0.4, seed=4)
+    assert error(made, {Q: wanted}) < 1e-4 and len(made[Q].down) == (rank or 6)
+
+
+def test_ties_adds_erasers_that_share_no_direction():
+    """In the entries of the weights it would average them; here nothing collides."""
+    spaces = torch.linalg.qr(factors(12, 0).up)[0].split(4)
+    apart = [
+        {Q: Factors(space.T @ factors(2, i, 4).up, factors(2, i, 4, 4).down @ space)} for i, space in enumerate(spaces)
+    ]
+    assert error(merge.combined(apart, [1.0] * 3, "ties_svd", density=0.9), dense(apart, [1.0] * 3)) < 1e-4
 
 
 def test_dare_drops_by_its_own_seed(erasers):
