@@ -11,6 +11,7 @@ from eraseanything_core.lora import Lora, slices
 from eraseanything_core.methods import reference
 from eraseanything_core.tinyflux import frozen
 from eraseanything_core.tinyflux.boards import LOSSES, OURS
+from eraseanything_core.tinyflux.captions import SYNONYMS
 from eraseanything_core.tinyflux.erase import trainable
 from eraseanything_core.tinyflux.erasers import recipe, reference_config
 from eraseanything_core.tinyflux.gallery import AttentionErased, Gallery, OutOfTime, digest, parts_of
@@ -122,6 +123,24 @@ def test_concept_ablation_leads_to_the_anchor(base):
 @pytest.mark.parametrize("row", [*LOSSES, "ESD", "concept ablation", OURS])
 def test_the_configuration_of_every_row_is_accepted(row):
     check_settings(recipe(row, "house").config)
+
+
+def strings(value) -> set[str]:
+    """Every string in a configuration."""
+    if isinstance(value, str):
+        return {value}
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
+    return set().union(*map(strings, parts))
+
+
+@pytest.mark.parametrize("concept", [c for found in frozen.CONCEPTS.values() for c in found])
+def test_no_row_is_told_what_the_boards_ask(concept):
+    cells = frozen.asked(concept) | frozen.attacked(concept) | {"kept": frozen.kept(concept)}
+    measured = {prompt for cell in cells.values() for prompt in cell.prompts}
+    for row in ("reference", "UCE", "ESD", "concept ablation", OURS):
+        told = strings(dataclasses.asdict(recipe(row, concept).config))
+        assert told and not told & measured
+        assert not {SYNONYMS[concept][2]} & {word.strip(",") for text in told for word in text.split(" ")}
 
 
 def test_the_papers_images_are_the_teachers():
