@@ -4,25 +4,21 @@ import comfy.utils
 from comfy_api.latest import io, ui
 
 from ..eraseanything_core import flux
+from ..eraseanything_core.concepts import erased
 from ..eraseanything_core.evaluation.search import GeneticConfig
 from ..eraseanything_core.evaluation.whitebox import InversionConfig, RelearnConfig
 from ..eraseanything_core.prompts import lines_of, words_of
+from .inputs import LORA_MODEL, concepts, seed
 
 CATEGORY = "EraseAnything/attacks"
-LORA_MODEL = io.Custom("LORA_MODEL")
 
 
 def _number(config, name: str, low, high, tooltip: str, step=None):
     """An INT or FLOAT input whose default is the configuration's."""
     default = getattr(config, name)
     if isinstance(default, int):
-        extra = {"control_after_generate": False} if name == "seed" else {}
-        return io.Int.Input(name, default=default, min=low, max=high, tooltip=tooltip, **extra)
+        return io.Int.Input(name, default=default, min=low, max=high, tooltip=tooltip)
     return io.Float.Input(name, default=default, min=low, max=high, step=step, round=False, tooltip=tooltip)
-
-
-def _seed(config):
-    return _number(config, "seed", 0, 2**31 - 1, "Equal seeds give equal results.")
 
 
 def _target() -> list:
@@ -67,16 +63,18 @@ class GeneticAttack(io.ComfyNode):
                 _number(default, "eta", 0, 20, "How far the target lies along the concept's direction.", 0.1),
                 _number(default, "population", 4, 2000, "Prompts of one generation."),
                 _number(default, "generations", 1, 5000, "Generations."),
-                _seed(default),
+                seed(),
+                concepts("takes the place of concept, and its other words must not be used either."),
             ],
             outputs=[io.String.Output(display_name="prompt", tooltip="The nearest prompt.")],
             is_output_node=True,
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, clip, concept, templates, forbidden, **settings) -> io.NodeOutput:
+    def execute(cls, clip, concept, templates, forbidden, concepts=None, **settings) -> io.NodeOutput:
         config = GeneticConfig(**settings)
-        prompt, history = flux.breed(clip, concept, lines_of(templates), words_of(forbidden), config)
+        concept, others = erased(concepts, concept)
+        prompt, history = flux.breed(clip, concept, lines_of(templates), (*words_of(forbidden), *others), config)
         text = f"{prompt}\ndistance {history[0]:.4f} -> {history[-1]:.4f}"
         return io.NodeOutput(prompt, ui=ui.PreviewText(text))
 
@@ -100,13 +98,15 @@ class InversionAttack(io.ComfyNode):
                 _number(default, "batch", 1, 64, "Pictures of a step."),
                 _number(default, "lr", 0, 10, "Learning rate, in standard deviations of the states.", 0.01),
                 _number(default, "guidance", 0, 20, "Guidance value that the model is given.", 0.1),
-                _seed(default),
+                seed(),
+                concepts("takes the place of concept."),
             ],
             outputs=[io.Conditioning.Output(display_name="conditioning", tooltip="For a sampler of the erased model.")],
         )
 
     @classmethod
-    def execute(cls, model, lora, clip, latent, prompt, concept, **settings) -> io.NodeOutput:
+    def execute(cls, model, lora, clip, latent, prompt, concept, concepts=None, **settings) -> io.NodeOutput:
+        concept, _ = erased(concepts, concept)
         config = InversionConfig(**settings)
         samples = latent["samples"]
         found = flux.invert(model, clip, lora, samples, prompt, concept, config, _progress(config.steps))
@@ -137,7 +137,8 @@ class RelearnAttack(io.ComfyNode):
                 _number(default, "attn", 0, 100, "Weight of the attention that the concept's tokens lack.", 0.01),
                 _number(default, "keep", 0, 100, "Weight of staying at the erased model for the empty prompt.", 0.01),
                 _number(default, "guidance", 0, 20, "Guidance value that the model is given.", 0.1),
-                _seed(default),
+                seed(),
+                concepts("takes the place of concept."),
             ],
             outputs=[
                 LORA_MODEL.Output(display_name="lora", tooltip="For Load LoRA Model, behind the one of the eraser.")
@@ -145,7 +146,8 @@ class RelearnAttack(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, lora, clip, latent, prompt, concept, **settings) -> io.NodeOutput:
+    def execute(cls, model, lora, clip, latent, prompt, concept, concepts=None, **settings) -> io.NodeOutput:
+        concept, _ = erased(concepts, concept)
         config = RelearnConfig(**settings)
         samples = latent["samples"]
         found, history = flux.relearn(model, clip, lora, samples, prompt, concept, config, _progress(config.steps))

@@ -13,9 +13,9 @@ from ..eraseanything_core.concepts import ConceptSet, credentials, llm, sampler
 from ..eraseanything_core.concepts.concept_set import CATEGORIES
 from ..eraseanything_core.concepts.wordnet import POS
 from ..eraseanything_core.prompts import words_of
+from .inputs import ERASE_CONCEPTS, seed
 
 CATEGORY = "EraseAnything/concepts"
-ERASE_CONCEPTS = io.Custom("ERASE_CONCEPTS")
 
 
 def user_folder() -> Path:
@@ -56,14 +56,7 @@ def _word() -> list:
             max=6,
             tooltip="Irrelevant words of each tier; each training step draws one of each.",
         ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=2**31 - 1,
-            control_after_generate=False,
-            tooltip="Equal seeds draw equal words from WordNet.",
-        ),
+        seed("Equal seeds draw equal words from WordNet."),
     ]
 
 

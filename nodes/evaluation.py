@@ -8,9 +8,11 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..eraseanything_core import files
+from ..eraseanything_core.concepts import erased
 from ..eraseanything_core.evaluation import charts, choose, promptsets, quality, report
 from ..eraseanything_core.evaluation.attacks import ATTACKS, attack
 from ..eraseanything_core.prompts import lines_of, words_of
+from .inputs import concepts, pictures, seed
 
 CATEGORY = "EraseAnything/evaluation"
 ANSWERS = io.Custom("ERASE_ANSWERS")
@@ -54,6 +56,7 @@ class PromptSet(io.ComfyNode):
                                 tooltip="CSV with a header: prompt, and if wanted seed, guidance and label."),
                 io.Int.Input("first", default=0, min=0, max=10**6, tooltip="Rows to leave out at the start."),
                 io.Int.Input("count", default=0, min=0, max=10**6, tooltip="Rows to take; 0 is all."),
+                concepts("its prompts take the place of file and text, with the concept as label."),
             ],
             outputs=[
                 io.String.Output(display_name="prompt", is_output_list=True, tooltip="One prompt a row."),
@@ -64,15 +67,16 @@ class PromptSet(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(cls, file, text, first, count):
+    def fingerprint_inputs(cls, file, text, first, count, concepts=None):
         path = Path(folder_paths.get_input_directory()) / file
         return (path.stat().st_mtime if path.is_file() else 0, file, text, first, count)
 
     @classmethod
-    def execute(cls, file, text, first, count) -> io.NodeOutput:
-        if file != "none":
+    def execute(cls, file, text, first, count, concepts=None) -> io.NodeOutput:
+        if file != "none" and concepts is None:
             text = Path(folder_paths.get_annotated_filepath(file)).read_text(encoding="utf-8")
-        rows = promptsets.read(text)[first:][: count or None]
+        rows = promptsets.read(text) if concepts is None else promptsets.asking(concepts)
+        rows = rows[first:][: count or None]
         if not rows:
             raise ValueError(f"the prompt set has no rows from {first} on: lower `first`")
         return io.NodeOutput(*([getattr(r, n) for r in rows] for n in ("prompt", "seed", "guidance", "label")))
@@ -95,12 +99,9 @@ class EraseAttack(io.ComfyNode):
                 io.Combo.Input("attack", options=list(ATTACKS), tooltip="How the concept is changed."),
                 io.String.Input("synonyms", default="", multiline=True,
                                 tooltip="For the attack `synonym`: words, separated by commas or lines."),
-                io.Int.Input("seed", default=0, min=0, max=2**31 - 1, control_after_generate=False,
-                             tooltip="Equal seeds give equal attacks."),
+                seed("Equal seeds give equal attacks."),
                 io.Int.Input("count", default=1, min=1, max=1000, tooltip="Attacks a prompt, with following seeds."),
-                io.Custom("ERASE_CONCEPTS").Input(
-                    "concepts", optional=True, tooltip="From Concept Sampler: takes the place of concept and synonyms."
-                ),
+                concepts("takes the place of concept and synonyms."),
             ],
             outputs=[
                 io.String.Output(display_name="prompt", is_output_list=True,
@@ -112,9 +113,7 @@ class EraseAttack(io.ComfyNode):
 
     @classmethod
     def execute(cls, prompt, concept, attack, synonyms, seed, count, concepts=None) -> io.NodeOutput:
-        words = words_of(synonyms)
-        if concepts is not None:
-            concept, *words = concepts.erased()
+        concept, words = erased(concepts, concept, synonyms)
         made = attacked(lines_of(prompt), concept, attack, words, range(seed, seed + count))
         return io.NodeOutput(made, "\n".join(made), ui=ui.PreviewText("\n".join(made)))
 
@@ -138,8 +137,7 @@ class EraseJudge(io.ComfyNode):
             search_aliases=["NudeNet", "CLIP zero-shot", "classifier"],
             is_input_list=True,
             inputs=[
-                io.Image.Input("before", tooltip="Pictures of the un-erased model."),
-                io.Image.Input("after", tooltip="Pictures of the erased model, same prompts and seeds, same order."),
+                *pictures(),
                 io.String.Input("wanted", tooltip="The label that was asked for: one for all, or one a picture. For "
                                 "NudeNet: exposed or clean."),
                 io.Combo.Input("judge", options=list(choose.JUDGES), tooltip="Who reads the pictures."),
@@ -156,6 +154,8 @@ class EraseJudge(io.ComfyNode):
                 io.Clip.Input("clip", optional=True, tooltip="For the judge `CLIP of ComfyUI`: holds a CLIP-L."),
                 io.String.Input("prompts", optional=True, force_input=True, tooltip="Of each picture; for the report."),
                 io.Int.Input("seeds", optional=True, force_input=True, tooltip="Of each picture; for the report."),
+                concepts("an empty `wanted`, or one that is another word of the concept, is the concept; empty "
+                         "`labels` are the concept, its anchors and its irrelevant words."),
             ],
             outputs=[
                 ANSWERS.Output(display_name="answers", tooltip="For Erasure Report."),
@@ -166,10 +166,13 @@ class EraseJudge(io.ComfyNode):
 
     @classmethod
     def execute(cls, before, after, wanted, judge, labels, template, weights, threshold,
-                clip_vision=None, clip=None, prompts=(), seeds=()) -> io.NodeOutput:  # fmt: skip
+                clip_vision=None, clip=None, prompts=(), seeds=(), concepts=()) -> io.NodeOutput:  # fmt: skip
         old, new = planar(before), planar(after)
+        labels = words_of(labels[0])
+        for found in concepts or ():
+            wanted, labels = [found.label(word) for word in wanted], labels or found.labels()
         wanted = tuple(wanted) * len(old) if len(wanted) == 1 else tuple(wanted)
-        given = {"labels": words_of(labels[0]), "template": template[0], "weights": weights[0].strip(),
+        given = {"labels": labels, "template": template[0], "weights": weights[0].strip(),
                  "threshold": threshold[0], "folder": judges_folder(),
                  "vision": (clip_vision or [None])[0], "clip": (clip or [None])[0]}  # fmt: skip
         reader = choose.judge(judge[0], wanted, **given)
@@ -200,6 +203,7 @@ class ErasureReport(io.ComfyNode):
                 io.String.Input("output_name", default="report",
                                 tooltip="Name of the files in output/eraseanything; older ones are replaced."),
                 *cells,
+                concepts("takes the place of concept."),
             ],
             outputs=[
                 io.Image.Output(display_name="chart", tooltip="Every cell before and after, with 95 % intervals."),
@@ -215,7 +219,8 @@ class ErasureReport(io.ComfyNode):
         return checked(output_name)
 
     @classmethod
-    def execute(cls, concept, strength, model, output_name, **answers) -> io.NodeOutput:
+    def execute(cls, concept, strength, model, output_name, concepts=None, **answers) -> io.NodeOutput:
+        concept, _ = erased(concepts, concept)
         made = report.make(concept, {name: a for name, a in answers.items() if a is not None}, strength, model)
         chart, text, told = charts.bars(made), report.markdown(made), report.to_json(made)
         path = reports_folder() / f"{files.check_name(output_name)}.json"
@@ -300,8 +305,7 @@ class ErasureGrid(io.ComfyNode):
             description="Pictures before and after erasing, those of one prompt and seed under each other.",
             is_input_list=True,
             inputs=[
-                io.Image.Input("before", tooltip="Pictures of the un-erased model."),
-                io.Image.Input("after", tooltip="Pictures of the erased model, same prompts and seeds, same order."),
+                *pictures(),
                 io.Int.Input("columns", default=8, min=1, max=100, tooltip="Pictures a row."),
             ],
             outputs=[io.Image.Output(display_name="grid", tooltip="One picture with all pairs.")],
@@ -329,8 +333,7 @@ class ErasureQuality(io.ComfyNode):
             search_aliases=["FID", "KID", "drift"],
             is_input_list=True,
             inputs=[
-                io.Image.Input("before", tooltip="Pictures of the un-erased model, of prompts without the concept."),
-                io.Image.Input("after", tooltip="Pictures of the erased model, same prompts and seeds, same order."),
+                *pictures(", of prompts without the concept"),
                 io.Combo.Input("network", options=list(quality.NETWORKS),
                                tooltip="Whose features are compared; mobilenet_v2 and inception need a file in "
                                "models/erase_judges."),

@@ -8,6 +8,7 @@ from comfy_api.latest import io, ui
 from ..eraseanything_core import files
 from ..eraseanything_core.evaluation import choose, recogniser
 from .evaluation import CATEGORY, checked, judges_folder
+from .inputs import seed
 
 
 class TrainRecogniser(io.ComfyNode):
@@ -36,14 +37,7 @@ class TrainRecogniser(io.ComfyNode):
                     round=False,
                     tooltip="Adam's rate; 1e-4 in the paper.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**31 - 1,
-                    control_after_generate=False,
-                    tooltip="Splits and initialises.",
-                ),
+                seed("Splits and initialises."),
             ],
             outputs=[
                 io.String.Output(display_name="weights", tooltip="The file's name, for Erase Judge."),

@@ -79,8 +79,8 @@ def main():
     made = report(rows, read("reviewed.json")["wrong"])
     (FOLDER / "table.json").write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (FOLDER / "table.md").write_text(markdown(made), encoding="utf-8")
-    share = made["rows_with_a_wrong_synonym"] / made["rows"]
-    print(f"{made['rows']} rows, {100 * share:.1f} % with a wrong synonym")
+    bad, found = made["rows_with_a_wrong_synonym"], made["rows_with_synonyms"]
+    print(f"{made['rows']} rows, {found} with synonyms, {bad} of these with a wrong one")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .. import tokens
+from ..prompts import words_of
 
 TIERS = ("no_relation", "far", "mid")  # Table 5 of the paper
 CATEGORIES = ("entity", "style", "relation", "person")  # Table 6; persons are those of Table 7
@@ -78,13 +79,22 @@ class ConceptSet:
         """The concept and all its other words."""
         return tuple(dict.fromkeys((self.concept, *self.synonyms, *self.variants)))
 
+    def label(self, wanted: str) -> str:
+        """What a judge is asked: the concept for nothing and for each of its words, else what is wanted."""
+        own = {"", *(word.casefold() for word in self.erased())}
+        return self.concept if wanted.strip().casefold() in own else wanted
+
+    def labels(self) -> tuple[str, ...]:
+        """What a judge can choose between: the concept, what is wider, and what must survive."""
+        return tuple(dict.fromkeys((self.concept, *self.anchors, *(word for tier in self.tiers() for word in tier))))
+
     def tiers(self) -> tuple[tuple[str, ...], ...]:
         """The irrelevant words by tier, from no relation to mid, without empty tiers."""
         found = (tuple(word.word for word in self.irrelevant.get(tier, ())) for tier in TIERS)
         return tuple(tier for tier in found if tier)
 
     def settings(self) -> dict:
-        """The fields of an EraseConfig that the set decides."""
+        """The fields of an EraseConfig that the set decides; a concept without other words has no rsc loss."""
         decided = {
             "concept": self.concept,
             "synonyms": self.erased()[1:],
@@ -93,7 +103,8 @@ class ConceptSet:
             "neutral": self.neutral,
             "retain": self.retain,
         }
-        return decided | ({"templates": self.prompts} if self.prompts else {})
+        alone = {} if decided["synonyms"] else {"rsc": 0.0}
+        return decided | alone | ({"templates": self.prompts} if self.prompts else {})
 
     def to_json(self) -> str:
         """The set as JSON, one list or word a line."""
@@ -138,8 +149,16 @@ class ConceptSet:
             separator = "\n  " if name in ("prompts", "retain") else ", "
             lines.append(f"{name}: " + (separator.join(getattr(self, name)) or "none"))
         if len(self.erased()) == 1:
-            lines.append("no other word is known: type synonyms, or set Erase Trainer's rsc to 0")
+            lines.append("no other word is known: Erase Trainer does without its rsc loss, unless you type synonyms")
         return "\n".join([*lines, f"neutral: {self.neutral or 'the empty prompt'}", f"source: {self.source}"])
+
+
+def erased(concepts: ConceptSet | None, concept: str, others: str = "") -> tuple[str, tuple[str, ...]]:
+    """The concept and its other words: those of a set where there is one, else as typed."""
+    if concepts is None:
+        return concept, words_of(others)
+    first, *rest = concepts.erased()
+    return first, tuple(rest)
 
 
 def _dump(value) -> str:

@@ -2,8 +2,6 @@
 
 import unicodedata
 
-from . import wordnet
-
 SUFFIXES = {"jr", "sr", "ii", "iii"}
 
 
@@ -26,10 +24,3 @@ def core(name: str) -> list[str]:
     if len(words) > 1 and words[-1].casefold().strip(".") in SUFFIXES:
         words = words[:-1]
     return words[1:] if len(words) > 1 and words[0].casefold() == "the" else words
-
-
-def surname(name: str) -> tuple[str, ...]:
-    """The last word of a full name, unless it is short or WordNet knows it as a word or as somebody else."""
-    words = core(name)
-    alone = len(words) > 1 and len(words[-1]) > 3 and not wordnet.lookup(words[-1])
-    return (words[-1],) if alone else ()

@@ -126,7 +126,7 @@ def offline(request: Request) -> ConceptSet:
         retain=kept_prompts(concept, category, wordnet.neighbours(chosen), erased),
         anchors=anchors,
         neutral=templates.neutral(concept, category, anchors, adjective),
-        source=f"WordNet {wordnet.database().get_version()}: {sense_text(chosen)}",
+        source=f"WordNet {wordnet.database().get_version()}: {sense_text(concept, category, chosen)}",
     )
 
 
@@ -149,13 +149,14 @@ def named(concept: str, category: str, chosen: list) -> bool:
 
 
 def other_words(concept: str, category: str, chosen: list, own: tuple[str, ...]) -> tuple[str, ...]:
-    """The user's synonyms, then those of the relation, of WordNet, and the surname of a person unknown to it."""
+    """The user's synonyms, then those of the relation and of WordNet.
+
+    Of a person whom WordNet does not know, the surname is none: it may be somebody else's.
+    """
     found = [*own]
     if category == "relation":
         found += PLACES.get(concept.casefold(), ()) + ACTS.get(concept.casefold(), ())
     found += wordnet.synonyms(concept, chosen)
-    if not chosen and named(concept, category, chosen):
-        found += names.surname(concept)
     return tuple({word.casefold(): word for word in found if word.casefold() != concept.casefold()}.values())
 
 
@@ -167,6 +168,11 @@ def kept_prompts(concept: str, category: str, near: tuple[str, ...], erased: tup
     return tuple(prompt for prompt in prompts if not any(tokens.occurs(prompt, word) for word in erased))
 
 
-def sense_text(chosen: list) -> str:
+def sense_text(concept: str, category: str, chosen: list) -> str:
     """What a concept was taken to mean."""
-    return f"{chosen[0].name()}, {chosen[0].definition()}" if chosen else "it does not know the concept"
+    if chosen:
+        return f"{chosen[0].name()}, {chosen[0].definition()}"
+    unknown, words = "it does not know the concept", names.core(concept)
+    if len(words) == 1 or not named(concept, category, chosen):
+        return unknown
+    return f"{unknown}; if nobody else is called {words[-1]}, type that as a synonym"

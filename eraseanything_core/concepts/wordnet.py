@@ -13,7 +13,7 @@ from pathlib import Path
 BUNDLED = Path(__file__).with_name("nltk_data") / "corpora" / "wordnet.zip"
 POS = {"noun": "n", "verb": "v", "adjective": "a", "adverb": "r"}
 CONTACT = {"verb.contact", "verb.motion", "verb.body", "verb.perception"}  # what a picture of two people can show
-OWN_SHARE = 0.5  # how often a word must mean this, of how often it means what it means most
+OWN_SHARE = 0.5  # how often a word must mean this, of how often it means what it means most, or of all its senses
 
 
 @cache
@@ -113,14 +113,30 @@ def means(word: str, synset) -> bool:
     """
     if synset.instance_hypernyms():  # a name: nobody else may bear it, and no thing come before it
         nouns = database().synsets(word, "n")
-        return nouns[:1] == [synset] and not any(word in s.lemma_names() for s in nouns[1:])
+        alone = nouns[:1] == [synset] and not any(word in s.lemma_names() for s in nouns[1:])
+        return alone and not given(word, synset)
     pos, entries = synset.pos().replace("s", "a"), counts().get(word.lower(), ())
-    if not entries:  # WordNet lists nouns first, then by frequency
-        return database().synsets(word, "n" if pos == "n" else None)[0] == synset
+    if not entries:  # WordNet lists nouns first
+        return database().synsets(word, "n" if pos == "n" else None)[0] == synset and own_share(word, synset)
     own = count(word, synset)
     alike = max((n for n, p, _ in entries if p == pos), default=0)
     others = max((n for n, p, _ in entries if p != pos), default=0)
     return own > 0 and own >= OWN_SHARE * alike and (own > others or own == others and pos == "n")
+
+
+def given(word: str, synset) -> bool:
+    """Whether a word is the first name of somebody who also has a last name: `Leonardo`, but not `Rembrandt`."""
+    lemmas = synset.lemma_names()
+    return any(f"{word}_{last}" in lemmas for last in lemmas)
+
+
+def own_share(word: str, synset) -> bool:
+    """Whether enough senses of a word that the texts lack are this one or share another word with it.
+
+    Their order says nothing: `blowup` is an explosion first, but as well an outburst and an enlargement.
+    """
+    others, found = set(synset.lemma_names()) - {word}, database().synsets(word)
+    return sum(s == synset or bool(others & set(s.lemma_names())) for s in found) >= OWN_SHARE * len(found)
 
 
 def senses(concept: str, category: str, pos: str | None = None) -> list:

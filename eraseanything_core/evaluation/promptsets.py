@@ -6,6 +6,9 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..concepts import ConceptSet
+from ..prompts import fill
+
 PROMPT = ("prompt", "adv_prompt")
 SEED = ("seed", "evaluation_seed", "sd_seed")
 GUIDANCE = ("guidance", "evaluation_guidance", "sd_guidance_scale")
@@ -42,6 +45,18 @@ def read(text: str, guidance: float = 3.5) -> list[PromptRow]:
     if not rows:
         raise ValueError("the prompt set has no rows below its header")
     return rows
+
+
+def asking(concepts: ConceptSet, guidance: float = 3.5) -> list[PromptRow]:
+    """The prompts of a concept set, labelled with its concept; the seed is the row's number.
+
+    Raises:
+        ValueError: it has no prompts.
+    """
+    if not concepts.prompts:
+        raise ValueError(f"the set of {concepts.concept!r} has no prompts: add some, or take them from Concept Sampler")
+    filled = [fill(prompt, concepts.concept) for prompt in concepts.prompts]
+    return [PromptRow(prompt, seed, guidance, concepts.concept) for seed, prompt in enumerate(filled)]
 
 
 def _column(names: list[str], known: tuple[str, ...]) -> str | None:

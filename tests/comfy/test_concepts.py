@@ -5,9 +5,13 @@ import time
 import urllib.error
 
 import pytest
+from PIL import Image
+from safetensors.torch import load_file
 
+from eraseanything_core.evaluation import report
+from eraseanything_core.lora import load_lora
 from scripts.chat_server import ChatServer, fails, hangs, says
-from scripts.graph import api_to_ui
+from scripts.graph import api_to_ui, inputs_of
 from scripts.server import GraphError, GraphInterrupted
 
 KEY = "sk-fake-5e1f-do-not-show-0123456789"
@@ -72,6 +76,13 @@ def test_a_key_is_used_and_shown_nowhere(server, user, graph):
     answers = "".join(path.read_text() for path in (user / "answers").iterdir())
     left = everything(server, workflow, json.dumps(asked), json.dumps(events), answers)
     assert "do-not-show" not in left and chat.url in left, "the key was shown, or nothing was looked at"
+    (picture,) = (server.base / "output").glob("secret*.png")
+    assert chat.url in Image.open(picture).info["prompt"], "the picture does not hold the graph"
+    with ChatServer(fails(500)) as gone:
+        pass
+    (user / "credentials.json").unlink()
+    again = server.run(with_model(graph, gone.url), timeout=120)["outputs"]["1"]["text"][0]
+    assert "mid: image 0.50, figure 0.60" in again and "as it answered before; nothing was sent" in again
 
 
 @pytest.mark.parametrize(
@@ -113,6 +124,80 @@ def test_an_attack_takes_the_synonyms_of_the_set(server, graph):
     made = set(server.run(asked, timeout=120)["outputs"]["2"]["text"][0].splitlines())
     words = ("bare", "au naturel", "naked", "nudity", "nudeness")
     assert len(made) > 2 and made <= {f"a {word} man" for word in words}
+
+
+def node(kind: str, **inputs) -> dict:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def filled(server, name: str, **inputs) -> dict:
+    """A node of the pack with its defaults, and what is given."""
+    entries = inputs_of(f"EraseAnything_{name}", server.object_info())
+    return node(f"EraseAnything_{name}", **{e.name: e.default() for e in entries if e.is_widget} | inputs)
+
+
+def drawn(model: str, name: str) -> dict:
+    """Nodes that draw the rows of the prompt set with a model, in two steps."""
+    return {
+        f"sample {name}": node(
+            "KSampler", model=[model, 0], seed=["set", 1], steps=2, cfg=1.0, sampler_name="euler", scheduler="simple",
+            positive=["text", 0], negative=["text", 0], latent_image=["latent", 0], denoise=1.0,
+        ),
+        name: node("VAEDecode", samples=[f"sample {name}", 0], vae=["vae", 0]),
+    }  # fmt: skip
+
+
+def from_a_word_to_its_report(server) -> dict:
+    """ConceptSampler and no other word: trained, saved, attacked, drawn before and after, judged, reported."""
+    small = {"width": 96, "height": 96, "steps": 2, "sampling_steps": 2, "pool": 1, "preset": "custom"}
+    flux, concepts, target = {"model": ["model", 0], "clip": ["clip", 0]}, {"concepts": ["words", 0]}, {"steps": 1}
+    target |= flux | concepts | {"lora": ["erase", 0], "latent": ["latent", 0], "prompt": "a photo of fish"}
+    return {
+        "words": filled(server, "ConceptSampler", concept="fish", words_from="offline", synonyms="trout"),
+        "model": node("UNETLoader", unet_name="tinyflux.safetensors", weight_dtype="default"),
+        "clip": node("EraseAnything_TinyFlux", text_encoder="tinyflux_text.safetensors"),
+        "vae": node("VAELoader", vae_name="tinyflux_vae.safetensors"),
+        "latent": node("EmptySD3LatentImage", width=96, height=96, batch_size=1),
+        "erase": filled(server, "EraseTrainer", **flux, **concepts, **small, output_name="by_a_word"),
+        "save": node("SaveLoRA", lora=["erase", 0], prefix="loras/by_a_word"),
+        "erased": node("LoraModelLoader", model=["model", 0], lora=["erase", 0], strength_model=1.0, bypass=False),
+        "set": filled(server, "PromptSet", **concepts, count=2),
+        "text": node("CLIPTextEncode", text=["set", 0], clip=["clip", 0]),
+        **drawn("model", "before"),
+        **drawn("erased", "after"),
+        "attack": filled(server, "EraseAttack", **concepts, prompt=["set", 0], attack="synonym"),
+        "breed": filled(
+            server, "GeneticAttack", **concepts, clip=["clip", 0], population=8, generations=2, words=3, forbidden="sea"
+        ),
+        "invert": filled(server, "InversionAttack", **target),
+        "relearn": filled(server, "RelearnAttack", **target),
+        "told": node("PreviewAny", source=["relearn", 0]),
+        "held": node("PreviewAny", source=["invert", 0]),
+        "judge": filled(
+            server, "EraseJudge", **concepts, before=["before", 0], after=["after", 0], judge="TinyFlux CNN",
+            prompts=["set", 0], seeds=["set", 1],
+        ),
+        "report": filled(server, "ErasureReport", **concepts, acc_e=["judge", 0], output_name="by_a_word"),
+    }  # fmt: skip
+
+
+def test_a_word_is_trained_on_attacked_and_judged_in_one_graph(server):
+    shown = server.run(from_a_word_to_its_report(server), timeout=600)["outputs"]
+    assert "synonyms: trout" in shown["words"]["text"][0]
+    tensors, header = load_lora(server.base / "models" / "loras" / "by_a_word.safetensors")
+    (saved,) = (server.base / "output" / "loras").glob("by_a_word*.safetensors")
+    assert load_file(saved).keys() == tensors.keys()
+    assert header["eraseanything.concept"] == "fish" and "trout" in json.loads(header["eraseanything.synonyms"])
+    assert [len(tier) for tier in json.loads(header["eraseanything.tiers"])] == [4, 4, 4]
+    prompts = ["a photo of fish", "an image of fish"]
+    assert set(shown["attack"]["text"]) <= {prompt.replace("fish", "trout") for prompt in prompts} | {
+        prompt.replace("fish", "fishes") for prompt in prompts
+    }
+    bred = shown["breed"]["text"][0].splitlines()[0]
+    assert len(bred.split()) == 3 and not any(word in bred for word in ("fish", "trout", "sea"))
+    written = report.from_json((server.base / "output" / "eraseanything" / "by_a_word.json").read_text("utf-8"))
+    assert written.concept == "fish" and written.cells["acc_e"].prompts == prompts
+    assert set(written.cells["acc_e"].labels) >= {"fish"} and written.cells["acc_e"].after.n == 2
 
 
 def test_a_workflow_cannot_send_the_key_elsewhere(server, user, graph):

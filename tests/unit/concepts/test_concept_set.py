@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from eraseanything_core.concepts import ConceptSet, Word
+from eraseanything_core.concepts import ConceptSet, Word, erased
+from eraseanything_core.evaluation import promptsets
 from eraseanything_core.trainer import EraseConfig
 
 CAT = ConceptSet(
@@ -38,6 +39,27 @@ def test_the_trainer_takes_all_other_words_and_the_tiers():
     assert config.irrelevant == ("cloud", "chair", "café") and config.tiers == (("cloud",), ("chair", "café"))
     assert config.templates == CAT.prompts and config.retain == CAT.retain
     assert replace(config, **ConceptSet("cat").settings()).templates == CAT.prompts
+    assert config.rsc == 0.05 and replace(config, **ConceptSet("cat").settings()).rsc == 0
+
+
+def test_a_set_takes_the_place_of_typed_words():
+    assert erased(None, "dog", "doggy,\nhound") == ("dog", ("doggy", "hound")) and erased(None, "dog") == ("dog", ())
+    assert erased(CAT, "dog", "doggy") == ("cat", ("kitty", "cats"))
+
+
+def test_a_judge_is_asked_for_the_concept_by_each_of_its_words():
+    assert [CAT.label(wanted) for wanted in ("", "Kitty", "cats", "cat", "dog", "cat flap")] == [
+        "cat", "cat", "cat", "cat", "dog", "cat flap",
+    ]  # fmt: skip
+    assert CAT.labels() == ("cat", "animal", "cloud", "chair", "café") and ConceptSet("cat").labels() == ("cat",)
+
+
+def test_a_prompt_set_of_a_concept_set():
+    rows = promptsets.asking(CAT)
+    assert [row.prompt for row in rows] == ["a photo of a cat", "cat on a sofa"]
+    assert [row.seed for row in rows] == [0, 1] and {(row.label, row.guidance) for row in rows} == {("cat", 3.5)}
+    with pytest.raises(ValueError, match="the set of 'cat' has no prompts: add some"):
+        promptsets.asking(ConceptSet("cat"))
 
 
 BAD = {
