@@ -13,7 +13,7 @@ from ..eraseanything_core.concepts import ConceptSet, credentials, llm, sampler
 from ..eraseanything_core.concepts.concept_set import CATEGORIES
 from ..eraseanything_core.concepts.wordnet import POS
 from ..eraseanything_core.prompts import words_of
-from .inputs import ERASE_CONCEPTS, seed
+from .inputs import ERASE_CONCEPTS, checked, seed
 
 CATEGORY = "EraseAnything/concepts"
 
@@ -108,7 +108,7 @@ class ConceptSampler(io.ComfyNode):
             search_aliases=["synonyms", "irrelevant words", "wordnet", "concept"],
             inputs=[*_word(), *_service()],
             outputs=[
-                ERASE_CONCEPTS.Output(display_name="concepts", tooltip="For Erase Trainer and Save Concepts."),
+                ERASE_CONCEPTS.Output(display_name="concepts", tooltip="For Erase Trainer, Save Concepts and the evaluation."),
                 io.String.Output(display_name="json", tooltip="The same as JSON, for Load Concepts."),
             ],
             is_output_node=True,
@@ -178,10 +178,7 @@ class SaveConcepts(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, output_name=None):
-        try:
-            return output_name is None or bool(files.check_name(output_name, ".json"))
-        except ValueError as error:
-            return str(error)
+        return checked(output_name, ".json")
 
     @classmethod
     def execute(cls, concepts, output_name):
@@ -209,7 +206,7 @@ class LoadConcepts(io.ComfyNode):
                     "output/concepts or input.",
                 )
             ],
-            outputs=[ERASE_CONCEPTS.Output(display_name="concepts", tooltip="For Erase Trainer and Save Concepts.")],
+            outputs=[ERASE_CONCEPTS.Output(display_name="concepts", tooltip="For Erase Trainer, Save Concepts and the evaluation.")],
             is_output_node=True,
         )
 

@@ -12,7 +12,7 @@ from ..eraseanything_core.concepts import erased
 from ..eraseanything_core.evaluation import charts, choose, promptsets, quality, report
 from ..eraseanything_core.evaluation.attacks import ATTACKS, attack
 from ..eraseanything_core.prompts import lines_of, words_of
-from .inputs import concepts, pictures, seed
+from .inputs import checked, concepts, pictures, seed
 
 CATEGORY = "EraseAnything/evaluation"
 ANSWERS = io.Custom("ERASE_ANSWERS")
@@ -229,14 +229,6 @@ class ErasureReport(io.ComfyNode):
         files.replace(path.with_suffix(".png"), charts.png(chart))
         shown = ui.PreviewText(text).as_dict() | ui.PreviewImage(chart, cls=cls).as_dict()
         return io.NodeOutput(chart, text, told, str(path), ui=shown)
-
-
-def checked(name: str | None) -> bool | str:
-    """True, or what is wrong with a typed file name; None stands for a linked one."""
-    try:
-        return True if name is None else bool(files.check_name(name))
-    except ValueError as error:
-        return str(error)
 
 
 def reports_folder() -> Path:

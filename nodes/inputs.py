@@ -1,6 +1,8 @@
-"""Inputs that several nodes have."""
+"""Inputs that several nodes have, and the check of a typed file name."""
 
 from comfy_api.latest import io
+
+from ..eraseanything_core import files
 
 ERASE_CONCEPTS, LORA_MODEL = io.Custom("ERASE_CONCEPTS"), io.Custom("LORA_MODEL")
 
@@ -21,3 +23,11 @@ def pictures(of: str = "") -> list:
         io.Image.Input("before", tooltip=f"Pictures of the un-erased model{of}."),
         io.Image.Input("after", tooltip="Pictures of the erased model, same prompts and seeds, same order."),
     ]
+
+
+def checked(name: str | None, ending: str = ".safetensors") -> bool | str:
+    """True, or what is wrong with a typed file name; None stands for a linked one."""
+    try:
+        return True if name is None else bool(files.check_name(name, ending))
+    except ValueError as error:
+        return str(error)

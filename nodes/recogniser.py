@@ -7,8 +7,8 @@ from comfy_api.latest import io, ui
 
 from ..eraseanything_core import files
 from ..eraseanything_core.evaluation import choose, recogniser
-from .evaluation import CATEGORY, checked, judges_folder
-from .inputs import seed
+from .evaluation import CATEGORY, judges_folder
+from .inputs import checked, seed
 
 
 class TrainRecogniser(io.ComfyNode):

@@ -213,6 +213,7 @@ def test_a_key_in_the_graph_is_refused_before_it_is_queued(server, graph):
         asked = {**graph, "1": {"class_type": NODE, "inputs": graph["1"]["inputs"] | change}}
         with pytest.raises(GraphError, match="short name|must hold no user, password"):
             server.queue(asked)
+    assert "do-not-show" not in server.log.read_text()
 
 
 def test_comfyui_does_not_serve_the_credentials(server, user):

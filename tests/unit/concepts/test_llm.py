@@ -6,12 +6,14 @@ import logging
 
 import pytest
 
-from eraseanything_core.concepts import llm
+from eraseanything_core.concepts import ConceptSet, llm
 from eraseanything_core.concepts.answer import AnswerError, Question, check, parse, schema
+from eraseanything_core.concepts.sampler import answered
 from scripts.chat_server import ChatServer, breaks_off, drips, fails, hangs, huge, says
 
 KEY = "sk-secret-0123456789"
 QUESTION = Question("nude", ("nude", "naked", "bare", "nudity"), count=3)
+SET = ConceptSet("nude", synonyms=QUESTION.erased[1:])
 GOOD = {
     "no_relation": [["cloud", 0.1], ["tree", 0.2], ["carpet", 0.1]],
     "far": [["hot", 0.3], ["color", 0.4], ["wet", 0.3]],
@@ -45,7 +47,8 @@ USABLE = {
 @pytest.mark.parametrize("name", USABLE)
 def test_usable_at_once(name, tmp_path):
     with ChatServer(USABLE[name]) as server:
-        assert words(ask(server, tmp_path)) == WORDS
+        answer = ask(server, tmp_path)
+    assert words(answer) == WORDS and answered(SET, answer, "m").check().irrelevant == answer.irrelevant
     assert len(server.requests) == 1
 
 

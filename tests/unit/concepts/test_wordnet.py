@@ -140,6 +140,7 @@ def test_known_noise_is_left_out(concept, category):
         ("Galileo Galilei", "person", ("Galileo",)),
         ("Explosions", "style", ("detonation",)),
         ("harbor", "entity", ("seaport", "harbour")),
+        ("horse", "entity", ("Equus caballus",)),
         ("Zac Efron", "person", ()),
         ("Adele", "person", ()),
     ],
