@@ -1,8 +1,10 @@
 """Columns of the attention matrix, exact and differentiable, without the matrix."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -79,3 +81,20 @@ class Blocks:
             raise ValueError(
                 f"no block is chosen by {self.text!r}: the model has {dual} dual and {single} single blocks"
             )
+
+
+class Place(NamedTuple):
+    """Where one attention stands, and the text in it.
+
+    Attributes:
+        block: its kind and index.
+        text: the key at which the prompt's tokens begin.
+        image: the query at which the image's begin.
+    """
+
+    block: tuple[str, int]
+    text: int
+    image: int
+
+
+Placer = Callable[[int, int, dict], Place | None]  # of rows, keys and transformer options; None: no text is attended to

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .attention import Blocks
+from .attention import Blocks, Place
 from .methods.attention_map import MapErasure, override
 from .probe import Probe, Recording
 from .tokens import locate
@@ -42,6 +42,20 @@ class Prompt:
             if known.shape[1] <= context.shape[1]:
                 found |= (context[:, : known.shape[1]] == known.to(context)).flatten(1).all(1)
         return found
+
+    def columns(self, context: Tensor) -> Tensor:
+        """[b, tokens], one at the concepts' tokens in each of a context's encodings of the prompt.
+
+        ComfyUI repeats a text for cross-attention when another one in the batch is longer: every copy counts.
+        """
+        select = torch.zeros(context.shape[:2], device=context.device)
+        places = torch.tensor([i for span in self.spans.values() for i in span], device=context.device)
+        for known in self.contexts:
+            count = known.shape[1]
+            for first in range(0, context.shape[1] - count + 1, count):
+                rows = (context[:, first : first + count] == known.to(context)).flatten(1).all(1)
+                select[rows.nonzero(), first + places] = 1.0
+        return select
 
     def table(self) -> str:
         """The concepts' tokens, in words."""
@@ -102,15 +116,13 @@ class Hook:
         if rows.any():
             self.met = True
             if self.acts and self.sigmas[1] - NEAR <= float(t.max()) <= self.sigmas[0] + NEAR:
-                before = options.get("optimized_attention_override")
-                attend = self.attend(rows, x, t, c_crossattn, options, executor.class_obj, before)
-                options = {**options, "optimized_attention_override": attend}
+                options = self.acting(rows, x, t, c_crossattn, options, executor.class_obj)
         result = executor(x, t, c_concat, c_crossattn, control, options, **rest)
         self.done()
         return result
 
-    def attend(self, rows: Tensor, x: Tensor, t: Tensor, context: Tensor, options: dict, model, before):
-        """The attention of this forward."""
+    def acting(self, rows: Tensor, x: Tensor, t: Tensor, context: Tensor, options: dict, model) -> dict:
+        """The transformer options with which this forward acts."""
         raise NotImplementedError
 
     def done(self):
@@ -118,17 +130,38 @@ class Hook:
 
 
 class EraseHook(Hook):
-    """Scales the concept's columns."""
+    """Scales the concept's columns.
 
-    def __init__(self, prompt: Prompt, sigmas: tuple[float, float], config: MapErasure):
+    Args:
+        layout: tells where the text stands in the MODEL's attention, as `flux.layout` does.
+    """
+
+    def __init__(self, prompt: Prompt, sigmas: tuple[float, float], config: MapErasure, layout):
         super().__init__(prompt, sigmas)
-        self.config, self.acts = config, config.strength < 1
+        self.config, self.layout, self.acts = config, layout, config.strength < 1
 
-    def attend(self, rows, x, t, context, options, model, before):
-        select = torch.zeros(context.shape[:2], device=context.device)
-        for places in self.prompt.spans.values():
-            select[:, places] = 1.0
-        return override(select * rows[:, None], self.config, before)
+    def outer_sample(self, executor, *args, **kwargs):
+        self.asked = self.erased = False
+        samples = super().outer_sample(executor, *args, **kwargs)
+        if self.asked and not self.erased:
+            raise ValueError(
+                "no attention of the chosen blocks could be changed: another node computes it past ComfyUI's own; use "
+                "AttentionErase without it"
+            )
+        return samples
+
+    def acting(self, rows, x, t, context, options, model):
+        self.asked = True
+        options, place = self.layout.begin(options, x, context)
+
+        def placer(*attention) -> Place | None:
+            found = place(*attention)
+            self.erased |= found is not None and found.block in self.config.blocks
+            return found
+
+        before = options.get("optimized_attention_override")
+        attend = override(self.prompt.columns(context), self.config, before, placer)
+        return {**options, "optimized_attention_override": attend}
 
 
 class ProbeHook(Hook):
@@ -165,8 +198,8 @@ class ProbeHook(Hook):
             "if it was made before the last few"
         )
 
-    def attend(self, rows, x, t, context, options, model, before):
-        patch = model.diffusion_model.patch_size
+    def acting(self, rows, x, t, context, options, model):
+        before, patch = options.get("optimized_attention_override"), model.diffusion_model.patch_size
         grid = tuple(-(-size // patch) for size in x.shape[-2:])
         chosen = rows.nonzero()[: len(x) // len(options["cond_or_uncond"]), 0]
         step = int((options["sample_sigmas"] > t.max() + 1e-6).sum())
@@ -178,7 +211,7 @@ class ProbeHook(Hook):
                 self.probe.read(q, k, (place["block_type"], place["block_index"]))
             return (partial(before, attention) if before else attention)(q, k, v, heads, **more)
 
-        return attend
+        return {**options, "optimized_attention_override": attend}
 
     def done(self):
         self.probe.end()

@@ -1,17 +1,22 @@
 """Where a concept stands among the pieces of the prompt that was really encoded.
 
-Everything here works on the *pieces* of a T5 (SentencePiece) tokenizer: strings in which "▁" opens a word. The
-search is done on the text that the pieces spell, so it does not depend on how a word was cut: `nude` is found in
-`▁nu·de`, `Nude,` in `▁N·ude·,`, `(nude:1.2)` after ComfyUI has taken the weight off, and the `a` of `Frida` is
-never taken for an article.
+Everything here works on the *pieces* of a tokenizer: strings in which "▁" stands for a blank, as T5's (SentencePiece)
+come and CLIP's and Qwen's are brought to. The search is done on the text that the pieces spell, so it does not depend
+on how a word was cut: `nude` is found in `▁nu·de`, `Nude,` in `▁N·ude·,`, `(nude:1.2)` after ComfyUI has taken the
+weight off, and the `a` of `Frida` is never taken for an article.
 """
 
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
+from os.path import commonprefix
 
-SPECIAL = {"<pad>", "</s>", "<s>", "<unk>"}
+SPECIAL = {"<pad>", "</s>", "<s>", "<unk>", "<bos>", "<eos>", "<|startoftext|>", "<|endoftext|>"}
+SPECIAL |= {"<|im_start|>", "<|im_end|>"}
+PRINTED = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+MOVED = [byte for byte in range(256) if byte not in PRINTED]
+BYTES = {chr(byte): byte for byte in PRINTED} | {chr(256 + i): byte for i, byte in enumerate(MOVED)}  # of GPT-2's BPE
 ENDING = r"(?:'s|’s|es|s)?"
 ALIKE = 0.75  # similarity (difflib's ratio) from which a word is taken for the concept misspelt
 AFFIX = 4  # letters that may stand before or after the concept
@@ -26,9 +31,46 @@ def pieces_of(tokenizer, token_weights: Sequence[tuple]) -> list[str]:
 
     Returns:
         One string a token; special tokens and embeddings given as tensors are "".
+
+    Raises:
+        ValueError: the tokenizer marks words in none of the ways that are known.
     """
     pieces = [tokenizer.inv_vocab.get(token[0], "") if isinstance(token[0], int) else "" for token in token_weights]
-    return ["" if piece in SPECIAL else piece for piece in pieces]
+    pieces = ["" if piece in SPECIAL else piece for piece in pieces]
+    known = tokenizer.inv_vocab.values()
+    if "▁the" in known:
+        return pieces
+    if "the</w>" in known:
+        return _ended(pieces)
+    if "Ġthe" in known:
+        return [_decoded(piece) for piece in pieces]
+    raise ValueError("this CLIP's tokenizer does not tell where words begin: use one of CLIP, T5, Gemma or Qwen")
+
+
+def _decoded(piece: str) -> str:
+    """A piece of a byte-level tokenizer as text."""
+    return re.sub(r"\s", "▁", bytes(BYTES[letter] for letter in piece).decode("utf-8", errors="replace"))
+
+
+def _ended(pieces: Sequence[str]) -> list[str]:
+    """CLIP's pieces, which mark where words end. It parts punctuation from words: no blank is put there."""
+    words = [_decoded(piece.removesuffix("</w>")) for piece in pieces]
+    for i, (piece, following) in enumerate(zip(pieces, [*words[1:], ""])):
+        if piece.endswith("</w>") and words[i][-1].isalnum() and (following or "a")[0].isalnum():
+            words[i] += "▁"
+    return words
+
+
+def own_pieces(pieces: Sequence[str], template: Sequence[str]) -> list[str]:
+    """The pieces with "" for those of the template that a text encoder puts around a prompt.
+
+    Args:
+        template: the pieces of the empty prompt.
+    """
+    start = len(commonprefix([pieces, template]))
+    rest = [list(reversed(found[start:])) for found in (pieces, template)]
+    stop = len(pieces) - len(commonprefix(rest))
+    return [piece if start <= i < stop else "" for i, piece in enumerate(pieces)]
 
 
 def find_spans(pieces: Sequence[str], concept: str) -> list[range]:

@@ -20,13 +20,12 @@ def encoded(clip, prompt: str, concepts: str, fuzzy: bool) -> tuple[Prompt, list
     """A prompt with the places of the concepts in it, and its CONDITIONING.
 
     Raises:
-        ValueError: the text encoder has no T5, or see `hooks.read_prompt`.
+        ValueError: see `flux.context_pieces` and `hooks.read_prompt`.
     """
-    if "t5xxl" not in clip.tokenize(""):
-        raise ValueError("this CLIP has no T5: connect the text encoder of a Flux.1 model")
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
     contexts = [context for context, _ in conditioning]
-    return read_prompt(flux.TextEncoder(clip).pieces(prompt), words_of(concepts), fuzzy, contexts), conditioning
+    pieces = flux.context_pieces(clip, prompt, contexts[0].shape[1])
+    return read_prompt(pieces, words_of(concepts), fuzzy, contexts), conditioning
 
 
 def sigmas(model, start: float, end: float) -> tuple[float, float]:
@@ -45,7 +44,7 @@ def check(model, blocks: Blocks):
     """
     inner = model.get_model_object("diffusion_model")
     if not isinstance(inner, Flux):
-        raise ValueError(f"the MODEL is a {type(model.model).__name__}: only Flux is supported here")
+        raise ValueError(f"the MODEL is a {type(model.model).__name__}: AttentionProbe reads only Flux")
     blocks.check(len(inner.double_blocks), len(inner.single_blocks))
 
 
@@ -57,9 +56,9 @@ def hooked(model, hook: Hook):
     return clone
 
 
-def _prompt_inputs(concepts: str) -> list:
+def _prompt_inputs(model: str, concepts: str) -> list:
     return [
-        io.Model.Input("model", tooltip="A Flux model; LoRAs and other nodes may come before. It is left as it is."),
+        io.Model.Input("model", tooltip=f"{model}; LoRAs and other nodes may come before. It is left as it is."),
         io.Clip.Input("clip", tooltip="The text encoder that the prompt is encoded with."),
         io.String.Input(
             "prompt",
@@ -101,7 +100,7 @@ class AttentionProbe(io.ComfyNode):
             "with Attention Maps, after the sampler.",
             search_aliases=["attention map", "heat map", "token attention", "daam"],
             inputs=[
-                *_prompt_inputs("The word or words to look for; several are separated by commas."),
+                *_prompt_inputs("A Flux model", "The word or words to look for; several are separated by commas."),
                 *_range_inputs(f"Blocks to record: {CHOICE}."),
                 io.String.Input("heads", default="all", tooltip="Heads to record: all, or numbers such as 0, 3, 5."),
             ],
@@ -195,7 +194,10 @@ class AttentionErase(io.ComfyNode):
             "misspellings and synonyms get past it.",
             search_aliases=["attention map erasure", "concept erasure", "delete attention"],
             inputs=[
-                *_prompt_inputs("The word or words whose columns are scaled; several are separated by commas."),
+                *_prompt_inputs(
+                    "A model of Flux, Stable Diffusion or another family that the help page lists",
+                    "The word or words whose columns are scaled; several are separated by commas.",
+                ),
                 io.Float.Input(
                     "strength",
                     default=0.0,
@@ -227,9 +229,10 @@ class AttentionErase(io.ComfyNode):
         cls, model, clip, prompt, concept, strength, blocks, start, end, fuzzy, renormalise, queries
     ) -> io.NodeOutput:
         config = MapErasure(strength, renormalise, Blocks(blocks), queries == "image")
-        check(model, config.blocks)
+        layout = flux.layout(model)
+        config.blocks.check(layout.dual, layout.single)
         found, conditioning = encoded(clip, prompt, concept, fuzzy)
-        hook = EraseHook(found, sigmas(model, start, end), config)
+        hook = EraseHook(found, sigmas(model, start, end), config, layout)
         return io.NodeOutput(hooked(model, hook), conditioning, found.table(), ui=ui.PreviewText(found.table()))
 
 

@@ -42,6 +42,8 @@ ROWS = {
     "un-erased": Row(None),
     "deleted, dual blocks": Row(DELETION),
     "deleted, all blocks": Row(MapErasure(blocks=Blocks("all"))),
+    "halved (s = 0.5), all blocks": Row(MapErasure(strength=0.5, blocks=Blocks("all"))),
+    "deleted, all blocks, rows renormalised": Row(MapErasure(renormalise=True, blocks=Blocks("all"))),
     "deleted, all blocks, fuzzy": Row(MapErasure(blocks=Blocks("all")), fuzzy=True),
 }
 

@@ -12,10 +12,11 @@ from .architecture import new_autoencoder, new_flux, t5_tokenizer
 from .attacks import breed, invert, relearn
 from .capture import Capture
 from .gradients import exact_gradients
+from .layouts import layout
 from .loan import borrow, check_model, fingerprint
 from .model import Cond, FluxModel
 from .previews import small_pictures
-from .text import TextEncoder
+from .text import TextEncoder, context_pieces
 from .training import train_eraser
 from .twin import private_copy
 
@@ -27,9 +28,11 @@ __all__ = [
     "borrow",
     "breed",
     "check_model",
+    "context_pieces",
     "exact_gradients",
     "fingerprint",
     "invert",
+    "layout",
     "new_autoencoder",
     "new_flux",
     "private_copy",

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attention import Blocks
+from ..attention import Blocks, Place, Placer
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,23 @@ class MapErasure:
 DELETION = MapErasure()  # the paper's
 
 
-def without_columns(v: Tensor, select: Tensor, strength: float = 0.0) -> Tensor:
+def without_columns(v: Tensor, select: Tensor, strength: float = 0.0, first: int = 0, axis: int = 2) -> Tensor:
     """Values [b, h, keys, d] with the rows of the selected text keys scaled.
 
     Args:
-        select: [b, text tokens], one at each key whose column of the attention is scaled; text keys come first.
+        select: [b, text tokens], one at each key whose column of the attention is scaled.
+        first: the key at which the text begins.
+        axis: where the values have their keys, when not as above.
     """
-    return v * _factor(v, select, strength)[:, None, :, None].to(v)
+    factor = _factor(v.shape[axis], select, strength, first).to(v)
+    return v * factor.view([len(factor), *(factor.shape[1] if i == axis else 1 for i in range(1, v.ndim))])
 
 
-def column_bias(k: Tensor, select: Tensor, strength: float, mask: Tensor | None = None) -> Tensor:
+def column_bias(
+    k: Tensor, select: Tensor, strength: float, mask: Tensor | None = None, first: int = 0, axis: int = 2
+) -> Tensor:
     """log(scale) of each key, [b, 1, 1, keys], -inf where it is 0; an attention mask that is there is added."""
-    bias = _factor(k, select, strength).log()[:, None, None].to(k)
+    bias = _factor(k.shape[axis], select, strength, first).log()[:, None, None].to(k)
     if mask is None:
         return bias
     if mask.dtype == torch.bool:
@@ -53,38 +58,42 @@ def column_bias(k: Tensor, select: Tensor, strength: float, mask: Tensor | None 
     return bias + (mask[:, None] if mask.ndim == 3 else mask)
 
 
-def _factor(keys: Tensor, select: Tensor, strength: float) -> Tensor:
+def _factor(keys: int, select: Tensor, strength: float, first: int) -> Tensor:
     """[b, keys]: the strength at selected text keys, one elsewhere."""
-    return F.pad(1 - (1 - strength) * select.to(keys.device), (0, keys.shape[2] - select.shape[1]), value=1.0)
+    return F.pad(1 - (1 - strength) * select, (first, keys - first - select.shape[1]), value=1.0)
 
 
-def override(select: Tensor, config: MapErasure = DELETION, before=None):
-    """For `transformer_options["optimized_attention_override"]` of ComfyUI's Flux.
+def flux(text: int) -> Placer:
+    """Places the attention of ComfyUI's Flux, where the tokens of the text stand before the image's."""
+    return lambda rows, keys, options: Place((options["block_type"], options["block_index"]), 0, text)
+
+
+def override(select: Tensor, config: MapErasure = DELETION, before=None, placer: Placer | None = None):
+    """For `transformer_options["optimized_attention_override"]`.
 
     Args:
         select: [b, text tokens], see `without_columns`.
         config: how columns are scaled.
         before: an override that is there already; it computes the attention.
+        placer: says where the text stands; None is for ComfyUI's Flux.
     """
+    placer = placer or flux(select.shape[1])
 
     def attend(attention, q, k, v, heads, mask=None, **rest):
-        run, options = partial(before, attention) if before else attention, rest["transformer_options"]
-        if (options["block_type"], options["block_index"]) not in config.blocks:
+        run = partial(before, attention) if before else attention
+        axis = 2 if rest.get("skip_reshape") else 1  # of the tokens in q, k and v
+        place = placer(len(k), k.shape[axis], rest["transformer_options"])
+        if place is None or place.block not in config.blocks:
             return run(q, k, v, heads, mask=mask, **rest)
-        if not config.image_only:
-            return _scaled(run, q, k, v, heads, mask, select, config, rest)
-        text, masks = select.shape[1], (mask, mask)
-        if mask is not None and mask.shape[-2] > 1:
-            masks = mask[..., :text, :], mask[..., text:, :]
-        words = run(q[:, :, :text], k, v, heads, mask=masks[0], **rest)
-        return torch.cat((words, _scaled(run, q[:, :, text:], k, v, heads, masks[1], select, config, rest)), dim=1)
+        kept = place.image if config.image_only else 0  # queries that keep the columns
+        masks = (mask, mask) if mask is None or mask.shape[-2] == 1 else (mask[..., :kept, :], mask[..., kept:, :])
+        words, others = q.tensor_split([kept], dim=axis)
+        if config.renormalise:
+            bias = column_bias(k, select, config.strength, masks[1], place.text, axis)
+            scaled = run(others, k, v, heads, mask=bias, **rest)
+        else:
+            values = without_columns(v, select, config.strength, place.text, axis)
+            scaled = run(others, k, values, heads, mask=masks[1], **rest)
+        return torch.cat((run(words, k, v, heads, mask=masks[0], **rest), scaled), dim=-2) if kept else scaled
 
     return attend
-
-
-def _scaled(run, q, k, v, heads, mask, select, config, rest) -> Tensor:
-    if config.renormalise:
-        mask = column_bias(k, select, config.strength, mask)
-    else:
-        v = without_columns(v, select, config.strength)
-    return run(q, k, v, heads, mask=mask, **rest)

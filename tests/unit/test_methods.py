@@ -28,14 +28,24 @@ def test_only_dual_blocks_lose_columns():
     v = torch.ones(1, 1, 3, 2)
     attend = attention_map.override(torch.tensor([[1.0, 0.0]]))
 
-    def attention(q, k, v, heads, mask, transformer_options):
+    def attention(q, k, v, heads, mask, **rest):
         return v
 
     double, single = (
-        attend(attention, v, v, v, 1, transformer_options={"block_type": kind, "block_index": 0})
+        attend(attention, v, v, v, 1, skip_reshape=True, transformer_options={"block_type": kind, "block_index": 0})
         for kind in ("double", "single")
     )
     assert double[0, 0, :, 0].tolist() == [0, 1, 1] and single is v
+
+
+def test_columns_of_a_text_that_does_not_stand_first():
+    """The same keys in both of ComfyUI's shapes; Stable Diffusion 3 mixes them."""
+    v, select = torch.ones(2, 3, 5, 4), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    scaled = attention_map.without_columns(v, select, 0.25, first=2)
+    assert scaled[:, 1, :, 0].tolist() == [[1, 1, 0.25, 1, 1], [1, 1, 1, 0.25, 1]]
+    for other in (v.transpose(1, 2), v.transpose(1, 2).flatten(2)):
+        moved = attention_map.without_columns(other, select, 0.25, first=2, axis=1)
+        assert torch.equal(moved, scaled.transpose(1, 2).reshape(other.shape))
 
 
 def test_filtered_prompts_lose_every_occurrence():

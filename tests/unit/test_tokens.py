@@ -54,9 +54,38 @@ def test_a_span_moves_with_the_edit():
 
 
 def test_pieces_leave_out_special_tokens_and_embeddings():
-    vocabulary = {5: "▁dog", 1: "</s>", 0: "<pad>", 2: "<unk>"}
+    vocabulary = {5: "▁the", 1: "</s>", 0: "<pad>", 2: "<unk>"}
     row = [(5, 1.0), (object(), 1.2), (2, 1.0), (1, 1.0), (0, 1.0)]
-    assert tokens.pieces_of(SimpleNamespace(inv_vocab=vocabulary), row) == ["▁dog", "", "", "", ""]
+    assert tokens.pieces_of(SimpleNamespace(inv_vocab=vocabulary), row) == ["▁the", "", "", "", ""]
+
+
+@pytest.mark.parametrize(
+    "vocabulary, pieces",
+    [
+        (["the</w>", ",</w>", "sci</w>", "-</w>", "fi</w>", "cafÃ©</w>"], ["the", ",", "sci", "-", "fi▁", "café▁"]),
+        (["the</w>", "kah", "lo</w>", "<|endoftext|>"], ["the▁", "kah", "lo▁", ""]),
+        (["Ġthe", "Ċ", "ĠFrid", "a", "ĠcafÃ©", "<|im_end|>"], ["▁the", "▁", "▁Frid", "a", "▁café", ""]),
+    ],
+)
+def test_pieces_of_other_tokenizers(vocabulary, pieces):
+    tokenizer = SimpleNamespace(inv_vocab=dict(enumerate(vocabulary)))
+    assert tokens.pieces_of(tokenizer, [(i, 1.0) for i in range(len(vocabulary))]) == pieces
+
+
+def test_a_tokenizer_that_is_not_known():
+    with pytest.raises(ValueError, match="does not tell where words begin"):
+        tokens.pieces_of(SimpleNamespace(inv_vocab={0: "the"}), [(0, 1.0)])
+
+
+@pytest.mark.parametrize(
+    "text, own",
+    [("", []), ("star", [3]), ("user", [3]), ("▁ user", [3, 4]), ("assistant", [3]), ("a star assistant", [3, 4, 5])],
+)
+def test_pieces_of_the_template_are_blanked(text, own):
+    template = ["", "user", "▁", "", "▁", "", "assistant"]
+    pieces = [*template[:3], *text.split(), *template[3:]]
+    found = tokens.own_pieces(pieces, template)
+    assert [i for i, piece in enumerate(found) if piece] == own and len(found) == len(pieces)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,158 @@
+"""Where the text stands among the keys of each attention, for the models of ComfyUI whose code makes it certain."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from comfy.ldm.aura.mmdit import MMDiT as AuraMMDiT
+from comfy.ldm.chroma.model import Chroma
+from comfy.ldm.chroma_radiance.model import ChromaRadiance
+from comfy.ldm.flux.model import Flux
+from comfy.ldm.lumina.model import NextDiT
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
+from torch import Tensor
+
+from ..attention import Place, Placer
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Attention over one sequence of text and then image.
+
+    Attributes:
+        dual, single: number of blocks of each kind.
+        patch: latent pixels a side of an image token.
+        before: tokens of the model's own in front of the text.
+        multiple: text and image are each padded to a multiple of it.
+        tells: whether the model tells its attention in which block it is; if not, patches of the blocks do.
+    """
+
+    dual: int
+    single: int
+    patch: int
+    before: int = 0
+    multiple: int = 1
+    tells: bool = True
+
+    def begin(self, options: dict, x: Tensor, context: Tensor) -> tuple[dict, Placer]:
+        """The transformer options of a forward of latents x [b, c, ..., h, w] and context [b, text, features]."""
+        sides = (-(-side // self.patch) for side in x.shape[-2:])
+        image, text = (
+            math.ceil(count / self.multiple) * self.multiple
+            for count in (math.prod((*x.shape[2:-2], *sides)), context.shape[1])
+        )
+        first_image = self.before + text
+
+        def place(rows: int, keys: int, options: dict) -> Place | None:
+            if "block_index" not in options or keys == image:
+                return None  # what refines text and image alone, and the image's own attention in SD 3.5
+            count = first_image + image + sum(options.get("reference_image_num_tokens", ()))
+            _expect((rows, keys), (len(context), count))
+            return Place((options["block_type"], options["block_index"]), self.before, first_image)
+
+        return options if self.tells else self.telling(options), place
+
+    def telling(self, options: dict) -> dict:
+        replaced = options.get("patches_replace", {})
+        blocks = dict(replaced.get("dit", {}))
+        for kind, count in (("double", self.dual), ("single", self.single)):
+            for i in range(count):
+                name = (f"{kind}_block", i)
+                blocks[name] = partial(_told, {"block_type": kind, "block_index": i}, blocks.get(name))
+        return {**options, "patches_replace": {**replaced, "dit": blocks}}
+
+
+def _told(place: dict, before: Callable | None, inputs: dict, original: dict) -> dict:
+    inputs = {**inputs, "transformer_options": {**inputs["transformer_options"], **place}}
+    return before(inputs, original) if before else original["original_block"](inputs)
+
+
+class Cross:
+    """Cross-attention of a U-Net, whose keys are the text alone; its blocks count as dual, in the order they run."""
+
+    def __init__(self, unet: UNetModel):
+        found = []
+        for part in ("input", "output"):
+            for i, layers in enumerate(getattr(unet, f"{part}_blocks")):
+                found += [(part, i, depth) for layer in layers for depth in _depths(layer)]
+            if part == "input":
+                found += [("middle", 0, depth) for layer in unet.middle_block or () for depth in _depths(layer)]
+        self.numbers = {block: i for i, block in enumerate(found)}
+        self.dual, self.single = len(found), 0
+
+    def begin(self, options: dict, x: Tensor, context: Tensor) -> tuple[dict, Placer]:
+        """See `Joint.begin`; a patch before each cross-attention tells it from the image's own attention."""
+        coming = set()
+
+        def before(queries, keys, values, extra):
+            coming.add((*extra["block"], extra["block_index"]))
+            return queries, keys, values
+
+        def after(output, extra):
+            if coming:
+                raise ValueError(
+                    f"block {' '.join(map(str, extra['block']))} computes its cross-attention past ComfyUI's own, as "
+                    "image prompt adapters do: use AttentionErase without them"
+                )
+            return output
+
+        def place(rows: int, keys: int, options: dict) -> Place | None:
+            block = (*options["block"], options["block_index"])
+            if block not in coming:
+                return None
+            coming.remove(block)
+            _expect((rows, keys), tuple(context.shape[:2]))
+            return Place(("double", self.numbers[block]), 0, 0)
+
+        patches = dict(options.get("patches", {}))
+        patches["attn2_patch"] = [*patches.get("attn2_patch", ()), before]
+        patches["attn2_output_patch"] = [after, *patches.get("attn2_output_patch", ())]
+        return {**options, "patches": patches}, place
+
+
+def _depths(layer) -> range:
+    return range(len(layer.transformer_blocks)) if type(layer) is SpatialTransformer else range(0)
+
+
+def _expect(found: tuple[int, int], expected: tuple[int, int]):
+    if found != expected:
+        raise ValueError(
+            f"the attention has {found[1]} keys in {found[0]} rows where {expected[1]} in {expected[0]} were expected: "
+            "another node adds tokens or rows, and where the text stands is not certain; use AttentionErase without it"
+        )
+
+
+LAYOUTS = {
+    Flux: lambda m: Joint(len(m.double_blocks), len(m.single_blocks), m.patch_size),
+    Chroma: lambda m: Joint(len(m.double_blocks), len(m.single_blocks), m.patch_size),
+    ChromaRadiance: lambda m: Joint(len(m.double_blocks), len(m.single_blocks), m.patch_size),
+    QwenImageTransformer2DModel: lambda m: Joint(len(m.transformer_blocks), 0, m.patch_size),
+    NextDiT: lambda m: Joint(len(m.layers), 0, m.patch_size, multiple=m.pad_tokens_multiple or 1),
+    OpenAISignatureMMDITWrapper: lambda m: Joint(
+        len(m.joint_blocks), 0, m.patch_size, before=m.register_length, tells=False
+    ),
+    AuraMMDiT: lambda m: Joint(
+        len(m.double_layers), len(m.single_layers), m.patch_size, before=m.register_tokens.shape[1], tells=False
+    ),
+    UNetModel: Cross,
+}
+KNOWN = "Flux, Chroma, Qwen-Image, Lumina 2, Z-Image, AuraFlow, and Stable Diffusion 1, 2, XL and 3"
+
+
+def layout(model) -> Joint | Cross:
+    """How a MODEL's attention is laid out.
+
+    Raises:
+        ValueError: it is of a class whose text cannot be told apart.
+    """
+    inner = model.get_model_object("diffusion_model")
+    if type(inner) not in LAYOUTS:
+        raise ValueError(f"where the text stands in a {type(model.model).__name__} is not certain: use {KNOWN}")
+    found = LAYOUTS[type(inner)](inner)
+    if not found.dual:
+        raise ValueError(f"this {type(model.model).__name__} has no cross-attention to a text: use {KNOWN}")
+    return found
