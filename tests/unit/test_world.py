@@ -56,6 +56,14 @@ def test_oracle_forgives_a_pixel_and_not_a_shape():
     assert oracle.read_object(garbage).entity is None
 
 
+def test_oracle_forgives_a_line_that_is_a_pixel_off_on_one_side():
+    picture = world.render(world.Scene((world.Object("star", "blue", 48.0, 48.0, 22.0),), "grey", "outlined"))
+    bent = torch.cat([picture[:, :, :48], torch.roll(picture, (1, 1), (1, 2))[:, :, 48:]], dim=2)
+    assert oracle.read_object(bent) == oracle.Reading("star", "outlined")
+    torn = torch.cat([picture[:, :, :48], torch.roll(picture, 12, 1)[:, :, 48:]], dim=2)
+    assert oracle.read_object(torn).entity is None
+
+
 def test_oracle_rejects_what_is_no_object():
     torch.manual_seed(0)
     empty = torch.full((3, 96, 96), 0.97)
