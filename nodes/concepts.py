@@ -108,7 +108,7 @@ class ConceptSampler(io.ComfyNode):
             search_aliases=["synonyms", "irrelevant words", "wordnet", "concept"],
             inputs=[*_word(), *_service()],
             outputs=[
-                ERASE_CONCEPTS.Output(display_name="concepts", tooltip="For Erase Trainer, Save Concepts and the evaluation."),
+                ERASE_CONCEPTS.Output(display_name="concepts", tooltip="For training, saving and evaluating."),
                 io.String.Output(display_name="json", tooltip="The same as JSON, for Load Concepts."),
             ],
             is_output_node=True,
@@ -206,7 +206,7 @@ class LoadConcepts(io.ComfyNode):
                     "output/concepts or input.",
                 )
             ],
-            outputs=[ERASE_CONCEPTS.Output(display_name="concepts", tooltip="For Erase Trainer, Save Concepts and the evaluation.")],
+            outputs=[ERASE_CONCEPTS.Output(display_name="concepts", tooltip="For training, saving and evaluating.")],
             is_output_node=True,
         )
 
