@@ -44,14 +44,14 @@ class Size:
     count: int
     seeds: int = 1
     settings: dict = field(default_factory=dict)
-    others: tuple[str, ...] = ("UCE", "concept ablation")
+    others: tuple[str, ...] = ("UCE", "MACE", "concept ablation")
     kinds: tuple[str, ...] = tuple(CONCEPTS)
 
 
 SIZES = {
     "smoke": Size(1, 6, settings={"steps": 2}),
     "one": Size(1, 32, others=("UCE",), kinds=("entity",)),
-    "small": Size(1, 64, others=("UCE",)),
+    "small": Size(1, 64, others=("UCE", "MACE")),
     "full": Size(2, 200, seeds=3),
 }
 Outcomes = dict[str, list[list[list[bool]]]]  # {cell: [concept][prompt][training]}

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from .. import tokens, trainer
-from ..methods import concept_ablation, esd, reference, uce
+from ..compose.fusion import FusionConfig
+from ..compose.keys import read, write
+from ..methods import concept_ablation, esd, mace, reference, uce
 from .captions import CONCEPTS, SYNONYMS
 from .erase import train_eraser, trainable
+from .measure import merged
 from .pipeline import Pipeline, TrainerText
 from .prompts import kind_of
 from .recipe import TEMPLATES, erase_config
@@ -106,6 +109,33 @@ def _uce(pipeline: Pipeline, config: UceConfig) -> dict[str, Tensor]:
     return uce.lora(layers, config.lam)
 
 
+@dataclasses.dataclass(frozen=True)
+class MaceConfig:
+    """MACE's three stages: the texts, the training of the attention, and the states of the fusion."""
+
+    texts: UceConfig
+    attention: trainer.EraseConfig
+    fusion: FusionConfig
+
+
+def mace_config(config: trainer.EraseConfig) -> MaceConfig:
+    """From EraseAnything's configuration; the super-categories are UCE's guides."""
+    fusion = FusionConfig(width=config.width, height=config.height, guidance=config.guidance, seed=config.seed)
+    return MaceConfig(uce_config(config.concept), mace.attention_only(config), fusion)
+
+
+def _mace(pipeline: Pipeline, config: MaceConfig) -> dict[str, Tensor]:
+    texts, text = config.texts, TrainerText(pipeline)
+    weight = pipeline.module.txt_in.weight
+    first = mace.refinement(weight, text, texts.erased, texts.guides, texts.kept, texts.lam)
+    refined = Pipeline(merged(pipeline.module, write(first, torch.float32)), pipeline.encoder, pipeline.decode)
+    second = read(train_eraser(refined, config.attention).lora, {}, "stage 2")
+    prompts, kept = ([prompt for prompt, _ in named] for named in (texts.erased, texts.kept))
+    with trainable(refined) as model:
+        third = mace.confined(model, text, second, prompts, kept, config.fusion)
+    return write(first | third, torch.float32)
+
+
 def recipe(row: str, concept: str, seed: int = 0, **settings) -> Recipe:
     """The recipe of a row that trains; "esd+attn" and the like are EraseAnything with only these losses.
 
@@ -121,6 +151,7 @@ def recipe(row: str, concept: str, seed: int = 0, **settings) -> Recipe:
         "ESD": lambda: Recipe(_plain, esd.esd(ours)),
         "concept ablation": lambda: Recipe(_ablation, concept_ablation.concept_ablation(ours)),
         "UCE": lambda: Recipe(_uce, uce_config(concept)),
+        "MACE": lambda: Recipe(_mace, mace_config(ours)),
         "reference": lambda: Recipe(_reference, dataclasses.replace(reference_config(concept, seed), **settings)),
         "printed sign": lambda: Recipe(_plain, dataclasses.replace(ours, paper_sign=True)),
         "unshuffled": lambda: Recipe(_plain, dataclasses.replace(ours, shuffle_rate=0.0)),

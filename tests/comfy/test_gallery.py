@@ -8,15 +8,16 @@ import torch
 
 from eraseanything_core.config import check_settings
 from eraseanything_core.lora import Lora, slices
-from eraseanything_core.methods import reference
+from eraseanything_core.methods import mace, reference
 from eraseanything_core.tinyflux import frozen
 from eraseanything_core.tinyflux.boards import LOSSES, OURS
 from eraseanything_core.tinyflux.captions import SYNONYMS
 from eraseanything_core.tinyflux.erase import trainable
-from eraseanything_core.tinyflux.erasers import recipe, reference_config
+from eraseanything_core.tinyflux.erasers import Recipe, _mace, mace_config, recipe, reference_config
 from eraseanything_core.tinyflux.gallery import AttentionErased, Gallery, OutOfTime, digest, parts_of
 from eraseanything_core.tinyflux.measure import merged
 from eraseanything_core.tinyflux.pipeline import Pipeline, TrainerText, flux, judge_net
+from eraseanything_core.tinyflux.recipe import erase_config
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,7 @@ def strings(value) -> set[str]:
 def test_no_row_is_told_what_the_boards_ask(concept):
     cells = frozen.asked(concept) | frozen.attacked(concept) | {"kept": frozen.kept(concept)}
     measured = {prompt for cell in cells.values() for prompt in cell.prompts}
-    for row in ("reference", "UCE", "ESD", "concept ablation", OURS):
+    for row in ("reference", "UCE", "MACE", "ESD", "concept ablation", OURS):
         told = strings(dataclasses.asdict(recipe(row, concept).config))
         assert told and not told & measured
         assert not {SYNONYMS[concept][2]} & {word.strip(",") for text in told for word in text.split(" ")}
@@ -148,6 +149,29 @@ def test_the_papers_images_are_the_teachers():
     assert config.preserve == "paper" and 0 < config.student_rows(config.pool) < config.pool
     with pytest.raises(ValueError, match="takes its images from the teacher"):
         check_settings(dataclasses.replace(config, on_policy=1.0))
+
+
+def test_mace_moves_the_words_beside_the_concept_and_confines_its_lora(base):
+    config = recipe("MACE", "house").config
+    assert (config.attention.attn, config.attention.esd, config.attention.retain_weight) == (1, 0, 0)
+    texts, text, weight = config.texts, TrainerText(base), base.module.txt_in.weight.float()
+    first = mace.refinement(weight, text, texts.erased, texts.guides, texts.kept, texts.lam)["context_embedder"]
+    one, other = mace.beside(text, *texts.erased[0]), mace.beside(text, *texts.guides[0])
+    assert len(one) == text.encode(texts.erased[0][0])[0].shape[1] - 1
+    refined = weight + first.up @ first.down
+    before, after = (((one @ w.T) - (other @ weight.T)).norm() for w in (weight, refined))
+    assert after < 0.8 * before
+    kept = text.encode(texts.kept[0][0])[0][0]
+    assert ((kept @ refined.T) - (kept @ weight.T)).norm() < 0.3 * (kept @ weight.T).norm()
+
+
+def test_mace_trains_a_lora(base):
+    few = {"steps": 1, "pool": 1, "batch": 1, "sentences": 1, "sampling_steps": 2}
+    config = mace_config(erase_config("house", **few))
+    config = dataclasses.replace(config, fusion=dataclasses.replace(config.fusion, prompts=1, kept_prompts=1, steps=1))
+    lora = Recipe(_mace, config).train(base, config)
+    assert len(lora) == 10 and all(t.isfinite().all() for t in lora.values())  # keys and values of two dual blocks
+    assert lora["transformer.transformer_blocks.0.attn.add_k_proj.lora_A.weight"].shape[0] == 1
 
 
 def test_a_row_that_does_not_exist_is_refused():
