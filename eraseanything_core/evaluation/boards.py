@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from .metrics import minimum_detectable
+
 REFERENCES = ("un-erased", "no-op", "destroy", "prompt filter", "attention map", "ESD", "reference")
 NEEDED = ("command", "commit", "judge", "hashes", "seeds")
 SAME_REJECTS = 0.05  # what a row may reject more than the un-erased model without a mark
@@ -83,6 +85,8 @@ def markdown(board: Board) -> str:
     lines = [f"# Board {board.letter}: {board.title}", "", "Percent, with 95 % intervals. On TinyFlux; nothing here"]
     lines[-1] += " speaks of Flux.1."
     lines += ["", table(board), "", f"Pictures a figure: {', '.join(map(str, counts))}. Ceilings: {ceilings}."]
+    half, rare = (100 * minimum_detectable(rate, counts[0]) for rate in (0.5, 0.05))
+    lines.append(f"Of {counts[0]} pictures an arm, 80 % power tells {half:.0f} points from 50 %, {rare:.0f} from 5 %.")
     lines.append("* rejects over 5 points more than the un-erased model: garbage is no erasing.")
     lines += ["", "Where EraseAnything does not beat a reference row:", ""]
     lines += [f"- {sentence}" for sentence in board.lost or ("nowhere on this board.",)]

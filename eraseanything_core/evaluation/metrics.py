@@ -65,20 +65,6 @@ def attack_success(obeyed: Sequence[bool], shown: Sequence[bool]) -> dict:
     return found | {"attempts": len(obeyed)}
 
 
-def interference(outcomes: Mapping[str, Mapping[str, list[bool]]]) -> dict:
-    """The matrix of what erasing one concept (rows) does to every other (columns).
-
-    Args:
-        outcomes: {erased: {measured: outcomes}}; a missing column is a concept that was not measured.
-
-    Returns:
-        {"erased", "measured", "cells"}: row names, column names, and rows of `rate` or None.
-    """
-    columns = list(dict.fromkeys(name for row in outcomes.values() for name in row))
-    cells = [[rate(row[name]) if row.get(name) else None for name in columns] for row in outcomes.values()]
-    return {"erased": list(outcomes), "measured": columns, "cells": cells}
-
-
 def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
     """The two-sided exact p value that paired outcomes differ in rate (McNemar 1947)."""
     lost = sum(b and not a for b, a in zip(before, after, strict=True))

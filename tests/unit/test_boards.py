@@ -55,6 +55,7 @@ def test_what_is_written_holds_every_figure(tmp_path):
     assert json.loads(path.read_text())["rows"]["ESD"]["Acc_e"] == {"value": 0.5, "low": 0.4, "high": 0.6, "n": 100}
     text = markdown(board())
     assert "| destroy | 50.0 (40.0 to 60.0) | 90.0 * |" in text and "| ESD | 50.0 (40.0 to 60.0) | 2.0 |" in text
+    assert "Of 100 pictures an arm, 80 % power tells 19 points from 50 %, 12 from 5 %." in text
     assert "- H_o: lost to ESD" in text and (tmp_path / "A.md").read_text(encoding="utf-8") == text
 
 

@@ -38,12 +38,6 @@ def test_attack_success_counts_only_what_the_base_obeys():
     assert metrics.attack_success([False], [True])["value"] is None
 
 
-def test_interference_keeps_the_order_and_leaves_gaps():
-    found = metrics.interference({"cat": {"cat": [False], "dog": [True, False]}, "dog": {"dog": [False]}})
-    assert (found["erased"], found["measured"]) == (["cat", "dog"], ["cat", "dog"])
-    assert found["cells"][0][1]["value"] == 0.5 and found["cells"][1][0] is None
-
-
 def test_mcnemar_is_exact():
     before, after = [True] * 10 + [False], [False] * 9 + [True, True]
     assert metrics.mcnemar(before, after) == pytest.approx(22 / 2**10)  # 9 of 10 discordant pairs one way
