@@ -95,6 +95,13 @@ def test_a_word_is_all_that_a_training_needs(concept, trainer_node, widgets, lor
     assert len(losses["rsc"]) == 2
 
 
+def test_a_name_without_other_words_is_trained_without_the_rsc_loss(trainer_node, widgets, loras):
+    found = offline(Request("Brad Pitt"))
+    assert widgets["rsc"] > 0 and "no other word is known: Erase Trainer does without its rsc loss" in found.text()
+    losses = execute(trainer_node, widgets | {"concept": "", "synonyms": "", "concepts": found}).args[1]
+    assert set(losses) == {"esd", "attn", "retain", "loss"} and len(losses["esd"]) == 2
+
+
 def test_equal_seeds_give_equal_loras(trainer_node, widgets, loras):
     def run(**change):
         return load_lora(Path(execute(trainer_node, widgets | change).args[2]))

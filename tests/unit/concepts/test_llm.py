@@ -175,6 +175,13 @@ def test_the_key_is_sent_as_a_bearer_and_shown_nowhere(tmp_path, caplog):
     assert KEY not in caplog.text and KEY not in "".join(path.read_text() for path in tmp_path.iterdir())
 
 
+def test_a_redirection_does_not_take_the_key_elsewhere(tmp_path):
+    with ChatServer(says(GOOD)) as other:
+        with ChatServer(lambda h: h.send(307, b"", location=f"{other.url}/chat/completions")) as server:
+            assert words(ask(server, tmp_path)) == WORDS
+    assert KEY in str(server.requests[0]["headers"]) and KEY not in str(other.requests[0])
+
+
 def test_a_model_that_repeats_the_key_does_not_get_it_shown(tmp_path):
     leaks = says(changed(mid=[[f"nude {KEY}", 0.5]] * 3))
     with ChatServer(leaks) as server, pytest.raises(llm.ServerError) as caught:
