@@ -44,7 +44,7 @@ class Size:
     count: int
     seeds: int = 1
     settings: dict = field(default_factory=dict)
-    others: tuple[str, ...] = ("UCE", "MACE", "concept ablation")
+    others: tuple[str, ...] = ("UCE", "MACE", "EAP", "concept ablation")
     kinds: tuple[str, ...] = tuple(CONCEPTS)
 
 

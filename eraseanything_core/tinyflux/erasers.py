@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .. import tokens, trainer
 from ..compose.fusion import FusionConfig
 from ..compose.keys import read, write
-from ..methods import concept_ablation, esd, mace, reference, uce
+from ..methods import concept_ablation, eap, esd, mace, reference, uce
 from .captions import CONCEPTS, SYNONYMS
 from .erase import train_eraser, trainable
 from .measure import merged
@@ -45,10 +45,15 @@ def _plain(pipeline: Pipeline, config: trainer.EraseConfig) -> dict[str, Tensor]
     return train_eraser(pipeline, config).lora
 
 
-def _ablation(pipeline: Pipeline, config: trainer.EraseConfig) -> dict[str, Tensor]:
-    plan = trainer.prepare(config, TrainerText(pipeline))
-    with trainable(pipeline) as model:
-        return concept_ablation.train(model, plan).lora
+def _by(train: Callable) -> Callable[[Pipeline, trainer.EraseConfig], dict[str, Tensor]]:
+    """The row of a method that has its own loop over the trainer's seam and plan."""
+
+    def run(pipeline: Pipeline, config: trainer.EraseConfig) -> dict[str, Tensor]:
+        plan = trainer.prepare(config, TrainerText(pipeline))
+        with trainable(pipeline) as model:
+            return train(model, plan).lora
+
+    return run
 
 
 def _reference(pipeline: Pipeline, config: reference.ReferenceConfig) -> dict[str, Tensor]:
@@ -149,7 +154,8 @@ def recipe(row: str, concept: str, seed: int = 0, **settings) -> Recipe:
     rows = {
         "EraseAnything": lambda: Recipe(_plain, ours),
         "ESD": lambda: Recipe(_plain, esd.esd(ours)),
-        "concept ablation": lambda: Recipe(_ablation, concept_ablation.concept_ablation(ours)),
+        "concept ablation": lambda: Recipe(_by(concept_ablation.train), concept_ablation.concept_ablation(ours)),
+        "EAP": lambda: Recipe(_by(eap.train), eap.eap(ours)),
         "UCE": lambda: Recipe(_uce, uce_config(concept)),
         "MACE": lambda: Recipe(_mace, mace_config(ours)),
         "reference": lambda: Recipe(_reference, dataclasses.replace(reference_config(concept, seed), **settings)),

@@ -6,9 +6,11 @@ import time
 import pytest
 import torch
 
+from eraseanything_core import trainer
 from eraseanything_core.config import check_settings
 from eraseanything_core.lora import Lora, slices
-from eraseanything_core.methods import mace, reference
+from eraseanything_core.methods import concept_ablation, eap, mace, reference
+from eraseanything_core.pools import new_epoch
 from eraseanything_core.tinyflux import frozen
 from eraseanything_core.tinyflux.boards import LOSSES, OURS
 from eraseanything_core.tinyflux.captions import SYNONYMS
@@ -112,16 +114,13 @@ def test_the_published_code_trains_every_pair_of_factors(base):
 def test_concept_ablation_leads_to_the_anchor(base):
     plan = recipe("concept ablation", "house", steps=12)
     plan = dataclasses.replace(plan, config=dataclasses.replace(plan.config, pool=4, batch=4))
-    from eraseanything_core import trainer
-    from eraseanything_core.methods import concept_ablation
-
     with trainable(base) as model:
         result = concept_ablation.train(model, trainer.prepare(plan.config, TrainerText(base)))
     losses = result.losses["ablation"]
     assert sum(losses[-4:]) < sum(losses[:4]) and len(result.lora) == 16
 
 
-@pytest.mark.parametrize("row", [*LOSSES, "ESD", "concept ablation", OURS])
+@pytest.mark.parametrize("row", [*LOSSES, "ESD", "EAP", "concept ablation", OURS])
 def test_the_configuration_of_every_row_is_accepted(row):
     check_settings(recipe(row, "house").config)
 
@@ -138,7 +137,7 @@ def strings(value) -> set[str]:
 def test_no_row_is_told_what_the_boards_ask(concept):
     cells = frozen.asked(concept) | frozen.attacked(concept) | {"kept": frozen.kept(concept)}
     measured = {prompt for cell in cells.values() for prompt in cell.prompts}
-    for row in ("reference", "UCE", "MACE", "ESD", "concept ablation", OURS):
+    for row in ("reference", "UCE", "MACE", "EAP", "ESD", "concept ablation", OURS):
         told = strings(dataclasses.asdict(recipe(row, concept).config))
         assert told and not told & measured
         assert not {SYNONYMS[concept][2]} & {word.strip(",") for text in told for word in text.split(" ")}
@@ -149,6 +148,21 @@ def test_the_papers_images_are_the_teachers():
     assert config.preserve == "paper" and 0 < config.student_rows(config.pool) < config.pool
     with pytest.raises(ValueError, match="takes its images from the teacher"):
         check_settings(dataclasses.replace(config, on_policy=1.0))
+
+
+def test_eap_keeps_what_it_damages_most(base):
+    few = {"steps": 4, "pool": 2, "retain_pool": 4, "refresh": 4, "batch": 2, "retain_batch": 2, "sampling_steps": 4}
+    plan = trainer.prepare(eap.eap(erase_config("house"), **few), TrainerText(base))
+    with trainable(base) as model:
+        pool = new_epoch(model, plan, 0).retain
+        lora = model.attach("all_qkv", 4, torch.Generator().manual_seed(0))
+        assert float(eap.damage(model, plan, pool, torch.Generator()).max()) < 1e-3  # the LoRA changes nothing yet
+        lora.up[0].data.normal_(0, 1.0)
+        damages = eap.damage(model, plan, pool, torch.Generator())
+    with trainable(base) as model:
+        result = eap.train(model, plan)
+    assert eap.hardest(damages).tolist() == [int(damages.argmax())] and float(damages.max()) > 1e-3
+    assert set(result.losses) == {"esd", "retain", "loss"} and len(result.lora) == 16
 
 
 def test_mace_moves_the_words_beside_the_concept_and_confines_its_lora(base):
