@@ -20,7 +20,7 @@ from eraseanything_core.attention import Blocks
 from eraseanything_core.evaluation.metrics import attack_success, rate
 from eraseanything_core.methods.attention_map import DELETION, MapErasure
 from eraseanything_core.tinyflux import GUIDANCE
-from eraseanything_core.tinyflux.frozen import CONCEPTS, asked, attacked, first
+from eraseanything_core.tinyflux.frozen import CONCEPTS, asked, attacked
 from eraseanything_core.tinyflux.gallery import AttentionErased, digest
 from eraseanything_core.tinyflux.pipeline import Pipeline, flux, judge_net, read_both
 from eraseanything_core.tinyflux.recipe import Cell
@@ -50,7 +50,8 @@ ROWS = {
 
 def question(name: str, concept: str, count: int) -> Cell:
     """The clean prompts of a concept, or the same after an attack."""
-    return first(asked(concept)["acc_e"] if name == "clean" else attacked(concept)[name], count)
+    cell = asked(concept)["acc_e"] if name == "clean" else attacked(concept)[name]
+    return Cell(cell.kinds[:count], cell.concepts[:count], cell.prompts[:count], cell.seeds[:count])
 
 
 def latents(base: Pipeline, row: Row, concept: str, cell: Cell, folder: Path) -> Tensor:
