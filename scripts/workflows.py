@@ -1,7 +1,7 @@
 """The graphs that this repository ships, as code: `python -m scripts.workflows OBJECT_INFO` writes workflows/*.
 
 OBJECT_INFO is the address of a running server or a file with its /object_info. The thumbnails are a corner of
-the demo's picture, and what a node shows.
+the demo's picture, and what a node shows; scripts/thumbnails.py draws those of the attention workflows.
 """
 
 import dataclasses
@@ -198,7 +198,7 @@ GRAPHS = {
     "probe_attention": probe_graph(DEMO),
     "erase_attention_map": map_graph(DEMO),
 }
-PICTURED = ("probe_attention", "erase_attention_map")  # their thumbnails are what they draw themselves
+PICTURED = ("probe_attention", "erase_attention_map")  # scripts/thumbnails.py runs them for their thumbnails
 
 
 def main(source: str):
