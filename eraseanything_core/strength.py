@@ -1,12 +1,13 @@
 """A dial for an eraser: 0 leaves the model as it is, 1 is the LoRA as trained, 0.5 is half of its effect.
 
-A LoRA's scale is no such dial: pictures change little up to some scale and flip soon after it. So the effect is
-measured, as how far the ends of the model's own trajectories have moved from the frozen model's towards the full
-LoRA's, which is the change of velocity integrated over the sampling; and the dial is the effect.
+A LoRA's scale is no such dial: a seed's picture changes little up to some scale, which is its own, and flips there. So
+that scale is measured for a few seeds: where the end of the model's trajectory, which is its velocity integrated over
+the sampling, has left the frozen model's for the full LoRA's. The dial is the share of seeds past it.
 """
 
 import json
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,14 +19,15 @@ from .compose.erased import Erased
 from .compose.keys import Eraser
 
 HEADER = "eraseanything.strength"
+GONE = 1 / 3  # of the way to the full LoRA's image: there pictures of TinyFlux lose a concept (fish, ring)
 
 
 @dataclass(frozen=True)
 class StrengthConfig:
     """How the response to the scale is measured."""
 
-    images: int = 8  # seeds, each with a prompt of its own
-    scales: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    images: int = 16  # seeds, each with a prompt of its own
+    halvings: int = 5  # of the interval of scales in which a seed's picture flips
     steps: int = 10
     width: int = 512  # px
     height: int = 512
@@ -40,7 +42,7 @@ class StrengthConfig:
 
 @dataclass(frozen=True)
 class Curve:
-    """The effect at each scale, both rising from 0 to 1."""
+    """The share of seeds that have flipped at each scale, both rising from 0 to 1."""
 
     scale: tuple[float, ...]
     effect: tuple[float, ...]
@@ -52,8 +54,7 @@ class Curve:
 
     def text(self) -> str:
         """For the header of the LoRA's file."""
-        rounded = {"scale": self.scale, "effect": tuple(round(e, 4) for e in self.effect)}
-        return json.dumps(rounded)
+        return json.dumps({name: [round(v, 4) for v in values] for name, values in vars(self).items()})
 
     @classmethod
     def of(cls, header: dict[str, str]) -> "Curve | None":
@@ -65,7 +66,7 @@ class Curve:
 
 
 def measure(model, eraser: Eraser, contexts: list[tuple[Tensor, Tensor]], config: StrengthConfig) -> Curve:
-    """The effect of an eraser at several scales.
+    """The effect of an eraser along its scale.
 
     Args:
         model: the seam, see `flux.FluxModel`.
@@ -76,30 +77,47 @@ def measure(model, eraser: Eraser, contexts: list[tuple[Tensor, Tensor]], config
     """
     shape = (1, model.channels, config.height // model.downscale, config.width // model.downscale)
     rng = torch.Generator().manual_seed(config.seed)
-    noises = [torch.randn(shape, generator=rng) for _ in contexts]
-    sigmas, dial = sampling.shifted_sigmas(config.steps, model.mu), Dial()
+    sigmas, dial, flips = sampling.shifted_sigmas(config.steps, model.mu), Dial(), []
 
-    def ends(scale: float) -> Tensor:
+    def end(cond, noise: Tensor, scale: float) -> Tensor:
         dial.scale = scale
-        conds = [model.cond(*context, config.guidance) for context in contexts]
-        return torch.cat([list(model.trajectory(c, n, sigmas))[-1][0].cpu() for c, n in zip(conds, noises)])
+        return list(model.trajectory(cond, noise, sigmas))[-1][0].cpu()
 
     with applied(model.module, eraser, dial):
-        whole, full = ends(0.0), ends(1.0)
-        found = [share(ends(scale), whole, full) for scale in config.scales]
-    return curve(list(config.scales), found)
+        for context in contexts:
+            cond, noise = model.cond(*context, config.guidance), torch.randn(shape, generator=rng)
+            flips.append(flip(partial(end, cond, noise), config.halvings))
+    return curve(flips)
+
+
+def flip(end, halvings: int) -> float:
+    """The scale between 0 and 1 at which an image flips, by bisection and a line in the last interval.
+
+    Args:
+        end: the image [1, c, h, w] at a scale.
+        halvings: how often the interval is halved, an image each.
+    """
+    whole, full = end(0.0), end(1.0)
+    (low, under), (high, over) = (0.0, 0.0), (1.0, 1.0)
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        found = share(end(middle), whole, full)
+        if found < GONE:
+            low, under = middle, found
+        else:
+            high, over = middle, found
+    return low + (high - low) * (GONE - under) / (over - under)
 
 
 def share(at: Tensor, whole: Tensor, full: Tensor) -> float:
-    """How far images have gone from `whole` to `full`, each between 0 and 1; their mean. All [n, c, h, w]."""
-    way, gone = (full - whole).flatten(1), (at - whole).flatten(1)
-    length = way.square().sum(1)
-    if not length.any():
+    """How far an image has gone from `whole`, which is 0, to `full`, which is 1, along the way between them."""
+    way = full - whole
+    if not way.any():
         raise ValueError("the LoRA changes nothing on this model: there is no strength to measure")
-    return float(((gone * way).sum(1) / length.clamp(min=1e-12)).clamp(0, 1).mean())
+    return float(((at - whole) * way).sum() / way.square().sum())
 
 
-def curve(scales: list[float], effects: list[float]) -> Curve:
-    """A curve from 0 to 1 through measured effects, made to rise: noise in them must not turn the dial back."""
-    rising = np.maximum.accumulate([0.0, *effects, 1.0]).clip(max=1.0)
-    return Curve((0.0, *scales, 1.0), tuple(float(e) for e in rising))
+def curve(flips: list[float]) -> Curve:
+    """The share of seeds that have flipped, from the scale at which each did."""
+    middles = [(i + 0.5) / len(flips) for i in range(len(flips))]
+    return Curve((0.0, *sorted(flips), 1.0), (0.0, *middles, 1.0))

@@ -74,96 +74,62 @@ def concepts_of(models: list[LoraModel], names: list[str], typed: str) -> list[E
     return told or [Erased.of(model.header, name) for model, name in zip(models, names, strict=True)]
 
 
+def lines_input(name: str, tooltip: str, **more):
+    return io.String.Input(name, default="", multiline=True, tooltip=tooltip, **more)
+
+
+def eraser_inputs() -> list:
+    """What is combined."""
+    lora = io.Autogrow.TemplatePrefix(LORA_MODEL.Input("lora"), prefix="lora", min=1, max=100)
+    one_a_line = "Erasers of the loras folder, one a line, with a weight after a colon if it is not 1: "
+    weights = "Weights of the linked erasers: one number for all, or one for each, with commas."
+    return [
+        io.Model.Input("model", tooltip="Flux.1; closed-form fusion needs it straight from its loader."),
+        io.Autogrow.Input("loras", template=lora, optional=True, tooltip="Erasers; a new input grows."),
+        lines_input("files", one_a_line + "star.safetensors: 0.8"),
+        io.String.Input("weights", default="1", tooltip=weights),
+    ]
+
+
+def mode_inputs() -> list:
+    """How it is combined, and what the modes that read text need."""
+    how = "How they are combined; the help page has the formulas and what was measured."
+    concepts = "Fusion and gating, for LoRAs whose header does not say what they erase: a line for each LoRA in order, "
+    return [
+        io.Combo.Input("mode", options=[FUSION, GATED, *merge.MODES], default=GATED, tooltip=how),
+        io.Clip.Input("clip", optional=True, tooltip="Needed by closed-form fusion and prompt-gated."),
+        lines_input("prompt", "Prompt-gated only: the prompt that will be painted; connect the text of it here."),
+        lines_input("preserve", "Closed-form fusion only: more prompts that must stay as they are, one a line."),
+        lines_input("concepts", concepts + "the concept first, then its synonyms, with commas.", advanced=True),
+    ]
+
+
+def number_inputs() -> list:
+    """Settings of single modes."""
+    rank = "Truncated and the svd modes only: the largest rank of the result; 0 is no limit."
+    energy = "Truncated only: the share of the squared singular values that is kept."
+    density = "TIES, DARE and magnitude only: the share of entries of each eraser that survives."
+    seed = {"default": 0, "min": 0, "max": 2**31 - 1, "control_after_generate": False}
+    return [
+        io.Int.Input("rank", default=0, min=0, max=4096, tooltip=rank, advanced=True),
+        io.Float.Input("energy", default=0.99, min=0.01, max=1.0, step=0.001, tooltip=energy, advanced=True),
+        io.Float.Input("density", default=0.5, min=0.01, max=0.99, step=0.01, tooltip=density, advanced=True),
+        io.Int.Input("seed", **seed, tooltip="Of the states that fusion reads and of DARE's choice.", advanced=True),
+    ]
+
+
 class MultiEraseLoRA(io.ComfyNode):
     """Combines any number of erasers into one LoRA."""
 
     @classmethod
     def define_schema(cls):
-        lora = io.Autogrow.TemplatePrefix(LORA_MODEL.Input("lora"), prefix="lora", min=1, max=100)
         return io.Schema(
             node_id="EraseAnything_MultiEraseLoRA",
             display_name="Multi Erase LoRA",
             category=CATEGORY,
             description="Combines any number of erasers into one LoRA and applies it.",
             search_aliases=["merge lora", "combine lora", "several concepts"],
-            inputs=[
-                io.Model.Input("model", tooltip="Flux.1; closed-form fusion needs it straight from its loader."),
-                io.Autogrow.Input("loras", template=lora, optional=True, tooltip="Erasers; a new input grows."),
-                io.String.Input(
-                    "files",
-                    default="",
-                    multiline=True,
-                    tooltip="Erasers of the loras folder, one a line, with a weight after a colon if it is not 1: "
-                    "star.safetensors: 0.8",
-                ),
-                io.String.Input(
-                    "weights",
-                    default="1",
-                    tooltip="Weights of the linked erasers: one number for all, or one for each, with commas.",
-                ),
-                io.Combo.Input(
-                    "mode",
-                    options=[FUSION, GATED, *merge.MODES],
-                    default=GATED,
-                    tooltip="How they are combined; the help page has the formulas and what was measured.",
-                ),
-                io.Clip.Input("clip", optional=True, tooltip="Needed by closed-form fusion and prompt-gated."),
-                io.String.Input(
-                    "prompt",
-                    default="",
-                    multiline=True,
-                    tooltip="Prompt-gated only: the prompt that will be painted; connect the text of it here.",
-                ),
-                io.String.Input(
-                    "preserve",
-                    default="",
-                    multiline=True,
-                    tooltip="Closed-form fusion only: more prompts that must stay as they are, one a line.",
-                ),
-                io.String.Input(
-                    "concepts",
-                    default="",
-                    multiline=True,
-                    tooltip="Fusion and gating, for LoRAs whose header does not say what they erase: a line for each "
-                    "LoRA in order, the concept first, then its synonyms, with commas.",
-                    advanced=True,
-                ),
-                io.Int.Input(
-                    "rank",
-                    default=0,
-                    min=0,
-                    max=4096,
-                    tooltip="Truncated and the svd modes only: the largest rank of the result; 0 is no limit.",
-                    advanced=True,
-                ),
-                io.Float.Input(
-                    "energy",
-                    default=0.99,
-                    min=0.01,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Truncated only: the share of the squared singular values that is kept.",
-                    advanced=True,
-                ),
-                io.Float.Input(
-                    "density",
-                    default=0.5,
-                    min=0.01,
-                    max=0.99,
-                    step=0.01,
-                    tooltip="TIES, DARE and magnitude only: the share of entries of each eraser that survives.",
-                    advanced=True,
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**31 - 1,
-                    control_after_generate=False,
-                    tooltip="Of the states that fusion reads and of DARE's choice.",
-                    advanced=True,
-                ),
-            ],
+            inputs=[*eraser_inputs(), *mode_inputs(), *number_inputs()],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with all of them erased."),
                 LORA_MODEL.Output(display_name="lora", tooltip="The one LoRA, for Save Erase LoRA."),
@@ -229,6 +195,29 @@ def describe(mode: str, names: list[str], weights: list[float], gates: list[floa
     return "\n".join(lines)
 
 
+def strength_inputs() -> list:
+    """An eraser, its dial and its window."""
+    files = [LINKED, *folder_paths.get_filename_list("loras")]
+    file = "An eraser of the loras folder, or the one that is linked."
+    dial = "0: untouched. 0.5: half of the effect. 1: the eraser as trained. Past 1: more of it. "
+    start = "From which part of the sampling on it works; 0 is the first step."
+    end = "Up to which part of the sampling it works; 1 is the last step."
+    part = {"min": 0.0, "max": 1.0, "step": 0.01}
+    dialled = {"default": 1.0, "min": -3.0, "max": 3.0, "step": 0.05}
+    seeds = "Seeds that the measurement takes; each is painted seven times in ten steps."
+    count = {"default": StrengthConfig.images, "min": 1, "max": 256}
+    return [
+        io.Model.Input("model", tooltip="Flux.1; for the first measurement straight from its loader."),
+        io.Combo.Input("file", options=files, tooltip=file),
+        io.Float.Input("strength", **dialled, tooltip=dial + "Below 0 the concept is amplified."),
+        io.Float.Input("start_percent", default=0.0, **part, tooltip=start),
+        io.Float.Input("end_percent", default=1.0, **part, tooltip=end),
+        LORA_MODEL.Input("lora", optional=True, tooltip="An eraser, instead of a file."),
+        io.Clip.Input("clip", optional=True, tooltip="Needed once, to measure an eraser that was not yet."),
+        io.Int.Input("images", **count, tooltip=seeds, advanced=True),
+    ]
+
+
 class EraseStrength(io.ComfyNode):
     """Applies an eraser at a calibrated strength, in a window of the sampling."""
 
@@ -240,49 +229,7 @@ class EraseStrength(io.ComfyNode):
             category=CATEGORY,
             description="Applies an eraser with a dial whose middle is half of its effect.",
             search_aliases=["lora strength", "erase amount"],
-            inputs=[
-                io.Model.Input("model", tooltip="Flux.1; for the first measurement straight from its loader."),
-                io.Combo.Input(
-                    "file",
-                    options=[LINKED, *folder_paths.get_filename_list("loras")],
-                    tooltip="An eraser of the loras folder, or the one that is linked.",
-                ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=-3.0,
-                    max=3.0,
-                    step=0.05,
-                    tooltip="0: untouched. 0.5: half of the effect. 1: the eraser as trained. Past 1: more of it. "
-                    "Below 0 the concept is amplified.",
-                ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="From which part of the sampling on it works; 0 is the first step.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Up to which part of the sampling it works; 1 is the last step.",
-                ),
-                LORA_MODEL.Input("lora", optional=True, tooltip="An eraser, instead of a file."),
-                io.Clip.Input("clip", optional=True, tooltip="Needed once, to measure an eraser that was not yet."),
-                io.Int.Input(
-                    "images",
-                    default=StrengthConfig.images,
-                    min=1,
-                    max=256,
-                    tooltip="Seeds that the measurement takes; each is painted twelve times in ten steps.",
-                    advanced=True,
-                ),
-            ],
+            inputs=strength_inputs(),
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the eraser at this strength."),
                 LORA_MODEL.Output(display_name="lora", tooltip="The eraser at full strength, with its measured dial."),
@@ -309,8 +256,9 @@ class EraseStrength(io.ComfyNode):
         if path and made.header != load_lora(path)[1]:
             save_lora(made, path, made.header)
         scale = curve.scale_at(strength)
-        summary = f"strength {strength:g} is a scale of {scale:.3f}\nscale: effect\n" + "\n".join(
-            f"{s:.2f}: {e:.2f}" for s, e in zip(curve.scale, curve.effect, strict=True)
+        summary = (
+            f"strength {strength:g} is a scale of {scale:.3f}\nscale: share of seeds that have flipped\n"
+            + "\n".join(f"{s:.2f}: {e:.2f}" for s, e in zip(curve.scale, curve.effect, strict=True))
         )
         window = (start_percent, end_percent)
         return io.NodeOutput(placed(model, eraser, scale, window), made, scale, summary, ui=ui.PreviewText(summary))

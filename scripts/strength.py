@@ -3,7 +3,7 @@
     python scripts/dev.py strength
 
 For every concept the dial is calibrated as the node does it, without any judge, on prompts of training; then pictures
-of held-out prompts are read by both judges. Writes benchmarks/strength.json, strength.md and strength.png.
+of held-out prompts are read by both judges. The concepts are those of the boards, on which nothing was chosen. Writes benchmarks/strength.json, strength.md and strength.png.
 """
 
 import argparse
@@ -17,7 +17,8 @@ import torch
 from eraseanything_core.compose.adapter import Dial, applied
 from eraseanything_core.evaluation.metrics import rate
 from eraseanything_core.files import replace
-from eraseanything_core.strength import StrengthConfig, measure
+from eraseanything_core.strength import GONE, StrengthConfig, measure
+from eraseanything_core.tinyflux.frozen import CONCEPTS
 from eraseanything_core.tinyflux.measure import read_cell
 from scripts.board import UNFINISHED
 from scripts.demo import commit
@@ -111,7 +112,7 @@ def plot(report: dict, path: Path):
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="dev.py strength", description=__doc__)
-    parser.add_argument("--concepts", type=int, default=6)
+    parser.add_argument("--concepts", nargs="*", choices=order(), default=[c for two in CONCEPTS.values() for c in two])
     parser.add_argument("--images", type=int, default=50, help="pictures a concept and setting")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after these; the next call goes on")
@@ -120,10 +121,11 @@ def main() -> int:
     OUT.mkdir(exist_ok=True)
     CACHE.mkdir(parents=True, exist_ok=True)
     bench, begun = Bench(), time.monotonic()
-    setting = bench.setting(args.images) | {"dials": list(DIALS)}
+    calibration = {n: getattr(StrengthConfig, n) for n in ("images", "halvings", "steps")} | {"gone": GONE}
+    setting = bench.setting(args.images) | {"dials": list(DIALS), "calibration": calibration}
     raw = CACHE / f"strength.{args.images}.json"
     found = kept(raw, setting)
-    for concept in order()[: args.concepts]:
+    for concept in args.concepts:
         if concept in found:
             continue
         if time.monotonic() - begun > args.seconds:
@@ -131,7 +133,7 @@ def main() -> int:
         found[concept] = concept_curve(bench, concept, args.images)
         replace(raw, json.dumps(found).encode())
         print(f"{concept}: {time.monotonic() - begun:.0f} s", flush=True)
-    concepts = {c: found[c] for c in order()[: args.concepts]}
+    concepts = {c: found[c] for c in args.concepts}
     judges = {j: {name: lines(concepts, j, name) for name in ("dial", "raw")} for j in ("oracle", "cnn")}
     curves = {c: told["curve"] for c, told in concepts.items()}
     command = {"command": "python scripts/dev.py strength", "commit": commit()}

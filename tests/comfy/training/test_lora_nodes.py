@@ -1,6 +1,5 @@
 """MultiEraseLoRA and EraseStrength on the real ComfyUI: what they make is what the stock nodes would do."""
 
-import dataclasses
 import importlib.util
 import logging
 import sys
@@ -13,7 +12,10 @@ import nodes
 import pytest
 import torch
 
-from eraseanything_core import flux, lora
+from eraseanything_core import flux, lora, sampling, strength
+from eraseanything_core.compose import keys
+from eraseanything_core.compose.adapter import Dial, applied
+from eraseanything_core.compose.erased import Erased
 
 ROOT = Path(__file__).resolve().parents[3]
 CONCEPTS = ("star", "tree", "dog")
@@ -214,22 +216,24 @@ def test_the_dial_is_measured_once_and_kept_in_the_file(pack, dial, patcher, fol
     assert all(torch.equal(tensors[k], before[0][k]) for k in tensors)
     half, made, scale, summary = execute(node, dial | {"strength": 0.5, "clip": None}).args
     assert 0 < scale < 1 and relative(velocity(half), velocity(chained(patcher, [scale, 0, 0]))) < 1e-5
-    assert made.header == header and "0.50" in summary
+    assert made.header == header and "seeds" in summary
 
 
-def test_the_middle_of_the_dial_is_half_of_the_effect(pack, dial, patcher, clip, folder):
-    """Measured anew at the scale that the dial names, with the same seeds."""
-    from pack_with_loras.eraseanything_core import strength
-    from pack_with_loras.eraseanything_core.compose import erased, keys
-    from pack_with_loras.eraseanything_core.flux import merging
-
-    scale = execute(pack["EraseStrength"], dial | {"strength": 0.5}).args[2]
+def test_the_middle_of_the_dial_is_where_the_seed_flips(pack, dial, patcher, clip, folder):
+    """Sampled anew at the scale that the dial names, with the same seed."""
+    scale = execute(pack["EraseStrength"], dial | {"strength": 0.5, "images": 1}).args[2]
     tensors, header = lora.load_lora(folder / "star.safetensors")
-    config = strength.StrengthConfig.like(erased.Erased.of(header, "x"), 2)
-    config = dataclasses.replace(config, scales=(scale,))
-    with torch.inference_mode():
-        found = merging.calibrate(patcher, clip, keys.read(tensors, {}, "x"), erased.Erased.of(header, "x"), config)
-    assert found.effect[1] == pytest.approx(0.5, abs=0.05)
+    config = strength.StrengthConfig.like(Erased.of(header, "x"), 1)
+    noise = torch.randn(1, 16, 12, 12, generator=torch.Generator().manual_seed(config.seed))
+    (sentence,) = Erased.of(header, "x").sentences(1, config.seed)
+
+    def end(scale):
+        context = flux.TextEncoder(clip).encode(sentence)
+        with flux.borrow(patcher) as model, applied(model.module, keys.read(tensors, {}, "x"), Dial(scale)):
+            sigmas = sampling.shifted_sigmas(config.steps, model.mu)
+            return list(model.trajectory(model.cond(*context, config.guidance), noise, sigmas))[-1][0]
+
+    assert strength.share(end(scale), end(0.0), end(1.0)) == pytest.approx(strength.GONE, abs=0.02)
 
 
 def test_zero_is_untouched_and_below_it_is_the_opposite(pack, dial, patcher):
