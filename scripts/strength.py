@@ -3,7 +3,8 @@
     python scripts/dev.py strength
 
 For every concept the dial is calibrated as the node does it, without any judge, on prompts of training; then pictures
-of held-out prompts are read by both judges. The concepts are those of the boards, on which nothing was chosen. Writes benchmarks/strength.json, strength.md and strength.png.
+of held-out prompts are read by both judges. The concepts are those of the boards, on which nothing was chosen. Writes
+benchmarks/strength.json, strength.md and strength.png.
 """
 
 import argparse
