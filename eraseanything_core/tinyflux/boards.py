@@ -1,7 +1,7 @@
 """The boards on TinyFlux: which rows, cells and figures each of them has."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -143,9 +143,9 @@ def gap(ours: Outcomes, theirs: Outcomes, statistic) -> Figure:
     return combined(paired, lambda rates: statistic(sides(rates, 0)) - statistic(sides(rates, 1)))
 
 
-def lost(found: dict[str, Outcomes], statistic, name: str, where: str = "") -> Iterator[str]:
-    """Sentences on the reference rows that EraseAnything is not measured to beat."""
-    for row in REFERENCES:
+def lost(found: dict[str, Outcomes], statistic, name: str, where: str = "", others: Sequence = ()) -> Iterator[str]:
+    """Sentences on the reference rows, and on `others`, that EraseAnything is not measured to beat."""
+    for row in (*REFERENCES, *others):
         won = gap(found[OURS], found[row], statistic)
         if won.low <= 0:
             yield f"{name}{where}: {OURS} minus {row!r} is {won.text()}"
@@ -161,7 +161,7 @@ def board_a(bench: Bench) -> Board:
             own = figures.setdefault(row, {})
             own |= {f"{kind} {label}": share(outcomes[cell]) for cell, label in LABELS.items()}
             own[f"{kind} H_o ↑"] = combined(outcomes, overall)
-        sentences += lost(found, overall, "H_o", f", {kind}")
+        sentences += lost(found, overall, "H_o", f", {kind}", bench.size.others)
     every = bench.concepts()
     return Board(
         "A",
@@ -266,7 +266,7 @@ def board_e(bench: Bench) -> Board:
         bench.ceilings(concepts),
         FLOOR,
         {row: bench.rejected(row, concepts, cells) for row in rows},
-        tuple(lost(found, lambda rates: rates["kept"], "right label")),
+        tuple(lost(found, lambda rates: rates["kept"], "right label", "", bench.size.others)),
         {},
     )
 

@@ -58,13 +58,14 @@ def test_table_3_has_the_figures_that_were_put_in(bench):
     assert base["style Acc_e ↓"].value == 1 and base["style H_o ↑"].value == 0
     assert ours["relation H_o ↑"].value == approx(3 / (1 / 0.9 + 1 + 1 / 0.9))
     assert board.rejects["un-erased"] == 0 and board.rejects["EraseAnything"] == approx(0.6)
-    assert not board.lost  # no reference row hides more
+    assert len(board.lost) == 3 and all("'UCE'" in sentence for sentence in board.lost)  # only it hides more
 
 
 def test_a_reference_row_that_wins_is_named(bench, monkeypatch):
     monkeypatch.setitem(HIDDEN, "prompt filter", 10)
     lost = BOARDS["A"](bench).lost
-    assert len(lost) == 3 and all("'prompt filter'" in sentence and "-" in sentence for sentence in lost)
+    named = [sentence for sentence in lost if "'prompt filter'" in sentence]
+    assert len(named) == 3 and len(lost) == 6 and all("-" in sentence for sentence in lost)
 
 
 def test_attacks_count_only_where_the_base_model_obeys(bench, monkeypatch):
