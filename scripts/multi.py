@@ -272,6 +272,7 @@ def main() -> int:
             if f"{mode} {count}" in found:
                 continue
             if time.monotonic() - begun > args.seconds:
+                write(found, setting)
                 return UNFINISHED
             found[f"{mode} {count}"] = outcomes(bench, mode, concepts, made)
             replace(raw, json.dumps(found).encode())
@@ -284,6 +285,7 @@ def main() -> int:
 def write(found: dict, setting: dict):
     """The report of what is measured so far."""
     told = [(int(name.rpartition(" ")[2]), name.rpartition(" ")[0]) for name in found if name != "setting"]
+    told = [(count, mode) for count, mode in told if f"single {count}" in found]
     rows = [row for count, mode in sorted(told, key=lambda t: t[0]) for row in summary(found, count, mode)]
     report = setting | {"concepts": order(), "command": "python scripts/dev.py multi", "commit": commit(), "rows": rows}
     (OUT / "multi.json").write_text(json.dumps(report, indent=1) + "\n")

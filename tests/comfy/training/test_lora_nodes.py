@@ -16,6 +16,7 @@ from eraseanything_core import flux, lora, sampling, strength
 from eraseanything_core.compose import keys
 from eraseanything_core.compose.adapter import Dial, applied
 from eraseanything_core.compose.erased import Erased
+from eraseanything_core.compose.gate import Gate
 
 ROOT = Path(__file__).resolve().parents[3]
 CONCEPTS = ("star", "tree", "dog")
@@ -143,20 +144,24 @@ def test_fusion_reads_states_once(pack, widgets, patcher, tmp_path):
     assert len(list((tmp_path / "user" / "states").iterdir())) == 5, "only what must stay is read again"
 
 
-def test_a_gate_lets_the_prompts_concept_through(pack, widgets, patcher):
-    """`a star` is about the first eraser: the result is nearer to that one alone than to any other choice."""
-    mode = widgets | {"mode": "prompt-gated", "prompt": "a star on the wall"}
+def test_gates_are_the_weights_of_the_sum(pack, widgets, patcher, clip, folder):
+    """`a star` is about the first eraser; the result is the stock loaders' sum with the gates as strengths."""
+    mode = widgets | {"mode": "prompt-gated", "prompt": "a star on the wall", "files": WEIGHTED}
     model, _, summary = execute(pack["MultiEraseLoRA"], mode).args
-    assert "star.safetensors: weight 1, gate 1.00" in summary
-    found = velocity(model)
-    distances = [relative(found, velocity(chained(patcher, row))) for row in torch.eye(3).tolist()]
-    assert min(distances) == distances[0]
+    erased = [Erased.of(lora.load_lora(folder / f"{concept}.safetensors")[1], concept) for concept in CONCEPTS]
+    gates = Gate(erased, flux.TextEncoder(clip))("a star on the wall")
+    assert gates[0] == 1 > max(gates[1:]) and "star.safetensors: weight 0.7, gate 1.00" in summary
+    stock = chained(patcher, [w * g for w, g in zip((0.7, -0.4, 1), gates, strict=True)])
+    assert relative(velocity(model), velocity(stock)) < 1e-4
 
 
 def test_linked_loras_of_other_nodes(pack, widgets, folder):
     plain = lora.load_lora(folder / "star.safetensors")[0]
-    given = widgets | {"mode": "concatenate", "files": "", "loras": {"lora0": plain, "lora1": plain}, "weights": "1, 2"}
-    assert "the input lora1: weight 2" in execute(pack["MultiEraseLoRA"], given).args[2]
+    half = {key: tensor.bfloat16() for key, tensor in plain.items()}
+    given = widgets | {"mode": "concatenate", "files": "", "loras": {"lora0": half, "lora1": plain}, "weights": "1, 2"}
+    _, one, summary = execute(pack["MultiEraseLoRA"], given).args
+    assert "the input lora1: weight 2" in summary
+    assert {tensor.dtype for tensor in one.values()} == {torch.float32}, "the widest of them"
     gated = given | {"mode": "prompt-gated", "prompt": "a tree", "concepts": "star\ntree, pine"}
     assert "lora1: weight 2, gate 1.00" in execute(pack["MultiEraseLoRA"], gated).args[2]
 
