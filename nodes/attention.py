@@ -16,16 +16,20 @@ CATEGORY = "EraseAnything/attention"
 ATTENTION = io.Custom("ERASE_ATTENTION")
 
 
-def encoded(clip, prompt: str, concepts: str, fuzzy: bool) -> tuple[Prompt, list]:
+def encoded(clip, prompt: str, concepts: str, fuzzy: bool, features: int) -> tuple[Prompt, list]:
     """A prompt with the places of the concepts in it, and its CONDITIONING.
 
     Raises:
-        ValueError: see `flux.context_pieces` and `hooks.read_prompt`.
+        ValueError: the MODEL takes other features a token, or see `flux.context_pieces` and `hooks.read_prompt`.
     """
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
     contexts = [context for context, _ in conditioning]
-    pieces = flux.context_pieces(clip, prompt, contexts[0].shape[1])
-    return read_prompt(pieces, words_of(concepts), fuzzy, contexts), conditioning
+    _, length, width = contexts[0].shape
+    if width != features:
+        raise ValueError(
+            f"this CLIP makes {width} features a token and the MODEL takes {features}: connect the model's own CLIP"
+        )
+    return read_prompt(flux.context_pieces(clip, prompt, length), words_of(concepts), fuzzy, contexts), conditioning
 
 
 def sigmas(model, start: float, end: float) -> tuple[float, float]:
@@ -34,18 +38,6 @@ def sigmas(model, start: float, end: float) -> tuple[float, float]:
         raise ValueError(f"start {start:g} is not before end {end:g}: no step lies between them")
     sampling = model.get_model_object("model_sampling")
     return tuple(float(sampling.percent_to_sigma(percent)) for percent in (start, end))
-
-
-def check(model, blocks: Blocks):
-    """Refuses a MODEL whose attention is not laid out as Flux's.
-
-    Raises:
-        ValueError: no Flux, or none of its blocks is chosen.
-    """
-    inner = model.get_model_object("diffusion_model")
-    if not isinstance(inner, Flux):
-        raise ValueError(f"the MODEL is a {type(model.model).__name__}: AttentionProbe reads only Flux")
-    blocks.check(len(inner.double_blocks), len(inner.single_blocks))
 
 
 def hooked(model, hook: Hook):
@@ -114,9 +106,11 @@ class AttentionProbe(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, prompt, concept, blocks, start, end, fuzzy, heads) -> io.NodeOutput:
-        chosen = Blocks(blocks)
-        check(model, chosen)
-        found, conditioning = encoded(clip, prompt, concept, fuzzy)
+        chosen, layout = Blocks(blocks), flux.layout(model)
+        if not isinstance(model.get_model_object("diffusion_model"), Flux):
+            raise ValueError(f"the MODEL is of {flux.family(model)}: AttentionProbe reads only Flux")
+        chosen.check(layout.dual, layout.single)
+        found, conditioning = encoded(clip, prompt, concept, fuzzy, layout.features)
         hook = ProbeHook(found, sigmas(model, start, end), chosen, parse_heads(heads))
         return io.NodeOutput(hooked(model, hook), conditioning, hook, found.table(), ui=ui.PreviewText(found.table()))
 
@@ -231,7 +225,7 @@ class AttentionErase(io.ComfyNode):
         config = MapErasure(strength, renormalise, Blocks(blocks), queries == "image")
         layout = flux.layout(model)
         config.blocks.check(layout.dual, layout.single)
-        found, conditioning = encoded(clip, prompt, concept, fuzzy)
+        found, conditioning = encoded(clip, prompt, concept, fuzzy, layout.features)
         hook = EraseHook(found, sigmas(model, start, end), config, layout)
         return io.NodeOutput(hooked(model, hook), conditioning, found.table(), ui=ui.PreviewText(found.table()))
 

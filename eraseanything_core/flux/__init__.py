@@ -12,7 +12,7 @@ from .architecture import new_autoencoder, new_flux, t5_tokenizer
 from .attacks import breed, invert, relearn
 from .capture import Capture
 from .gradients import exact_gradients
-from .layouts import layout
+from .layouts import family, layout
 from .loan import borrow, check_model, fingerprint
 from .model import Cond, FluxModel
 from .previews import small_pictures
@@ -30,6 +30,7 @@ __all__ = [
     "check_model",
     "context_pieces",
     "exact_gradients",
+    "family",
     "fingerprint",
     "invert",
     "layout",

@@ -25,6 +25,7 @@ class Joint:
 
     Attributes:
         dual, single: number of blocks of each kind.
+        features: of a text token as the model takes it.
         patch: latent pixels a side of an image token.
         before: tokens of the model's own in front of the text.
         multiple: text and image are each padded to a multiple of it.
@@ -33,6 +34,7 @@ class Joint:
 
     dual: int
     single: int
+    features: int
     patch: int
     before: int = 0
     multiple: int = 1
@@ -83,6 +85,8 @@ class Cross:
                 found += [("middle", 0, depth) for layer in unet.middle_block or () for depth in _depths(layer)]
         self.numbers = {block: i for i, block in enumerate(found)}
         self.dual, self.single = len(found), 0
+        inner = next((module for module in unet.modules() if _depths(module)), None)
+        self.features = inner.transformer_blocks[0].attn2.to_k.in_features if inner else 0
 
     def begin(self, options: dict, x: Tensor, context: Tensor) -> tuple[dict, Placer]:
         """See `Joint.begin`; a patch before each cross-attention tells it from the image's own attention."""
@@ -126,21 +130,45 @@ def _expect(found: tuple[int, int], expected: tuple[int, int]):
         )
 
 
+def _flux(model) -> Joint:
+    return Joint(len(model.double_blocks), len(model.single_blocks), model.txt_in.in_features, model.patch_size)
+
+
+def _qwen_image(model) -> Joint:
+    return Joint(len(model.transformer_blocks), 0, model.txt_in.in_features, model.patch_size)
+
+
+def _lumina(model) -> Joint:
+    features, multiple = model.cap_embedder[1].in_features, model.pad_tokens_multiple or 1
+    return Joint(len(model.layers), 0, features, model.patch_size, multiple=multiple)
+
+
+def _sd3(model) -> Joint:
+    features, before = model.context_embedder.in_features, model.register_length
+    return Joint(len(model.joint_blocks), 0, features, model.patch_size, before, tells=False)
+
+
+def _aura(model) -> Joint:
+    features, before = model.cond_seq_linear.in_features, model.register_tokens.shape[1]
+    return Joint(len(model.double_layers), len(model.single_layers), features, model.patch_size, before, tells=False)
+
+
 LAYOUTS = {
-    Flux: lambda m: Joint(len(m.double_blocks), len(m.single_blocks), m.patch_size),
-    Chroma: lambda m: Joint(len(m.double_blocks), len(m.single_blocks), m.patch_size),
-    ChromaRadiance: lambda m: Joint(len(m.double_blocks), len(m.single_blocks), m.patch_size),
-    QwenImageTransformer2DModel: lambda m: Joint(len(m.transformer_blocks), 0, m.patch_size),
-    NextDiT: lambda m: Joint(len(m.layers), 0, m.patch_size, multiple=m.pad_tokens_multiple or 1),
-    OpenAISignatureMMDITWrapper: lambda m: Joint(
-        len(m.joint_blocks), 0, m.patch_size, before=m.register_length, tells=False
-    ),
-    AuraMMDiT: lambda m: Joint(
-        len(m.double_layers), len(m.single_layers), m.patch_size, before=m.register_tokens.shape[1], tells=False
-    ),
+    Flux: _flux,
+    Chroma: _flux,
+    ChromaRadiance: _flux,
+    QwenImageTransformer2DModel: _qwen_image,
+    NextDiT: _lumina,
+    OpenAISignatureMMDITWrapper: _sd3,
+    AuraMMDiT: _aura,
     UNetModel: Cross,
 }
 KNOWN = "Flux, Chroma, Qwen-Image, Lumina 2, Z-Image, AuraFlow, and Stable Diffusion 1, 2, XL and 3"
+
+
+def family(model) -> str:
+    """What ComfyUI calls the family of a MODEL, such as SD15."""
+    return type(model.model.model_config).__name__
 
 
 def layout(model) -> Joint | Cross:
@@ -151,8 +179,8 @@ def layout(model) -> Joint | Cross:
     """
     inner = model.get_model_object("diffusion_model")
     if type(inner) not in LAYOUTS:
-        raise ValueError(f"where the text stands in a {type(model.model).__name__} is not certain: use {KNOWN}")
+        raise ValueError(f"where the text stands in a MODEL of {family(model)} is not certain: use {KNOWN}")
     found = LAYOUTS[type(inner)](inner)
     if not found.dual:
-        raise ValueError(f"this {type(model.model).__name__} has no cross-attention to a text: use {KNOWN}")
+        raise ValueError(f"a MODEL of {family(model)} has no cross-attention to a text: use {KNOWN}")
     return found
