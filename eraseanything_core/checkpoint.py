@@ -56,6 +56,8 @@ def resume(folder: Path, lora, optimizers: list[torch.optim.Optimizer], config) 
     Raises:
         ValueError: the state is damaged, no state of a run, or belongs to another configuration.
     """
+    for part in folder.glob(".*.part"):
+        part.unlink()  # of a process that was killed while it wrote
     if not (folder / STATE).exists():
         return {}, {}
     tensors, header = _read(folder / STATE)

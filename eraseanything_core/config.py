@@ -120,17 +120,7 @@ def check_settings(config: EraseConfig):
                 raise ValueError(f"{kept!r} is to be kept and holds {word!r}, which is to be erased")
     if not config.templates:
         raise ValueError("there is no prompt template: give at least one, with {} for the concept")
-    for name in (
-        "steps",
-        "batch",
-        "retain_batch",
-        "rank",
-        "sentences",
-        "pool",
-        "refresh",
-        "sampling_steps",
-        "accumulate",
-    ):
+    for name in COUNTS:
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1")
     if config.preserve == "paper" and config.student_rows(config.pool) == config.pool:

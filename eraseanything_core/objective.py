@@ -24,13 +24,16 @@ def erase_graphs(model, plan: Plan, epoch: Epoch, draw: Draw) -> Iterator[Losses
     row, step = draw.erase
     x_t, sigma, teacher = pool.at(row, step, model.device)
     concept = [pool.sources[i].concept for i in row]
-    capture = model.capture(selected(model, plan, concept), config.map_blocks) if config.attn else None
+    shared = config.attn and "share" in plan.shortcuts
+    capture = model.capture(selected(model, plan, concept), config.map_blocks) if shared else None
     student = model.velocity(x_t, sigma, conds(model, plan, concept), adapters=True, capture=capture)
     neutral = pool.neutral[row, step].to(model.device)
     found = {"esd": losses.esd_loss(student, teacher, neutral, config.eta)}
     if capture:
         found["attn"] = losses.attention_loss(image_feature(capture.maps))
     yield found
+    if config.attn and not capture:
+        yield {"attn": losses.attention_loss(feature(model, plan, concept, x_t, sigma, adapters=True))}
 
 
 def preserve_graphs(

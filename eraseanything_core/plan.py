@@ -11,6 +11,10 @@ from torch import Tensor
 from . import prompts, tokens
 from .config import EraseConfig, check_settings
 
+# Savings that change no loss, and so are no settings: one forward for esd and attn, a forward for maps that ends at the
+# last block that is read, and all the other words of a sentence through the teacher together.
+SHORTCUTS = frozenset({"share", "stop", "batch"})
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -23,6 +27,7 @@ class Plan:
     select: dict[prompts.Prompt, Tensor]  # [tokens, 1], one at the word's tokens
     watched: list[prompts.Sentence]  # never trained on, see watch.py; both are empty when nobody looks
     watched_kept: list[prompts.Prompt]
+    shortcuts: frozenset[str] = SHORTCUTS
 
 
 def prepare(config: EraseConfig, text) -> Plan:

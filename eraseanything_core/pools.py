@@ -205,11 +205,16 @@ def known_features(model, plan: Plan, sentences: list[prompts.Sentence], x_t: Te
     """F_syn and F_ir, each prompt with its own span, all at the same x_t: [b, 1 + K, queries]."""
     others = [p for s in sentences for p in (s.synonym, *s.irrelevant)]
     repeats = len(others) // len(sentences)
-    where = x_t.repeat_interleave(repeats, 0), sigma.repeat_interleave(repeats, 0)
-    return feature(model, plan, others, *where, adapters=False).unflatten(0, (len(sentences), -1))
+    x_t, sigma = x_t.repeat_interleave(repeats, 0), sigma.repeat_interleave(repeats, 0)
+    size = len(others) if "batch" in plan.shortcuts else 1
+    parts = [slice(i, i + size) for i in range(0, len(others), size)]
+    found = [feature(model, plan, others[p], x_t[p], sigma[p], adapters=False) for p in parts]
+    return torch.cat(found).unflatten(0, (len(sentences), -1))
 
 
 def feature(model, plan: Plan, chosen: list[prompts.Prompt], x_t: Tensor, sigma: Tensor, adapters: bool) -> Tensor:
     """The attention that each prompt's word gets, [b, queries]; the forward ends at the last block that is read."""
-    capture = model.capture(selected(model, plan, chosen), plan.config.map_blocks)
-    return image_feature(model.columns(x_t, sigma, conds(model, plan, chosen), adapters, capture))
+    capture, cond = model.capture(selected(model, plan, chosen), plan.config.map_blocks), conds(model, plan, chosen)
+    run = model.columns if "stop" in plan.shortcuts else model.velocity
+    run(x_t, sigma, cond, adapters=adapters, capture=capture)
+    return image_feature(capture.maps)

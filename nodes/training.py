@@ -14,9 +14,11 @@ import torch
 from comfy_api.latest import io, ui
 from server import PromptServer
 
-from ..eraseanything_core import files, flux, lora, optimizers
+from ..eraseanything_core import files, flux, optimizers
 from ..eraseanything_core.config import PRESETS, EraseConfig
 from ..eraseanything_core.curves import curves, stacked, strip
+from ..eraseanything_core.lora import PRESETS as TARGETS
+from ..eraseanything_core.lora import LoraModel, header, save_lora, strings, title
 from ..eraseanything_core.prompts import lines_of, words_of
 from ..eraseanything_core.termination import kept_on_sigterm
 from ..eraseanything_core.trainer import EraseResult
@@ -26,12 +28,21 @@ CATEGORY = "EraseAnything/training"
 LORA_MODEL, LOSS_MAP = io.Custom("LORA_MODEL"), io.Custom("LOSS_MAP")
 ERASE_CONCEPTS = io.Custom("ERASE_CONCEPTS")
 CUSTOM = "custom"
-OLD = {"optional": True}  # a workflow made before this input existed still runs
 
 
-def lora_path(name: str) -> Path:
-    """The file that the stock LoraLoader lists under this name; ValueError when it cannot be written."""
-    return files.writable(Path(folder_paths.get_folder_paths("loras")[0]), name)
+def loras() -> Path:
+    """The folder that the stock LoraLoader lists."""
+    return Path(folder_paths.get_folder_paths("loras")[0])
+
+
+def taken() -> set[str]:
+    """The names in it."""
+    return {file.stem for file in loras().glob("*.safetensors")}
+
+
+def free_path(name: str) -> Path:
+    """A file in it that is not there yet: the name, or the name with a number."""
+    return files.writable(loras(), files.numbered(files.check_name(name), taken()))
 
 
 def checked(name: str | None) -> bool | str:
@@ -42,23 +53,26 @@ def checked(name: str | None) -> bool | str:
         return str(error)
 
 
-def _text(name: str, tooltip: str, default: str = "", multiline: bool = False, **more):
-    return io.String.Input(name, default=default, multiline=multiline, tooltip=tooltip, **more)
+def _text(name: str, tooltip: str, default: str = "", **more):
+    return io.String.Input(name, tooltip=tooltip, default=default, **more)
 
 
-def _int(name: str, low: int, high: int, tooltip: str, step: int = 1, **more):
-    more = {"default": getattr(DEFAULT, name), "advanced": True} | more
-    return io.Int.Input(name, min=low, max=high, step=step, tooltip=tooltip, **more)
-
-
-def _float(name: str, high: float, tooltip: str, step: float = 0.01, low: float = 0.0, **more):
+def _setting(kind, name: str, tooltip: str, **more):
+    """A widget of a setting, with the trainer's default, among the advanced ones."""
     more = {"default": getattr(DEFAULT, name, None), "advanced": True} | more
-    return io.Float.Input(name, min=low, max=high, step=step, round=False, tooltip=tooltip, **more)
+    return kind.Input(name, tooltip=tooltip, **more)
+
+
+def _int(name: str, low: int, high: int, tooltip: str, **more):
+    return _setting(io.Int, name, tooltip, **{"min": low, "max": high, "step": 1} | more)
+
+
+def _float(name: str, high: float, tooltip: str, **more):
+    return _setting(io.Float, name, tooltip, **{"min": 0.0, "max": high, "step": 0.01, "round": False} | more)
 
 
 def _combo(name: str, options: list[str], tooltip: str, **more):
-    more = {"default": getattr(DEFAULT, name, None), "advanced": True} | more
-    return io.Combo.Input(name, options=options, tooltip=tooltip, **more)
+    return _setting(io.Combo, name, tooltip, options=options, **more)
 
 
 def _what() -> list:
@@ -91,21 +105,23 @@ def _what() -> list:
 
 def _objective() -> list:
     return [
-        _float("eta", 20, "How far past the neutral prompt the concept is pushed; 0 leads to the neutral prompt.", 0.1),
-        _float("tau", 1, "Temperature of the reverse self-contrastive loss.", low=0.01),
+        _float(
+            "eta", 20, "How far past the neutral prompt the concept is pushed; 0 leads to the neutral prompt.", step=0.1
+        ),
+        _float("tau", 1, "Temperature of the reverse self-contrastive loss.", min=0.01),
         _int("k_irrelevant", 1, 16, "Irrelevant words compared with in one step (K)."),
         _float("esd", 100, "Weight of the erasing loss on the velocity."),
         _float("attn", 100, "Weight of the loss on the attention that the concept's tokens get."),
         _float("retain_weight", 1000, "Weight of staying at the frozen model where the concept is absent."),
         _float("rsc", 100, "Weight of the reverse self-contrastive loss; 0 needs no synonyms."),
-        _float("guidance", 20, "Guidance value that the model is given in training.", 0.1),
+        _float("guidance", 20, "Guidance value that the model is given in training.", step=0.1),
     ]
 
 
 def _points() -> list:
     return [
-        _int("width", 16, 4096, "Width of the training images in pixels.", 16),
-        _int("height", 16, 4096, "Height of the training images in pixels.", 16),
+        _int("width", 16, 4096, "Width of the training images in pixels.", step=16),
+        _int("height", 16, 4096, "Height of the training images in pixels.", step=16),
         _int("sampling_steps", 2, 200, "Steps of the trajectories on which the model is corrected."),
         _int("pool", 1, 1024, "Trajectories kept in memory, of the concept and of the rest each."),
         _int("refresh", 1, 100000, "Steps after which the trajectories are drawn anew."),
@@ -113,40 +129,22 @@ def _points() -> list:
 
 
 def _optimisation() -> list:
+    targets = "Which projections are trained; `paper` is the text stream's queries and keys."
+    turns = "On: two optimisers take turns, as in the paper. Off: one step on the summed loss at lr_low."
+    again = "Equal seeds give equal LoRAs."
+    recompute = "Recompute blocks in the backward pass: less memory, more time, the same gradients. "
     return [
         _int("steps", 1, 100000, "Pairs of one erasing and one preserving step."),
         _int("batch", 1, 256, "Sentences to erase in one step."),
         _int("retain_batch", 1, 256, "Prompts to preserve in one step."),
         _int("rank", 1, 256, "Rank of the LoRA; its alpha is the same, so its strength is 1."),
-        _float("lr_low", 1, "Learning rate of the erasing step.", 1e-5),
-        _float("lr_up", 1, "Learning rate of the preserving step.", 1e-5),
-        _combo(
-            "targets",
-            list(lora.PRESETS),
-            "Which projections are trained; `paper` is the text stream's queries and keys.",
-        ),
-        io.Boolean.Input(
-            "alternate",
-            default=DEFAULT.alternate,
-            tooltip="On: two optimisers take turns, as in the paper. Off: one step on the summed loss at lr_low.",
-            advanced=True,
-        ),
+        _float("lr_low", 1, "Learning rate of the erasing step.", step=1e-5),
+        _float("lr_up", 1, "Learning rate of the preserving step.", step=1e-5),
+        _combo("targets", list(TARGETS), targets),
+        _setting(io.Boolean, "alternate", turns),
         _combo("dtype", ["auto", "bf16", "fp32"], "Precision of the model."),
-        io.Boolean.Input(
-            "checkpoint",
-            default=DEFAULT.checkpoint,
-            tooltip="Recompute blocks in the backward pass: less memory, more time, the same gradients. With memory "
-            "on `auto` the node decides.",
-            advanced=True,
-        ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=2**31 - 1,
-            control_after_generate=False,
-            tooltip="Equal seeds give equal LoRAs.",
-        ),
+        _setting(io.Boolean, "checkpoint", recompute + "With memory on `auto` the node decides."),
+        _int("seed", 0, 2**31 - 1, again, step=None, advanced=None, control_after_generate=False),
         io.Vae.Input("vae", optional=True, tooltip="With it the node shows the concept before and after."),
         ERASE_CONCEPTS.Input(
             "concepts",
@@ -157,59 +155,46 @@ def _optimisation() -> list:
     ]
 
 
-def _run() -> list:
+def _later() -> list:
     """What came later: optional, so that older workflows and scripts go on."""
-    return [
-        _combo(
-            "preset",
-            [CUSTOM, *PRESETS],
-            "How long and how thoroughly: 100, 200 or 500 pairs, or the settings of the paper or of its code. It "
-            "goes over the inputs that it names in its help; `custom` leaves them all to you.",
-            default="balanced",
-            advanced=False,
-            optional=True,
-        ),
-        _text(
-            "resume",
-            "Name of a stopped run to go on with; empty starts a new one. The inputs must be the same as then; steps "
-            "may differ.",
-            optional=True,
-            advanced=True,
-        ),
-        _combo(
-            "memory",
-            ["auto", "as set"],
-            "`auto` estimates the peak, recomputes blocks or leaves weights in main memory if it must, and says so.",
-            default="auto",
-            optional=True,
-        ),
-        _int("save_every", 0, 100000, "Pairs between two saved states; 0 saves only when it stops.", default=25, **OLD),
-        _int("watch_every", 0, 100000, "Pairs between two looks from outside, with pictures; 0 is never.", **OLD),
-        _float("stop_score", 1, "Stop when the concept score has fallen to this; 0 is never. It starts at 1.", **OLD),
-        _float("stop_drift", 10, "Stop when held-out prompts have drifted by more than this; 0 is never.", **OLD),
-        _int("retain_pool", 0, 1024, "Trajectories of what stays; 0 is as many as `pool`.", **OLD),
-        _int("rsc_points", 0, 100000, "Points that the contrastive loss has in a pool; 0 is new ones.", **OLD),
-        _float("on_policy", 1, "Share of the trajectories that the student walks from the second pool on.", **OLD),
-        _combo("optimizer", optimizers.installed(), "The others appear when their libraries are installed.", **OLD),
-        _combo("lr_schedule", list(optimizers.SCHEDULES), "How the learning rates go over the run.", **OLD),
-        _int("warmup", 0, 100000, "Pairs in which the learning rates rise.", **OLD),
-        _float("clip_norm", 1000, "Norm that a gradient is cut to.", default=DEFAULT.clip, **OLD),
-        _float("weight_decay", 1, "Weight decay of the optimiser.", 1e-5, **OLD),
-        _int("accumulate", 1, 256, "Draws whose gradients are averaged in one update.", **OLD),
+    presets = "How long and how thoroughly: 100, 200 or 500 pairs, or the settings of the paper or of its code. "
+    presets += "It goes over the inputs that it names in its help; `custom` leaves them all to you."
+    resume = "Name of a stopped run to go on with; empty starts a new one. The inputs must be the same as then; "
+    memory = "`auto` estimates the peak, recomputes blocks or leaves weights in main memory if it must, and says so."
+    inputs = [
+        _combo("preset", [CUSTOM, *PRESETS], presets, default="balanced", advanced=False),
+        _text("resume", resume + "steps may differ.", advanced=True),
+        _combo("memory", ["auto", "as set"], memory, default="auto"),
+        _int("save_every", 0, 100000, "Pairs between two saved states; 0 saves only when it stops.", default=25),
+        _int("watch_every", 0, 100000, "Pairs between two looks from outside, with pictures; 0 is never."),
+        _float("stop_score", 1, "Stop when the concept score has fallen to this; 0 is never. It starts at 1."),
+        _float("stop_drift", 10, "Stop when held-out prompts have drifted by more than this; 0 is never."),
+        _int("retain_pool", 0, 1024, "Trajectories of what stays; 0 is as many as `pool`."),
+        _int("rsc_points", 0, 100000, "Points that the contrastive loss has in a pool; 0 is new ones."),
+        _float("on_policy", 1, "Share of the trajectories that the student walks from the second pool on."),
+        _combo("optimizer", optimizers.installed(), "The others appear when their libraries are installed."),
+        _combo("lr_schedule", list(optimizers.SCHEDULES), "How the learning rates go over the run."),
+        _int("warmup", 0, 100000, "Pairs in which the learning rates rise."),
+        _float("clip_norm", 1000, "Norm that a gradient is cut to.", default=DEFAULT.clip),
+        _float("weight_decay", 1, "Weight decay of the optimiser.", step=1e-5),
+        _int("accumulate", 1, 256, "Draws whose gradients are averaged in one update."),
     ]
+    for each in inputs:
+        each.optional = True
+    return inputs
 
 
-def run_folder(output_name: str, loras: Path, resume: str) -> Path:
+def run_folder(output_name: str, resume: str) -> Path:
     """Where the state of a run lies: a new folder, or that of the run to go on with.
 
     Raises:
         ValueError: the folder cannot be written to, or there is no such run.
     """
     runs = Path(folder_paths.get_output_directory()) / "eraseanything"
-    files.check_folder(runs)
+    for folder in (loras(), runs):
+        files.check_folder(folder)
     if not resume.strip():
-        taken = {f.name for f in runs.iterdir()} | {f.stem for f in loras.glob("*.safetensors")}
-        return runs / files.numbered(files.check_name(output_name), taken)
+        return runs / files.numbered(files.check_name(output_name), taken() | {f.name for f in runs.iterdir()})
     run = runs / files.check_name(resume)
     if not run.is_dir():
         known = ", ".join(sorted(f.name for f in runs.iterdir() if f.is_dir())) or "none"
@@ -262,7 +247,7 @@ class EraseTrainer(io.ComfyNode):
             category=CATEGORY,
             description="Erases a concept from Flux and hands back a LoRA.",
             search_aliases=["concept erasure", "unlearn", "erase concept"],
-            inputs=[*_what(), *_objective(), *_points(), *_optimisation(), *_run()],
+            inputs=[*_what(), *_objective(), *_points(), *_optimisation(), *_later()],
             outputs=[
                 LORA_MODEL.Output(display_name="lora", tooltip="For Load LoRA Model and Save LoRA Weights."),
                 LOSS_MAP.Output(display_name="losses", tooltip="For Plot Loss Graph; one list a loss."),
@@ -283,8 +268,7 @@ class EraseTrainer(io.ComfyNode):
         cls, model, clip, output_name, synonyms, irrelevant, templates, retain, vae=None, concepts=None,
         preset=CUSTOM, resume="", memory="as set", clip_norm=DEFAULT.clip, **settings,
     ):  # fmt: skip
-        folder = lora_path(output_name).parent
-        run = run_folder(output_name, folder, resume)
+        run = run_folder(output_name, resume)
         config = EraseConfig(
             synonyms=words_of(synonyms),
             irrelevant=words_of(irrelevant),
@@ -301,16 +285,16 @@ class EraseTrainer(io.ComfyNode):
         with keeping():
             auto = memory == "auto"
             result = flux.train_eraser(model, clip, config, live.progress, run, auto, live.show)
-            path = lora_path(files.numbered(run.name, {f.stem for f in folder.glob("*.safetensors")}))
+            path = free_path(run.name)
             tensors = {key: tensor.bfloat16() for key, tensor in result.lora.items()}
-            header = lora.strings(lora.header(result.config, flux.fingerprint(model)))
-            lora.save_lora(tensors, path, header)
+            head = strings(header(result.config, flux.fingerprint(model)))
+            save_lora(tensors, path, head)
         if result.interrupted:
             result.notes.append(f"go on with it: resume = {run.name}")
         summary, picture = result.summary(path.name), curves(result.losses, result.seen)
         shown = ui.PreviewText(summary).as_dict() | {"lora": [path.name]} | cls.pictures(model, vae, result)
         image = torch.from_numpy(np.array(picture)).float()[None] / 255
-        return io.NodeOutput(lora.LoraModel(tensors, header), result.losses, str(path), summary, image, ui=shown)
+        return io.NodeOutput(LoraModel(tensors, head), result.losses, str(path), summary, image, ui=shown)
 
     @classmethod
     def pictures(cls, model, vae, result: EraseResult) -> dict:
@@ -346,15 +330,9 @@ class SaveEraseLoRA(io.ComfyNode):
 
     @classmethod
     def execute(cls, lora, output_name, concept=""):
-        return save(lora, output_name, concept)
-
-
-def save(tensors: dict, output_name: str, concept: str) -> io.NodeOutput:
-    header = getattr(tensors, "header", {})
-    taken = {f.stem for f in lora_path(output_name).parent.glob("*.safetensors")}
-    name = files.numbered(files.check_name(output_name), taken)
-    path = lora.save_lora(tensors, lora_path(name), header | (lora.title(concept) if concept or not header else {}))
-    return io.NodeOutput(str(path), ui=ui.PreviewText(f"saved {path.name}"))
+        head = getattr(lora, "header", {})
+        path = save_lora(lora, free_path(output_name), head | (title(concept) if concept or not head else {}))
+        return io.NodeOutput(str(path), ui=ui.PreviewText(f"saved {path.name}"))
 
 
 NODES = [EraseTrainer, SaveEraseLoRA]

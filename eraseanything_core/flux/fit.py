@@ -20,17 +20,19 @@ class Fit:
         activations: all but the weights.
         weights: of the model.
         free: what the device has for both.
+        least: what ComfyUI keeps free of weights in any case.
     """
 
     checkpoint: bool
     activations: int
     weights: int
     free: int
+    least: int = 0
 
     @property
     def offloaded(self) -> int:
         """Weights that stay in main memory and are cast layer by layer."""
-        return max(0, min(self.weights, self.weights + self.activations - self.free))
+        return max(0, min(self.weights, self.weights + max(self.activations, self.least) - self.free))
 
     def __str__(self) -> str:
         peak, free = (self.activations + self.weights - self.offloaded) / GIB, self.free / GIB
@@ -57,14 +59,14 @@ def activations(params, tokens: int, batch: int, itemsize: int, checkpoint: bool
     return int(unit * (blocks + RECOMPUTED if checkpoint else KEPT * blocks)) + cast + MASTERS * masters
 
 
-def fitted(free: int, weights: int, kept: int, recomputed: int) -> Fit:
+def fitted(free: int, weights: int, kept: int, recomputed: int, least: int = 0) -> Fit:
     """Blocks are kept where that fits beside the weights, else recomputed; what then is too much is offloaded."""
-    plain = Fit(False, kept, weights, free)
-    return plain if not plain.offloaded else Fit(True, recomputed, weights, free)
+    plain = Fit(False, kept, weights, free, least)
+    return plain if not plain.offloaded else Fit(True, recomputed, weights, free, least)
 
 
-def fit(patcher, config, text_tokens: int, itemsize: int, masters: int) -> Fit:
-    """The way that fits this model, resolution and device."""
+def fit(patcher, config, text_tokens: int, itemsize: int, masters: int, least: int) -> Fit:
+    """The way that fits this model, resolution and device; `least` is what ComfyUI wants for a forward."""
     module = patcher.model.diffusion_model
     params, cells = module.params, patcher.model.latent_format.spacial_downscale_ratio * module.patch_size
     tokens = text_tokens + (config.width // cells) * (config.height // cells)
@@ -72,9 +74,9 @@ def fit(patcher, config, text_tokens: int, itemsize: int, masters: int) -> Fit:
     cast = itemsize * width * int(width * (3 + params.mlp_ratio)) if linear.dtype.itemsize != itemsize else 0
     batch = max(config.batch, config.retain_batch)
     sizes = (activations(params, tokens, batch, itemsize, on, cast, masters) for on in (False, True))
-    device = patcher.load_device
-    free = comfy.model_management.get_free_memory(device) + loaded_bytes(patcher)
-    return fitted(free, patcher.model_size(), *sizes)
+    management, reserved = comfy.model_management, comfy.model_management.extra_reserved_memory()
+    free = management.get_free_memory(patcher.load_device) + loaded_bytes(patcher) - reserved
+    return fitted(free, patcher.model_size(), *sizes, max(least, int(management.minimum_inference_memory()) - reserved))
 
 
 def loaded_bytes(patcher) -> int:

@@ -38,7 +38,7 @@ def train_eraser(patcher, clip, config, progress=None, run_dir=None, auto=False,
     release_others(patcher)
     memory = patcher.model.memory_required([4 * config.batch, 16, config.height // 8, config.width // 8])
     if auto:
-        found = estimate(patcher, plan)
+        found = estimate(patcher, plan, int(memory))
         logging.info("EraseAnything: %s", found)
         plan = dataclasses.replace(plan, config=dataclasses.replace(plan.config, checkpoint=found.checkpoint))
         memory = max(memory, found.activations)
@@ -57,11 +57,11 @@ def release_others(patcher):
         management.free_memory(1e32, device, keep_loaded=own)
 
 
-def estimate(patcher, plan) -> Fit:
-    """What the plan will take on this model and device."""
+def estimate(patcher, plan, least: int = 0) -> Fit:
+    """What the plan will take on this model and device; see `fit`."""
     config, params = plan.config, patcher.model.diffusion_model.params
     parts = slices(config.targets, params.hidden_size, params.depth, params.depth_single_blocks, params.mlp_ratio)
     masters = sum(config.rank * (part.rows + part.columns) for part in parts)
     text = next(iter(plan.contexts.values()))[0].shape[1]
     dtype = config.torch_dtype() or patcher.model.get_dtype_inference()
-    return fit(patcher, config, text, dtype.itemsize, masters)
+    return fit(patcher, config, text, dtype.itemsize, masters, least)

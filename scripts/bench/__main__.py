@@ -76,14 +76,14 @@ def markdown(results: dict) -> str:
 
 
 def effect_table(effects: dict) -> list[str]:
-    """What each approximation did to an eraser of TinyFlux."""
+    """What each approximation did to an eraser of TinyFlux; a row with dots has those above it as well."""
     cells = list(effects["rows"][0]["cells"])
     about = f"*{effects['concept']}* erased with {effects['settings']}."
     lines = ["", about, "Pictures that show what was asked, by the CNN judge, 95 % intervals.", ""]
-    lines += [f"| pools | {' | '.join(cells)} |", "| --- |" + " ---: |" * len(cells)]
+    lines += [f"| trajectories | CPU seconds | {' | '.join(cells)} |", "| --- | ---: |" + " ---: |" * len(cells)]
     for row in effects["rows"]:
         told = [f"{c['value']:.3f} ({c['low']:.3f} to {c['high']:.3f})" for c in row["cells"].values()]
-        lines.append(f"| {row['change']} | {' | '.join(told)} |")
+        lines.append(f"| {row['change']} | {row['cpu_seconds']:.0f} | {' | '.join(told)} |")
     return [*lines, "", f"n = {row['cells'][cells[0]]['n']} pictures a cell."]
 
 

@@ -1,26 +1,67 @@
-"""What the cheap pools of the presets do to an eraser of TinyFlux: the same concept, prompts and seeds."""
+"""What the approximations of a cheap run do to an eraser of TinyFlux, one on top of the other.
 
+The first row has none of them: every pair walks new trajectories. All rows have the same concept, pairs, prompts and
+seeds. A row that is done lies in .cache under a hash of all that decides it, so a run that is stopped goes on.
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from pathlib import Path
+
+from eraseanything_core import files
+from eraseanything_core.config import EraseConfig
+from eraseanything_core.evaluation.judges import sha256
 from eraseanything_core.evaluation.metrics import rate
 from eraseanything_core.tinyflux.erase import train_eraser
 from eraseanything_core.tinyflux.measure import merged, read_cell
-from eraseanything_core.tinyflux.pipeline import Pipeline, flux, judge_net
+from eraseanything_core.tinyflux.pipeline import WEIGHTS, Pipeline, flux, judge_net
 from eraseanything_core.tinyflux.recipe import VALIDATION, cells, erase_config
 
-SHORT = {"steps": 60, "batch": 4, "retain_batch": 8, "refresh": 30}  # a quarter of the recipe's work
-CHEAP = {"sampling_steps": 12, "pool": 8, "retain_pool": 6, "rsc_points": 16, "on_policy": 0.25}
-CHANGES = {"as in the recipe": {}, "cheap": CHEAP}
+CACHE = Path(__file__).resolve().parents[2] / ".cache" / "erasers"
+SHORT = {"steps": 60, "batch": 4, "retain_batch": 8, "on_policy": 0.0}  # a quarter of the recipe's work
+POOLED = {"pool": 16, "retain_pool": 12, "refresh": 30}
+FEWER_STEPS = POOLED | {"sampling_steps": 12}
+FEW_POINTS = FEWER_STEPS | {"rsc_points": 16}
+CHANGES = {
+    "new trajectories every pair": {"pool": 4, "retain_pool": 8, "refresh": 1},
+    "a pool of 16 + 12 for 30 pairs": POOLED,
+    "... of 12 steps in the place of 20": FEWER_STEPS,
+    "... 16 points for the maps": FEW_POINTS,
+    "... a quarter walked by the student": FEW_POINTS | {"on_policy": 0.25},
+}
 
 
-def effect(change: str, images: int = 40, concept: str = VALIDATION[0]) -> dict:
+def effect(change: str, config: EraseConfig, images: int) -> dict:
     """Trains with these pools; the share of pictures that still show what was asked, by the CNN judge."""
-    before, net, asked = Pipeline(flux()), judge_net(), cells(concept, images, seed=1)
-    result = train_eraser(before, erase_config(concept, **SHORT | CHANGES[change]))
+    before, net, asked = Pipeline(flux()), judge_net(), cells(config.concept, images, seed=1)
+
+    def told(step: int, losses: dict[str, float]):
+        if step % 10 == 0:
+            print(f"{change}: pair {step}, loss {losses['loss']:.4f}", flush=True)
+
+    begun = time.process_time()
+    result = train_eraser(before, config, progress=told)
+    seconds = time.process_time() - begun
     after = Pipeline(merged(before.module, result.lora), before.encoder, before.decode)
     read = {cell: rate(read_cell(after, net, asked[cell])[0]["cnn"]) for cell in asked}
-    return {"change": change, "settings": CHANGES[change], "cells": read}
+    print(f"{change}: {seconds:.0f} s,", {cell: found["value"] for cell, found in read.items()}, flush=True)
+    return {"change": change, "settings": CHANGES[change], "cpu_seconds": round(seconds, 1), "cells": read}
 
 
-def effects(concept: str = VALIDATION[0]) -> dict:
-    """A row for every kind of pools."""
-    rows = [effect(change, concept=concept) for change in CHANGES]
+def kept(change: str, concept: str, images: int) -> dict:
+    """The row of a change, measured when it is not there yet."""
+    config = erase_config(concept, **SHORT | CHANGES[change])
+    decided = [change, dataclasses.asdict(config), images, sha256(*sorted(WEIGHTS.glob("*.safetensors")))]
+    path = CACHE / f"effect-{hashlib.sha256(json.dumps(decided).encode()).hexdigest()[:12]}.json"
+    if not path.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        files.replace(path, json.dumps(effect(change, config, images)).encode())
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def effects(concept: str = VALIDATION[0], images: int = 40) -> dict:
+    """A row for every approximation."""
+    rows = [kept(change, concept, images) for change in CHANGES]
     return {"effects": {"concept": concept, "settings": SHORT, "judge": "cnn", "rows": rows}}

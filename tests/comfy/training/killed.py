@@ -2,8 +2,10 @@
 
     python killed.py FOLDER KILLS SEED
 
-Every attempt is a fork that has ComfyUI loaded already. Prints a line of JSON: kills, attempts that had saved
-something, whether the LoRAs are bit for bit the same, and files that could not be read after a kill.
+Every attempt is a fork that has ComfyUI loaded already, and all files are read again and again while it runs. When a
+run ends before all kills are spent, another begins. Prints a line of JSON: how many pairs each kill found saved, how
+many runs were finished, whether their LoRAs are bit for bit the same as the one that was never stopped, how often the
+files were looked at and which could not be read, and what is left in the folders.
 """
 
 import json
@@ -58,52 +60,64 @@ def train(folder: Path):
     (folder / "finished.part").replace(folder / "finished.safetensors")
 
 
-def attempt(folder: Path, seconds: float | None) -> bool:
-    """Forks an attempt and kills it after so long; whether it had ended by itself."""
-    child = os.fork()
-    if child == 0:
-        train(folder)
-        os._exit(0)
-    begun = time.monotonic()
-    while seconds is None or time.monotonic() - begun < seconds:
-        if os.waitpid(child, os.WNOHANG)[0]:
-            return True
-        time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
-
-
 def unreadable(folder: Path) -> list[str]:
     """Files under their final names that are not whole."""
     bad = []
-    for path in folder.glob("*.safetensors"):
-        if path.name.startswith("."):
-            continue
+    for path in folder.glob("[!.]*.safetensors"):
         try:
             with safe_open(path, "pt") as file:
                 [file.get_tensor(key) for key in file.keys()]
+        except FileNotFoundError:
+            continue  # pools that were used up in this moment
         except Exception as error:
             bad.append(f"{path.name}: {error}")
     return bad
 
 
+def attempt(folder: Path, seconds: float | None, told: dict) -> bool:
+    """Forks an attempt and kills it after so long; whether it was quicker."""
+    child = os.fork()
+    if child == 0:
+        train(folder)
+        os._exit(0)
+    begun, ended = time.monotonic(), False
+    while not ended and (seconds is None or time.monotonic() - begun < seconds):
+        told["unreadable"] += unreadable(folder)
+        told["looks"] += 1
+        time.sleep(0.002)
+        ended = os.waitpid(child, os.WNOHANG)[0] == child
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+        ended = not os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    told["unreadable"] += unreadable(folder)
+    return ended
+
+
+def saved(folder: Path) -> int:
+    """Pairs in the state that lies in the folder."""
+    if not (folder / "state.safetensors").exists():
+        return 0
+    with safe_open(folder / "state.safetensors", "pt") as file:
+        return len(json.loads(file.metadata()["run"])["told"][0]["loss"])
+
+
 def main(folder: Path, kills: int, seed: int):
+    told = {"saved": [], "runs": 0, "same": True, "looks": 0, "unreadable": [], "left": []}
     begun = time.monotonic()
-    attempt(folder / "whole", None)
+    attempt(folder / "whole", None, told)
     whole, rng = time.monotonic() - begun, random.Random(seed)
-    done, with_state, bad = 0, 0, []
-    (folder / "killed").mkdir(parents=True)
-    while done < kills:
-        with_state += (folder / "killed" / "state.safetensors").exists()
-        if attempt(folder / "killed", rng.uniform(0, 2.2 * whole / kills)):
-            break
-        done += 1
-        bad += unreadable(folder / "killed")
-    attempt(folder / "killed", None)
-    one, other = (load_file(folder / name / "finished.safetensors") for name in ("whole", "killed"))
-    same = one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
-    print(json.dumps({"kills": done, "went_on": with_state, "same": same, "unreadable": bad}))
+    expected = load_file(folder / "whole" / "finished.safetensors")
+    moments = [rng.uniform(0, 2.2 * whole / kills) for _ in range(kills)]
+    while moments:
+        run = folder / f"killed_{told['runs']}"
+        while not attempt(run, moments[0] if moments else None, told):
+            told["saved"].append(saved(run))
+            moments.pop(0)
+        found = load_file(run / "finished.safetensors")
+        told["same"] &= found.keys() == expected.keys() and all(torch.equal(found[k], expected[k]) for k in found)
+        told["runs"] += 1
+        told["left"] += [path.name for path in run.iterdir()]
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":

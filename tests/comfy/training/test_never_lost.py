@@ -22,8 +22,9 @@ def test_twenty_kills_leave_the_same_bits(tmp_path):
     run = subprocess.run([sys.executable, script, tmp_path, "20", "1"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     told = json.loads(run.stdout.splitlines()[-1])
-    assert told["same"] and not told["unreadable"]
-    assert told["kills"] >= 10 and told["went_on"] >= 3, told
+    assert len(told["saved"]) == 20 and told["same"] and not told["unreadable"], told
+    assert sum(pairs > 0 for pairs in told["saved"]) >= 3 and told["looks"] > 20, told
+    assert sorted(set(told["left"])) == ["finished.safetensors", "state.safetensors"], told
 
 
 def stop_at(pair):

@@ -1,0 +1,165 @@
+"""How a training makes itself fit, through ComfyUI's own memory management; only its numbers are made up."""
+
+import dataclasses
+import logging
+import weakref
+
+import comfy.model_management as management
+import comfy.model_patcher
+import pytest
+import torch
+
+from eraseanything_core import flux, trainer
+from eraseanything_core.flux import training
+from eraseanything_core.flux.fit import fitted
+
+ROOM = 2**40
+
+
+@pytest.fixture
+def free(patcher, monkeypatch):
+    """Sets what ComfyUI finds free with nothing loaded, in bytes; it keeps nothing for a forward of its own."""
+    patcher.model.memory_usage_factor = 0.0
+    monkeypatch.setattr(management, "minimum_inference_memory", management.extra_reserved_memory)
+
+    def set_free(size):
+        found = lambda *_, torch_free_too=False: (size, 0) if torch_free_too else size  # noqa: E731
+        monkeypatch.setattr(management, "get_free_memory", found)
+        management.unload_all_models()
+
+    return set_free
+
+
+@pytest.fixture
+def like_a_card(monkeypatch):
+    """ComfyUI loads as onto a card with VRAM of its own; the weights still lie on the CPU."""
+    monkeypatch.setattr(management, "is_device_cpu", lambda device: False)
+    monkeypatch.setattr(management, "vram_state", management.VRAMState.NORMAL_VRAM)
+    monkeypatch.setattr(management, "MIN_WEIGHT_MEMORY_RATIO", 0.0)  # as on an Nvidia card
+
+
+def needs(patcher, clip, config, free):
+    """The estimates with the blocks kept and recomputed."""
+    plan = trainer.prepare(config, flux.TextEncoder(clip))
+    free(ROOM)
+    kept = training.estimate(patcher, plan)
+    free(0)
+    return kept, training.estimate(patcher, plan)
+
+
+def cast(patcher):
+    """Bytes of the layers that ComfyUI left in main memory, cast when they are used."""
+    modules = patcher.model.diffusion_model.modules()
+    left = [m for m in modules if hasattr(m, "prev_comfy_cast_weights")]
+    return sum(p.nbytes for m in left for p in m.parameters(recurse=False))
+
+
+def test_the_estimate_asks_comfyui_what_is_free(patcher, clip, config, free):
+    """It keeps the blocks while they fit, recomputes them when they do not, and then leaves weights behind."""
+    roomy, none = needs(patcher, clip, config, free)
+    reserved, weights = management.extra_reserved_memory(), patcher.model_size()
+    plan = trainer.prepare(config, flux.TextEncoder(clip))
+    found = {}
+    for name, size in (
+        ("kept", weights + roomy.activations),
+        ("recomputed", weights + roomy.activations - 1),
+        ("still recomputed", weights + none.activations),
+        ("offloaded", weights // 2 + none.activations),
+    ):
+        free(reserved + size)
+        found[name] = training.estimate(patcher, plan)
+    assert none.activations < roomy.activations
+    told = {name: (fit.checkpoint, fit.offloaded) for name, fit in found.items()}
+    assert told == {
+        "kept": (False, 0),
+        "recomputed": (True, 0),
+        "still recomputed": (True, 0),
+        "offloaded": (True, weights - weights // 2),
+    }
+
+
+def test_what_grows_the_estimate(patcher, clip, config, free):
+    """Resolution, batch and precision: each takes what its shapes say."""
+    base = needs(patcher, clip, config, free)[0].activations
+
+    def with_(**change):
+        return needs(patcher, clip, dataclasses.replace(config, **change), free)[0].activations
+
+    masters = 24 * 2 * config.rank * (256 + 256) * 2
+    tokens, more = 32 + 36, 32 + 144
+    assert (with_(width=192, height=192) - masters) / (base - masters) == pytest.approx(more / tokens, rel=1e-3)
+    assert (with_(batch=6) - masters) / (base - masters) == pytest.approx(3, rel=1e-3)
+    assert with_(dtype="bf16") < 0.6 * base
+
+
+@pytest.mark.parametrize("auto", (True, False))
+def test_auto_recomputes_when_it_must_and_says_so(patcher, clip, config, free, auto):
+    """The setting is the user's without `auto`. Both ways give the LoRA of a run with room."""
+    roomy, _ = needs(patcher, clip, config, free)
+    free(ROOM)
+    whole = flux.train_eraser(patcher, clip, config, auto=auto)
+    free(management.extra_reserved_memory() + patcher.model_size() + roomy.activations - 1)
+    tight = flux.train_eraser(patcher, clip, config, auto=auto)
+    assert (whole.config.checkpoint, tight.config.checkpoint) == (False, auto)
+    assert all(torch.allclose(whole.lora[k], tight.lora[k], atol=1e-6) for k in whole.lora)
+    if auto:
+        assert "kept for backward" in whole.summary("x") and "recomputed in backward" in tight.summary("x")
+    else:
+        assert whole.notes == tight.notes == []
+
+
+def test_auto_leaves_weights_in_main_memory_and_says_so(patcher, clip, config, free, like_a_card, caplog):
+    """ComfyUI is asked to keep the estimate free: it leaves as much behind as was told, and the LoRA is the same."""
+    _, none = needs(patcher, clip, config, free)
+    free(ROOM)
+    whole = flux.train_eraser(patcher, clip, config)
+    assert cast(patcher) == 0
+    weights = patcher.model_size()
+    free(management.extra_reserved_memory() + weights // 2 + none.activations)
+    with caplog.at_level(logging.INFO):
+        tight = flux.train_eraser(patcher, clip, config, auto=True)
+    assert tight.config.checkpoint and cast(patcher) == pytest.approx(weights // 2, rel=0.15)
+    told = f"recomputed in backward; {(weights - weights // 2) / 2**30:.1f} GiB of weights stay in main memory"
+    assert told in tight.notes[0] and told in caplog.text
+    assert all(torch.allclose(whole.lora[k], tight.lora[k], atol=1e-6) for k in whole.lora)
+
+
+@pytest.mark.parametrize("how", ("lowvram", "novram", "reserve_vram"))
+def test_partly_loaded_models(patcher, clip, config, free, like_a_card, monkeypatch, how):
+    """The flags of ComfyUI as they act: layers stay behind, and the LoRA is that of the whole model."""
+    free(ROOM)
+    whole = flux.train_eraser(patcher, clip, config)
+    weights = patcher.model_size()
+    if how == "reserve_vram":
+        free(management.minimum_inference_memory() + 2 * weights)
+        monkeypatch.setattr(management, "EXTRA_RESERVED_VRAM", management.EXTRA_RESERVED_VRAM + weights * 3 // 2)
+    else:
+        free(management.minimum_inference_memory() + weights // 2)
+        state = {"lowvram": management.VRAMState.LOW_VRAM, "novram": management.VRAMState.NO_VRAM}[how]
+        monkeypatch.setattr(management, "vram_state", state)
+    with flux.borrow(patcher):
+        left = cast(patcher)
+    assert left > 0.9 * weights if how == "novram" else 0.3 * weights < left < weights
+    part = flux.train_eraser(patcher, clip, config)
+    assert all(torch.allclose(whole.lora[k], part.lora[k], atol=1e-6) for k in whole.lora)
+
+
+def loaded(module):
+    """A model that ComfyUI believes to lie on a card; `meta` is a device that every PyTorch has."""
+    patcher = comfy.model_patcher.ModelPatcher(module, torch.device("meta"), torch.device("cpu"))
+    held = management.LoadedModel(patcher)
+    held.real_model, held.model_finalizer = weakref.ref(module), weakref.finalize(module, lambda: None)
+    return patcher, held
+
+
+def test_the_text_encoder_leaves_the_card(free, monkeypatch):
+    """And everything else does but the model itself."""
+    (flux_, own), (_, text), (_, vae) = kept = [loaded(torch.nn.Linear(2, 2)) for _ in range(3)]
+    monkeypatch.setattr(management, "current_loaded_models", [text, own, vae])
+    free(0)
+    training.release_others(flux_.clone())
+    assert management.current_loaded_models == [own] and len(kept) == 3
+
+
+def test_it_may_not_fit():
+    assert "lower the resolution or the batch" in str(fitted(10, 20, 30, 11))
