@@ -15,15 +15,38 @@ def test_a_library_that_is_missing_is_named(monkeypatch):
         optimizers.new_optimizer("prodigy", [torch.zeros(1)], 1.0, 0.0)
 
 
-@pytest.mark.parametrize("name", optimizers.installed())
-def test_each_optimiser_goes_downhill(name):
+def descended(name, rate, steps=60):
+    """A matrix of twos after some steps towards zero, and its optimiser."""
     p = torch.nn.Parameter(torch.full((64, 64), 2.0))
-    optimizer = optimizers.new_optimizer(name, [p], 1.0 if name == "prodigy" else 0.05, 0.0)
-    for _ in range(60):
+    optimizer = optimizers.new_optimizer(name, [p], rate, 0.0)
+    for _ in range(steps):
         optimizer.zero_grad()
         p.pow(2).sum().backward()
         optimizer.step()
-    assert p.abs().mean() < 1.5
+    return p, optimizer
+
+
+@pytest.mark.parametrize("name", optimizers.LIBRARIES)
+def test_each_optimiser_goes_downhill(name):
+    """And is the one of its library; requirements-test.txt installs all of them."""
+    p, optimizer = descended(name, 1.0 if name == "prodigy" else 0.05)
+    kind = type(optimizer)
+    assert p.abs().mean() < 1.5 and kind.__module__.split(".")[0] == optimizers.LIBRARIES[name]
+    assert kind.__name__ == {"adamw": "AdamW", "adamw8bit": "AdamW8bit", "prodigy": "Prodigy"}[name]
+
+
+def test_eight_bits_are_eight_bits():
+    """Both moments in a byte a weight, and the walk is that of AdamW but for the rounding."""
+    (p, optimizer), (exact, _) = descended("adamw8bit", 0.05), descended("adamw", 0.05)
+    state = optimizer.state[p]
+    assert state["state1"].dtype == state["state2"].dtype == torch.uint8 and state["state1"].numel() == p.numel()
+    assert (p - exact).abs().max() < 0.05
+
+
+def test_prodigy_finds_its_own_step():
+    """Its rate is a factor: at 1 it sets out with steps of a millionth, and they grow."""
+    early, late = (descended("prodigy", 1.0, steps)[1].param_groups[0]["d"] for steps in (1, 60))
+    assert early < 1e-5 and late > 1e3 * early
 
 
 def test_weight_decay():

@@ -30,7 +30,7 @@ SHAPE = {
     "context_in_dim": 24, "hidden_size": 64, "mlp_ratio": 4.0, "num_heads": 2, "depth": 1, "depth_single_blocks": 1,
     "axes_dim": [8, 12, 12], "theta": 10000, "qkv_bias": True, "guidance_embed": True, "txt_ids_dims": [],
 }  # fmt: skip
-STEPS, SAVE_EVERY = 240, 2
+STEPS, SAVE_EVERY = 160, 2
 
 
 class Text:
@@ -84,7 +84,7 @@ def attempt(folder: Path, seconds: float | None, told: dict) -> bool:
     while not ended and (seconds is None or time.monotonic() - begun < seconds):
         told["unreadable"] += unreadable(folder)
         told["looks"] += 1
-        time.sleep(0.002)
+        time.sleep(0.005)
         ended = os.waitpid(child, os.WNOHANG)[0] == child
     if not ended:
         os.kill(child, signal.SIGKILL)

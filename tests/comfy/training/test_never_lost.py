@@ -95,7 +95,7 @@ def test_an_error_within_a_pair_leaves_the_last_whole_one(patcher, clip, config,
     assert len(calls) == 4 and all(torch.equal(rest.lora[k], whole.lora[k]) for k in whole.lora)
 
 
-@pytest.mark.parametrize("name", optimizers.installed())
+@pytest.mark.parametrize("name", optimizers.LIBRARIES)
 def test_every_optimiser_goes_on_with_the_same_bits(patcher, clip, config, tmp_path, name):
     rate = 1.0 if name == "prodigy" else 1e-3
     change = {"steps": 5, "lr_schedule": "cosine", "warmup": 2, "weight_decay": 0.01, "accumulate": 2}

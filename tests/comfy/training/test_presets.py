@@ -1,0 +1,101 @@
+"""What the presets promise, on a model of TinyFlux's shape; each trains with its own settings and is stopped early."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+
+from eraseanything_core import flux, losses, pools, sampling, trainer
+from eraseanything_core.config import PRESETS
+
+
+@pytest.fixture
+def begin(patcher, clip, config, monkeypatch):
+    """Two pairs of a preset: the result, the blocks that each map was read from, and the losses' calls."""
+
+    def run(preset):
+        seen = SimpleNamespace(blocks=[], calls=[], optimizers=[])
+        attach, new = flux.FluxModel.capture, trainer.new_optimizer
+        monkeypatch.setattr(flux.FluxModel, "capture", lambda *a: seen.blocks.append(attach(*a)) or seen.blocks[-1])
+        monkeypatch.setattr(trainer, "new_optimizer", lambda *a: seen.optimizers.append(a) or new(*a))
+        for name in ("flow_matching_loss", "retain_loss", "rsc_loss"):
+            loss = getattr(losses, name)
+            monkeypatch.setattr(losses, name, lambda *a, name=name, loss=loss: seen.calls.append((name, a)) or loss(*a))
+        small = {"width": 32, "height": 32, "batch": 1, "retain_batch": 1}
+        chosen = dataclasses.replace(config, **small | PRESETS[preset])
+
+        def stop(step, _):
+            if step == 2:
+                raise KeyboardInterrupt
+
+        return flux.train_eraser(patcher, clip, chosen, stop), seen
+
+    return run
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_each_trains(begin, preset):
+    result, seen = begin(preset)
+    assert (result.steps, result.config.steps) == (2, PRESETS[preset]["steps"])
+    assert set(result.losses) == {"esd", "attn", "retain", "rsc", "loss"}
+    assert len(result.lora) == 8, "queries and keys of two dual blocks' text streams"
+    assert all(t.abs().max() > 0 for t in result.lora.values())
+    expected = sum(getattr(result.config, w) * result.losses[n][1] for n, w in WEIGHTS.items())
+    assert result.losses["loss"][1] == pytest.approx(expected, rel=1e-4)
+    names = {name for name, _ in seen.calls}
+    printed = preset in ("paper", "reference")
+    assert names == {"rsc_loss", "flow_matching_loss" if printed else "retain_loss"}
+    assert all(given[-1] is printed for name, given in seen.calls if name == "rsc_loss"), "the sign as printed"
+    if printed:
+        {"paper": is_the_papers, "reference": is_the_published_codes}[preset](result, seen)
+
+
+WEIGHTS = {"esd": "esd", "attn": "attn", "retain": "retain_weight", "rsc": "rsc"}
+
+
+def is_the_papers(result, seen):
+    """1,000 steps in turn, rank 8, all weights 1, the two learning rates, walks of 28 steps, all maps."""
+    config = result.config
+    assert 2 * config.steps == 1000 and config.alternate and [rate for _, _, rate, _ in seen.optimizers] == [1e-3, 5e-4]
+    assert all(len(t) == 8 for k, t in result.lora.items() if "lora_A" in k)
+    assert [getattr(config, weight) for weight in WEIGHTS.values()] == [1.0] * 4
+    assert config.sampling_steps == 28 and set(seen.blocks[-1].maps) == {0, 1}
+
+
+def is_the_published_codes(result, seen):
+    """200 steps in turn, its weights, one learning rate with decay, the maps of the last dual block alone."""
+    config = result.config
+    assert 2 * config.steps == 200 and config.alternate
+    assert [(rate, decay) for _, _, rate, decay in seen.optimizers] == [(1e-3, 1e-5)] * 2
+    assert [getattr(config, weight) for weight in WEIGHTS.values()] == [1.0, 0.001, 0.1, 0.1]
+    assert all(set(capture.maps) == {1} for capture in seen.blocks)
+
+
+def drawn(preset, number):
+    """The points of an epoch's pairs, without any model."""
+    config = trainer.EraseConfig(concept="star", **PRESETS[preset])
+    sigmas = sampling.shifted_sigmas(config.sampling_steps, 1.15)
+    concept, retain = (sampling.Pool(list(range(n)), None, None, sigmas) for n in (config.pool, config.retained_rows()))
+    return config, pools.draw_all(config, concept, retain, number)
+
+
+@pytest.mark.parametrize(
+    "preset, pairs, epochs, trajectories, points, walked",
+    (
+        ("quick", 100, 1, (8, 6), 16, (0, 0)),
+        ("balanced", 200, 2, (6, 4), 12, (2, 1)),
+        ("thorough", 500, 2, (6, 4), 12, (2, 1)),
+    ),
+)
+def test_how_long_and_how_many(preset, pairs, epochs, trajectories, points, walked):
+    """Pairs, pools and what is in them; the student walks a quarter of the second pool."""
+    made = [drawn(preset, number) for number in range(epochs)]
+    config = made[0][0]
+    assert (config.steps, config.epochs(), config.sampling_steps) == (pairs, epochs, 12)
+    assert [step for _, draws in made for step in draws] == list(range(pairs))
+    for _, draws in made:
+        every = [draw for chosen in draws.values() for draw in chosen]
+        rows = tuple(len({int(r) for draw in every for r in getattr(draw, kind)[0]}) for kind in ("erase", "retain"))
+        assert rows == trajectories and len(pools.unique([draw.maps for draw in every])) <= points
+    assert tuple(pools.student_rows(config, 1, n) for n in trajectories) == walked
+    assert pools.student_rows(config, 0, 100) == 0
