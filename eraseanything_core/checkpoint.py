@@ -38,9 +38,9 @@ def save(folder: Path, lora, optimizers: list[torch.optim.Optimizer], config, to
     tensors, groups = {f"lora.{key}": t for key, t in lora.tensors(torch.float32).items()}, []
     for i, optimizer in enumerate(optimizers):
         state = optimizer.state_dict()
-        tensors |= {f"optimizer.{i}.{j}.{key}": v for j, held in state["state"].items() for key, v in held.items()}
+        tensors |= {f"optimizer.{i}.{j}.{key}": v for j, held in state["state"].items() for key, v in _flat(held)}
         groups.append(state["param_groups"])
-    plain = {key: t.cpu().contiguous() for key, t in tensors.items() if torch.is_tensor(t)}
+    plain = {key: t.cpu().clone().contiguous() for key, t in tensors.items() if torch.is_tensor(t)}  # some are shared
     rest = {key: value for key, value in tensors.items() if not torch.is_tensor(value)}
     run = {"config": dataclasses.asdict(config), "told": told, "groups": groups, "rest": rest}
     _write(folder / STATE, plain, {"run": json.dumps(run)})
@@ -72,10 +72,17 @@ def resume(folder: Path, lora, optimizers: list[torch.optim.Optimizer], config) 
         for key, value in (tensors | state["rest"]).items():
             kind, *place = key.split(".", 3)
             if kind == "optimizer" and int(place[0]) == i:
-                held.setdefault(int(place[1]), {})[place[2]] = value
+                slot, (outer, _, inner) = held.setdefault(int(place[1]), {}), place[2].partition("/")
+                (slot.setdefault(outer, {}) if inner else slot)[inner or outer] = value
         optimizer.load_state_dict({"state": held, "param_groups": state["groups"][i]})
     history, seen = state["told"]
     return history, seen
+
+
+def _flat(held: dict) -> list[tuple[str, object]]:
+    """A weight's state with the tables in it as outer/inner: bitsandbytes keeps its bytes in one."""
+    tables = {key: value if isinstance(value, dict) else {"": value} for key, value in held.items()}
+    return [(f"{key}/{name}" if name else key, v) for key, table in tables.items() for name, v in table.items()]
 
 
 def save_pools(folder: Path, number: int, tensors: dict[str, Tensor]):

@@ -60,6 +60,13 @@ def markdown(results: dict) -> str:
     for key, value, bound in rows:
         goal = "" if bound is None else f"at most {bound:g}"
         lines.append(f"| {key} | {'' if value is None else f'{value:.2f}'} | {goal} |")
+    if "tflop_per_pair_without" in results:
+        share, stop = results["tflop_per_pair_without"].values()
+        lines += [
+            "",
+            f"A pair in the steady state with a forward of its own for the attention loss: {share:.2f} TFLOP;",
+        ]
+        lines += [f"with whole forwards for maps: {stop:.2f}. Neither changes a loss."]
     for run in results.get("cost", {}).get("runs", []):
         lines += ["", f"`{run['preset']}`, {run['pairs']} pairs, by cause:", "", "| cause | TFLOP |", "| --- | ---: |"]
         lines += [f"| {cause} | {value:.0f} |" for cause, value in run["split_tflop"].items()]

@@ -6,6 +6,7 @@ counter, backward included; the trainer's pools, draws and pairs then run for re
 
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -115,13 +116,17 @@ def run_cost(preset: str, price_of_text: int) -> dict:
     }
 
 
-def pair_flops(preset: str = "quick") -> int:
+def pair_flops(preset: str = "quick", without: str = "") -> int:
     """One pair by the trainer itself on Flux.1-dev's shapes, nothing priced: it must agree with `run_cost`.
 
     There is no data, so the hot path can look at none: a look would raise here.
+
+    Args:
+        without: a saving of `plan.SHORTCUTS` that is switched off.
     """
     config, priced = true_config(preset), Priced()
     plan = trainer.prepare(config, Shapes())
+    plan = replace(plan, shortcuts=plan.shortcuts - {without})
     priced.attach(config.targets, config.rank, torch.Generator())
     epoch = trainer.new_epoch(priced, plan, 0)
     model = true_flux()
@@ -144,6 +149,7 @@ def cost() -> dict:
         "pflop_100_pairs": quick["pflop"],
         "pflop_500_pairs": thorough["pflop"],
         "tflop_per_pair_steady": pair_flops() / TERA,
+        "tflop_per_pair_without": {name: pair_flops(without=name) / TERA for name in ("share", "stop")},
         "reference_tflop_per_pair": sum(model.spent.values()) / TERA,
         "cost": {"runs": [quick, thorough], "reference_forwards": sum(model.forwards.values())},
     }

@@ -1,9 +1,14 @@
 """What erasers of TinyFlux are trained on never meets what they are measured on."""
 
+import dataclasses
+import re
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("torch")
 
+from eraseanything_core.config import EraseConfig  # noqa: E402
 from eraseanything_core.evaluation.metrics import rate, wilson  # noqa: E402
 from eraseanything_core.tinyflux.captions import HELD_OUT, SYNONYMS  # noqa: E402
 from eraseanything_core.tinyflux.prompts import kind_of, prompt_with  # noqa: E402
@@ -69,3 +74,13 @@ def test_wilson_interval():
     assert wilson(0, 10)[0] == 0.0 and wilson(10, 10)[1] == 1.0
     with pytest.raises(ValueError, match="no images"):
         rate([])
+
+
+def test_the_help_page_says_where_the_recipe_leaves_the_defaults():
+    """Every setting that differs, with both values; words, sentences and the neutral phrase belong to the concept."""
+    page = Path(__file__).resolve().parents[2] / "web" / "docs" / "EraseAnything_EraseTrainer.md"
+    told = dict(re.findall(r"^\| `(\w+)` \| (\S+ \| \S+) \|$", page.read_text(encoding="utf-8"), re.MULTILINE))
+    words = {"concept", "synonyms", "irrelevant", "templates", "retain", "neutral"}
+    default, recipe = (dataclasses.asdict(c) for c in (EraseConfig(concept="star"), erase_config("star")))
+    shown = {k: [f"{v:g}" if isinstance(v, float) else str(v) for v in (default[k], recipe[k])] for k in default}
+    assert told == {k: " | ".join(v) for k, v in shown.items() if k not in words and default[k] != recipe[k]}

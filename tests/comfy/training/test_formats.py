@@ -4,6 +4,7 @@ import json
 
 import comfy.ops
 import comfy.sd
+import gguf
 import pytest
 import torch
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
@@ -111,29 +112,36 @@ def test_partly_loaded(state, clip, config):
     close(gradient(patcher, clip, config), gradient(load(state), clip, config), 1e-6)
 
 
-class Packed(comfy.ops.manual_cast):
-    """City96's GGUF layers in short: bytes and a scale a row, unpacked by a method of the layer's own."""
+def ggml(form):
+    """Operations as city96's GGUF nodes have them, in short: GGML's own blocks, which the layer itself unpacks."""
+    kind = gguf.GGMLQuantizationType[form]
 
     class Linear(comfy.ops.manual_cast.Linear):
         def _load_from_state_dict(self, state_dict, prefix, *args):
-            weight = state_dict[prefix + "weight"].float()
-            self.scale = weight.abs().amax(dim=1, keepdim=True) / 127
-            self.weight = torch.nn.Parameter((weight / self.scale).round().to(torch.int8), requires_grad=False)
+            blocks = torch.from_numpy(gguf.quantize(state_dict[prefix + "weight"].float().numpy(), kind))
+            self.weight = torch.nn.Parameter(blocks, requires_grad=False)
             self.bias = torch.nn.Parameter(state_dict[prefix + "bias"], requires_grad=False)
 
+        def unpacked(self):
+            return torch.from_numpy(gguf.dequantize(self.weight.numpy(), kind))
+
         def cast_bias_weight(self, x):
-            return self.weight.to(x.dtype) * self.scale.to(x.dtype), self.bias.to(x.dtype)
+            return self.unpacked().to(x), self.bias.to(x)
 
         def forward(self, x):
             return torch.nn.functional.linear(x, *self.cast_bias_weight(x))
 
+    return type("GGML", (comfy.ops.manual_cast,), {"Linear": Linear})
 
-def test_layers_that_unpack_themselves(state, clip, config):
-    packed, plain = load(state, custom_operations=Packed), dict(state)
+
+@pytest.mark.parametrize("form, likeness", (("Q8_0", 0.99), ("Q5_1", 0.95), ("Q4_0", 0.85)))
+def test_layers_that_unpack_themselves(state, clip, config, form, likeness):
+    """Every linear in GGML's blocks; the files and the loader itself are not here."""
+    packed, plain = load(state, custom_operations=ggml(form)), dict(state)
     for name, module in packed.model.diffusion_model.named_modules():
-        if isinstance(module, Packed.Linear):
-            plain[name + ".weight"] = module.weight * module.scale
-    assert packed.model.diffusion_model.img_in.weight.dtype == torch.int8
+        if hasattr(module, "unpacked"):
+            plain[name + ".weight"] = module.unpacked()
+    assert packed.model.diffusion_model.img_in.weight.dtype == torch.uint8
     found = gradient(packed, clip, config)
     close(found, gradient(load(plain, dtype=torch.float32), clip, config), 1e-4)
-    assert aligned(found, gradient(load(state), clip, config)) > 0.99
+    assert aligned(found, gradient(load(state), clip, config)) > likeness
