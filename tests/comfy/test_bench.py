@@ -18,10 +18,7 @@ def test_the_model_is_flux_dev():
 
 def test_a_pair_in_the_steady_state():
     """Below 97 TFLOP, and not below Algorithm 1's floor. There is no data here: a look at the device would raise."""
-    whole, alone, unstopped = (pair_flops(without=name) / TERA for name in ("", "share", "stop"))
-    assert 72.8 < whole < 97
-    assert 11 < alone - whole < 12.5, "the attention loss alone is a forward up to the last dual block, and back"
-    assert 24 < unstopped - whole < 26, "one forward for maps goes on to the end, and back"
+    assert 72.8 < pair_flops() / TERA < 97
 
 
 def test_the_peak_of_a_pair_on_four_bit_weights():
