@@ -101,8 +101,8 @@ def _pools(folder: Path, number: int) -> Path:
 
 
 def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]):
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_lora(tensors, path, header | {"sha256": _digest(tensors)})
     except OSError as error:
         told = f"cannot save the run in {path.parent} ({error.strerror}): make room and resume it"

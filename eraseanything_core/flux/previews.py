@@ -10,13 +10,12 @@ def small_pictures(patcher, latents: Tensor, vae=None) -> Tensor:
     """Pictures [n, h, w, 3] in [0, 1] of latents in the model's space.
 
     By the given VAE where it lies on the CPU, else by TAESD if it is in models/vae_approx, else by ComfyUI's
-    linear map from latents to colours.
+    linear map from latents to colours; these two take latents as the model has them.
     """
     latent_format = patcher.model.latent_format
     with torch.no_grad():
-        latents = latent_format.process_out(latents)
         if vae is not None and (decoder := vae.first_stage_model) and next(decoder.parameters()).device.type == "cpu":
-            out = decoder.decode(latents.to(next(decoder.parameters()).dtype)).float()
+            out = decoder.decode(latent_format.process_out(latents).to(next(decoder.parameters()).dtype)).float()
             return vae.process_output(out).movedim(1, -1)
         if path := taesd_path(latent_format):
             taesd = comfy.taesd.taesd.TAESD(None, path, latent_channels=latent_format.latent_channels)

@@ -152,3 +152,15 @@ def test_a_folder_that_takes_no_files(tmp_path):
     (tmp_path / "runs").write_text("a file stands where the folder should be")
     with pytest.raises(ValueError, match="cannot write into"):
         files.check_folder(tmp_path / "runs")
+
+
+@pytest.mark.skipif(not os.path.isdir("/sys/kernel"), reason="a folder that nobody may write to, not even root")
+def test_a_read_only_folder(patcher, clip, config, tmp_path):
+    """It is found before the work where the node asks, and named where a run meets it."""
+    with pytest.raises(ValueError, match="cannot write into /sys/kernel/eraser: "):
+        files.check_folder(Path("/sys/kernel/eraser"))
+    with pytest.raises(
+        OSError, match="cannot save the run in /sys/kernel/eraser .*: make room and resume it"
+    ) as caught:
+        flux.train_eraser(patcher, clip, config, run_dir=Path("/sys/kernel/eraser"))
+    assert "\n" not in str(caught.value)

@@ -2,10 +2,15 @@
 
 import dataclasses
 
+import comfy.model_management as management
+import comfy.sd
+import folder_paths
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from eraseanything_core import flux, prompts, trainer, watch
+from eraseanything_core.tinyflux.pipeline import WEIGHTS
 
 
 @pytest.fixture
@@ -73,6 +78,30 @@ def test_watching_does_not_change_the_run(patcher, clip, config):
     assert len(shown) == 3 and shown[0].shape == (3, 16, 12, 12)
     base = [latents[0] for latents in shown]
     assert torch.equal(base[0], base[2]) and not torch.equal(shown[0][1], shown[2][1])
+
+
+@pytest.fixture
+def weights():
+    """TinyFlux's autoencoder, which is a TAESD."""
+    return load_file(WEIGHTS / "tinyflux_vae.safetensors")
+
+
+def test_small_pictures_by_the_given_vae(patcher, weights):
+    vae, latents = comfy.sd.VAE(sd=weights), torch.randn(3, 16, 12, 12)
+    expected = vae.decode(patcher.model.process_latent_out(latents))
+    assert torch.allclose(flux.small_pictures(patcher, latents, vae), expected, atol=1e-4)
+
+
+def test_small_pictures_by_taesd(patcher, weights, tmp_path, monkeypatch):
+    """The decoder that the user has in models/vae_approx; no VAE is loaded for it."""
+    decoder = {k.removeprefix("taesd_decoder."): v for k, v in weights.items() if k.startswith("taesd_decoder.")}
+    save_file(decoder, tmp_path / "taef1_decoder.safetensors")
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "vae_approx", ([str(tmp_path)], {".safetensors"}))
+    latents, before = torch.randn(3, 16, 12, 12), list(management.current_loaded_models)
+    found = flux.small_pictures(patcher, latents)
+    expected = comfy.sd.VAE(sd=weights).decode(patcher.model.process_latent_out(latents))
+    assert found.shape == (3, 96, 96, 3) and torch.allclose(found.clamp(0, 1), expected, atol=1e-4)
+    assert management.current_loaded_models[: len(before)] == before
 
 
 def test_small_pictures_without_a_vae(patcher):
