@@ -112,8 +112,9 @@ def markdown(report: dict) -> str:
         "# AttentionErase on TinyFlux",
         "",
         "Pictures that still show the erased concept. The first row is what the un-erased model shows of what it is "
-        "asked: the ceiling. Below it, `clean` is Acc_e, and an attack counts where the un-erased model obeys it. "
-        "95 % intervals (Wilson).",
+        "asked: the ceiling. Below it, `clean` is Acc_e, and an attack counts where the un-erased model obeys it. A "
+        "prompt in which the node finds nothing to delete is drawn as the un-erased model draws it. 95 % intervals "
+        "(Wilson).",
     ]
     for judge, rows in report["judges"].items():
         lines += ["", f"Judge: {judge}.", "", f"| | clean | {' | '.join(FAMILIES)} |", "| --- |" + " ---: |" * 5]

@@ -18,6 +18,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -221,6 +222,11 @@ def kept(path: Path, measure) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def numbered(label: str) -> list:
+    """A key that sorts "step 10" behind "step 9"."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", label)]
+
+
 def markdown(report: dict) -> str:
     """The report for people."""
     n, two = report["n"], report["two_objects"]["default"]
@@ -234,7 +240,7 @@ def markdown(report: dict) -> str:
         "| map | AUC | pointing game |",
         "| --- | ---: | ---: |",
     ]
-    for label, cell in report["maps"].items():
+    for label, cell in sorted(report["maps"].items(), key=lambda item: numbered(item[0])):
         told = f"{cell['pointing_game']['value']:.1%}"
         lines.append(f"| {label} | {cell['auc']:.3f} ({cell['low']:.3f} to {cell['high']:.3f}) | {told} |")
     lines += [
