@@ -280,9 +280,9 @@ def main():
         source, weights = (ROOT / "eraseanything_core/probe.py").read_text(), bench.model.model.diffusion_model
         stored = kept(folder / f"{digest(source, 'memory')}.json", memory)
         cost = stored | kept(
-            folder / f"{digest(source, weights, args.rounds)}.json", lambda: overhead(bench, args.rounds)
+            folder / f"{digest(source, weights, 'overhead', args.rounds)}.json", lambda: overhead(bench, args.rounds)
         )
-        name = f"{digest(source, weights, args.scenes)}.json"
+        name = f"{digest(source, weights, 'two objects', args.scenes)}.json"
         pairs = kept(folder / name, lambda: scores(two_objects(bench, args.scenes)))
         print(cost, pairs, flush=True)
         maps = scores(sampled(bench, args.prompts, 16, folder))
