@@ -14,6 +14,7 @@ from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
+from comfy.ldm.wan.model import WanModel
 from torch import Tensor
 
 from ..attention import Place, Placer
@@ -118,6 +119,34 @@ class Cross:
         return {**options, "patches": patches}, place
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """Cross-attention whose keys are the text alone, told from the image's own by their number.
+
+    Attributes: see `Joint`.
+    """
+
+    dual: int
+    features: int
+    single: int = 0
+
+    def begin(self, options: dict, x: Tensor, context: Tensor) -> tuple[dict, Placer]:
+        """See `Joint.begin`."""
+        met = set()
+
+        def place(rows: int, keys: int, options: dict) -> Place | None:
+            if keys != context.shape[1]:
+                return None
+            block = (options["block_type"], options["block_index"])
+            if block in met:
+                raise ValueError(f"text and image both have {keys} tokens and cannot be told apart: take another size")
+            met.add(block)
+            _expect((rows, keys), tuple(context.shape[:2]))
+            return Place(block, 0, 0)
+
+        return options, place
+
+
 def _depths(layer) -> range:
     return range(len(layer.transformer_blocks)) if type(layer) is SpatialTransformer else range(0)
 
@@ -153,6 +182,10 @@ def _aura(model) -> Joint:
     return Joint(len(model.double_layers), len(model.single_layers), features, model.patch_size, before, tells=False)
 
 
+def _wan(model) -> Lengths:
+    return Lengths(len(model.blocks), model.text_embedding[0].in_features)
+
+
 LAYOUTS = {
     Flux: _flux,
     Chroma: _flux,
@@ -161,9 +194,10 @@ LAYOUTS = {
     NextDiT: _lumina,
     OpenAISignatureMMDITWrapper: _sd3,
     AuraMMDiT: _aura,
+    WanModel: _wan,
     UNetModel: Cross,
 }
-KNOWN = "Flux, Chroma, Qwen-Image, Lumina 2, Z-Image, AuraFlow, and Stable Diffusion 1, 2, XL and 3"
+KNOWN = "Flux, Chroma, Qwen-Image, Lumina 2, Z-Image, AuraFlow, Wan, or Stable Diffusion 1, 2, XL and 3"
 
 
 def family(model) -> str:
@@ -171,7 +205,7 @@ def family(model) -> str:
     return type(model.model.model_config).__name__
 
 
-def layout(model) -> Joint | Cross:
+def layout(model) -> Joint | Cross | Lengths:
     """How a MODEL's attention is laid out.
 
     Raises:

@@ -10,15 +10,16 @@ import torch
 
 from tests.comfy.tiny import new_clip, new_model
 
-SIZES = {"Lumina2": (16, 12, 16), "SD3": (16, 12, 16), "QwenImage": (16, 1, 12, 16), "Chroma": (16, 12, 16)}
-EXPLAINED = ("SD15", "SDXL", "SD3", "Chroma", "QwenImage", "Lumina2", "AuraFlow")
+SIZES = {name: (16, 12, 16) for name in ("SD3", "Chroma", "Lumina2")}  # of the latents
+SIZES |= {name: (16, 1, 12, 16) for name in ("QwenImage", "WAN21_T2V")}
+EXPLAINED = ("SD15", "SDXL", "SD3", "Chroma", "QwenImage", "Lumina2", "AuraFlow", "WAN21_T2V")
 WIDTHS = {"SD15": 16, "SDXL": 32, "SD3": 4096}
 TOKENS, PLACES = 21, [4, 5, 9]  # of a made-up context
 JOINT = {  # first text key, first image query, keys; the image has 48 tokens
     "SD3": (0, 21, 69), "Chroma": (0, 21, 69), "QwenImage": (0, 21, 69), "Lumina2": (0, 24, 72),
     "AuraFlow": (8, 29, 77),
 }  # fmt: skip
-ATTENTIONS = {"SD15": 10, "SDXL": 7, "SD3": 3, "Chroma": 4, "QwenImage": 2, "Lumina2": 2, "AuraFlow": 3}
+ATTENTIONS = {"SD15": 10, "SDXL": 7, "SD3": 3, "Chroma": 4, "QwenImage": 2, "Lumina2": 2, "AuraFlow": 3, "WAN21_T2V": 2}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,10 @@ def family(request):
     model, generator = new_model(request.param), torch.Generator().manual_seed(2)
     lora = {}
     for name, weight in model.model.diffusion_model.named_parameters():
-        if any(part in name for part in ("to_k", "add_v_proj", "qkv", "w1v", "txt_attn")) and weight.ndim == 2:
+        if (
+            any(part in name for part in ("to_k", "add_v_proj", "qkv", "w1v", "txt_attn", "cross_attn.k."))
+            and weight.ndim == 2
+        ):
             for letter, shape in (("A", (4, weight.shape[1])), ("B", (weight.shape[0], 4))):
                 lora[f"diffusion_model.{name.removesuffix('.weight')}.lora_{letter}.weight"] = 0.2 * torch.randn(
                     shape, generator=generator
@@ -179,6 +183,15 @@ def test_more_keys_than_the_text_and_the_image_are_refused(core):
     replaced.set_model_attn2_replace(lambda q, k, v, extra: q, "input", 1)
     with pytest.raises(ValueError, match="block input 1 computes its cross-attention past ComfyUI's own"):
         sample(family, erased(core, replaced, family))
+
+
+def test_an_image_of_as_many_tokens_as_the_text_is_refused(core):
+    """Wan tells its two attentions apart by nothing else."""
+    family = SimpleNamespace(name="WAN21_T2V", model=new_model("WAN21_T2V"), context=torch.randn(1, 48, 32))
+    family.positive = [[family.context, {}]]
+    model = erased(core, family.model, family)
+    with pytest.raises(ValueError, match="both have 48 tokens"):
+        sample(family, model)
 
 
 @pytest.mark.parametrize(

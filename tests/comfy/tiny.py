@@ -48,6 +48,10 @@ CONFIGS = {
         "dim": 128, "n_layers": 3, "n_double_layers": 1, "n_heads": 2, "global_conddim": 128, "cond_seq_dim": 32,
         "max_seq": 64,
     },
+    "WAN21_T2V": {
+        "image_model": "wan2.1", "model_type": "t2v", "dim": 128, "ffn_dim": 64, "freq_dim": 64, "text_dim": 32,
+        "num_heads": 2, "num_layers": 2,
+    },
     "SVD_img2vid": UNET | {
         "model_channels": 64, "transformer_depth": [1, 1], "context_dim": 16, "adm_in_channels": 768,
         "num_classes": "sequential", "use_temporal_attention": True, "use_temporal_resblock": True,
