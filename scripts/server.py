@@ -24,6 +24,7 @@ import aiohttp
 
 from scripts.steps import tail
 
+PROGRESS_TEXT = (3).to_bytes(4, "big")  # how such a message of the websocket begins
 BOOT_SECONDS = 300
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
 LAST_EVENTS = ("execution_success", "execution_error", "execution_interrupted")
@@ -156,7 +157,7 @@ class ComfyServer:
         end = time.monotonic() + timeout if timeout else float("inf")
         while True:
             kind, data = self._next_event(end)
-            if data.get("prompt_id") != prompt_id:
+            if kind != "progress_text" and data.get("prompt_id") != prompt_id:
                 continue
             if on_event:
                 on_event(kind, data)
@@ -216,6 +217,10 @@ class ComfyServer:
                 if message.type is aiohttp.WSMsgType.TEXT:
                     event = json.loads(message.data)
                     self.events.put((event["type"], event["data"]))
+                elif message.type is aiohttp.WSMsgType.BINARY and message.data[:4] == PROGRESS_TEXT:
+                    end = 8 + int.from_bytes(message.data[4:8], "big")
+                    told = {"node": message.data[8:end].decode(), "text": message.data[end:].decode()}
+                    self.events.put(("progress_text", told))
 
     def _next_event(self, end: float) -> tuple[str, dict]:
         while time.monotonic() < end:

@@ -179,9 +179,11 @@ def test_a_training_that_is_interrupted_keeps_what_is_trained(server, random_flu
         "3": {"class_type": TRAINER, "inputs": {**values, **small, "output_name": "half", "model": ["1", 0]}},
     }
     graph["3"]["inputs"]["clip"] = ["2", 0]
-    steps = []
+    steps, told = [], []
 
     def stop_at_the_third(kind, data):
+        if kind == "progress_text" and data["node"] == "3":
+            told.append(data["text"])
         if kind == "progress" and data["node"] == "3":
             steps.append(data["value"])
             if len(steps) == 3:
@@ -189,5 +191,6 @@ def test_a_training_that_is_interrupted_keeps_what_is_trained(server, random_flu
 
     entry = server.run(graph, stop_at_the_third, timeout=300)
     assert steps == sorted(steps) and steps[-1] < small["steps"]
+    assert re.fullmatch(r"step 2 of 10000, \d+ s left: (\w+ [\d.]+, )+loss [\d.]+", told[1]), told[:2]
     assert "interrupted after" in entry["outputs"]["3"]["text"][0]
     assert (server.base / "models" / "loras" / "half.safetensors").is_file()

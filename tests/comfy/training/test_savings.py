@@ -22,7 +22,8 @@ def trained(patcher, clip, config, monkeypatch):
             return original(self, x_t, sigma, cond, adapters, capture, stop)
 
         monkeypatch.setattr(flux.FluxModel, "_run", forward)
-        plan = dataclasses.replace(trainer.prepare(config, flux.TextEncoder(clip)), shortcuts=frozenset(shortcuts))
+        plan = trainer.prepare(dataclasses.replace(config, steps=1), flux.TextEncoder(clip))
+        plan = dataclasses.replace(plan, shortcuts=frozenset(shortcuts))
         with flux.borrow(patcher) as model:
             return trainer.train(model, plan).lora, seen
 
@@ -34,16 +35,16 @@ def same(one, other):
 
 
 def test_one_forward_for_both_erasing_losses(trained):
-    """Without it the attention has a forward of its own in each of the three pairs."""
+    """Without it the attention has a forward of its own."""
     (one, short), (other, long) = trained(SHORTCUTS), trained(SHORTCUTS - {"share"})
     students = [sum(adapters for _, adapters, _, _ in seen) for seen in (short, long)]
-    assert same(one, other) and students == [9, 12]
+    assert same(one, other) and students == [3, 4]
 
 
 def test_a_forward_for_maps_stops_at_the_last_block(trained):
     (one, short), (other, long) = trained(SHORTCUTS), trained(SHORTCUTS - {"stop"})
     stopped = [sum(stop for *_, stop in seen) for seen in (short, long)]
-    assert same(one, other) and stopped[0] > 3 and stopped[1] == 0 and len(short) == len(long)
+    assert same(one, other) and stopped[0] > 1 and stopped[1] == 0 and len(short) == len(long)
 
 
 def test_the_other_words_go_together(trained):
