@@ -28,6 +28,7 @@ RECIPE = "the recipe"
 SETTINGS = {
     RECIPE: {},
     "the paper's targets": {"targets": "paper"},
+    "text k, v": {"targets": "text_kv"},
     "the teacher's trajectories only": {"on_policy": 0.0},
     "eta 0": {"eta": 0.0},
     "nothing retained": {"retain_weight": 0.0},
@@ -51,15 +52,15 @@ def figures(found: dict[str, Outcomes], name: str) -> dict[str, Figure]:
     return row | {"H_o minus the recipe's": gap(found[name], found[RECIPE], overall)}
 
 
-def search(base: Pipeline, net, count: int, until: float, **smoke) -> tuple[Board, dict]:
-    """The table, and the outcomes that it was made from.
+def search(base: Pipeline, net, names: list[str], count: int, until: float, **smoke) -> tuple[Board, dict]:
+    """The table of the recipe and the named settings, and the outcomes that it was made from.
 
     Raises:
         OutOfTime: what is done is kept.
     """
     found, rejects = {}, {}
-    for name, settings in {"un-erased": {}, **SETTINGS}.items():
-        gallery = Gallery(base, net, ROOT / ".cache" / "boards", until, **settings, **smoke)
+    for name in dict.fromkeys(("un-erased", RECIPE, *names)):
+        gallery = Gallery(base, net, ROOT / ".cache" / "boards", until, **SETTINGS.get(name, {}), **smoke)
         row = name if name == "un-erased" else OURS
         bench = Bench(gallery, Size(2, count), "cnn")
         found[name] = bench.outcomes(row, VALIDATION, asked(count))
@@ -81,19 +82,23 @@ def markdown(board: Board, count: int) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="dev.py search", description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(SETTINGS)}; none means all")
     parser.add_argument("--images", type=int, default=24, help="pictures a cell")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after these; the next call goes on")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if unknown := set(args.names) - set(SETTINGS):
+        parser.error(f"no setting is called {', '.join(sorted(unknown))}")
     try:
         until = time.monotonic() + 60 * args.minutes
-        board, found = search(Pipeline(flux()), judge_net(), args.images, until)
+        board, found = search(Pipeline(flux()), judge_net(), args.names or list(SETTINGS), args.images, until)
     except OutOfTime:
         print(f"not done after {args.minutes:g} minutes; run the same command again")
         return UNFINISHED
-    board.about.update(command=f"python scripts/dev.py search --images {args.images}", commit=commit())
-    told = asdict(board) | {"settings": SETTINGS, "outcomes": found}
+    command = " ".join(["python scripts/dev.py search", *(f'"{name}"' for name in args.names)])
+    board.about.update(command=f"{command} --images {args.images}", commit=commit())
+    told = asdict(board) | {"settings": {name: SETTINGS.get(name) for name in found}, "outcomes": found}
     replace(OUT / "search.json", (json.dumps(told) + "\n").encode())
     replace(OUT / "search.md", markdown(board, args.images).encode())
     print(markdown(board, args.images))
