@@ -88,7 +88,7 @@ def markdown(board: Board) -> str:
     half, rare = (100 * minimum_detectable(rate, counts[0]) for rate in (0.5, 0.05))
     lines.append(f"Of {counts[0]} pictures an arm, 80 % power tells {half:.0f} points from 50 %, {rare:.0f} from 5 %.")
     lines.append("* rejects over 5 points more than the un-erased model: garbage is no erasing.")
-    lines += ["", "Where EraseAnything is not measured to beat another row (95 % intervals; differences are paired):", ""]
+    lines += ["", "Where EraseAnything is not measured to beat another row (95 % intervals, paired differences):", ""]
     lines += [f"- {sentence}" for sentence in board.lost or ("nowhere on this board.",)]
     lines += ["", *(f"- {name}: {value}" for name, value in board.about.items()), ""]
     return "\n".join(lines)
