@@ -1,13 +1,12 @@
 """A dial for an eraser: 0 leaves the model as it is, 1 is the LoRA as trained, 0.5 is half of its effect.
 
-A LoRA's scale is no such dial: a seed's picture changes little up to some scale, which is its own, and flips there. So
-that scale is measured for a few seeds: where the end of the model's trajectory, which is its velocity integrated over
-the sampling, has left the frozen model's for the full LoRA's. The dial is the share of seeds past it.
+A LoRA's scale is no such dial: a seed's picture keeps the concept up to some scale, which is its own, and loses it
+there. So that scale is measured for a few seeds. Whether a picture shows the concept is asked of the frozen model's
+velocity, as a diffusion classifier does (Li et al. 2023, arXiv:2303.16203). The dial is the share of seeds past theirs.
 """
 
 import json
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +18,8 @@ from .compose.erased import Erased
 from .compose.keys import Eraser
 
 HEADER = "eraseanything.strength"
-GONE = 1 / 3  # of the way to the full LoRA's image: there pictures of TinyFlux lose a concept (fish, ring)
+TIMES = (0.9, 0.75, 0.5)  # to which an image is noised before the model is asked what it shows
+LOST = 0.5  # of the way from the frozen model's margin to the full LoRA's
 
 
 @dataclass(frozen=True)
@@ -65,56 +65,79 @@ class Curve:
         return cls(tuple(told["scale"]), tuple(told["effect"]))
 
 
-def measure(model, eraser: Eraser, contexts: list[tuple[Tensor, Tensor]], config: StrengthConfig) -> Curve:
+class Seed:
+    """One image: painted at any scale of the eraser, and read by the frozen model.
+
+    Args:
+        model: the seam, see `flux.FluxModel`, with the eraser applied at `dial`.
+        named: context [1, tokens, features] and pooled [1, features] of a prompt with the concept.
+        bare: the same without it.
+        rng: of the noise.
+    """
+
+    def __init__(self, model, dial: Dial, named, bare, config: StrengthConfig, rng: torch.Generator):
+        shape = (1, model.channels, config.height // model.downscale, config.width // model.downscale)
+        noises = [torch.randn(shape, generator=rng).to(model.device) for _ in (None, *TIMES)]
+        self.noise, self.looks = noises[0], list(zip(TIMES, noises[1:], strict=True))
+        self.model, self.dial = model, dial
+        self.sigmas = sampling.shifted_sigmas(config.steps, model.mu)
+        self.painted = model.cond(*named, config.guidance)
+        self.named, self.bare = model.cond(*named, 1.0), model.cond(*bare, 1.0)
+
+    def margin(self, scale: float) -> float:
+        """How much better the frozen model explains the image at a scale with the concept in the prompt."""
+        self.dial.scale = scale
+        image = list(self.model.trajectory(self.painted, self.noise, self.sigmas))[-1][0]
+        self.dial.scale = 0.0
+        return self.error(image, self.bare) - self.error(image, self.named)
+
+    def error(self, image: Tensor, cond) -> float:
+        """Mean squared error of the velocity from the image to the noise."""
+        found = 0.0
+        for t, noise in self.looks:
+            v = self.model.velocity((1 - t) * image + t * noise, torch.tensor([t]), cond, adapters=False)
+            found += float((v - (noise - image)).square().mean())
+        return found
+
+
+def measure(model, eraser: Eraser, prompts: list[tuple[tuple, tuple]], config: StrengthConfig) -> Curve:
     """The effect of an eraser along its scale.
 
     Args:
         model: the seam, see `flux.FluxModel`.
-        contexts: context [1, tokens, features] and pooled [1, features], one an image.
+        prompts: context [1, tokens, features] and pooled [1, features] of a prompt with the concept, and of the same
+            without it; a pair an image.
 
     Raises:
         ValueError: the LoRA changes nothing.
     """
-    shape = (1, model.channels, config.height // model.downscale, config.width // model.downscale)
-    rng = torch.Generator().manual_seed(config.seed)
-    sigmas, dial, flips = sampling.shifted_sigmas(config.steps, model.mu), Dial(), []
-
-    def end(cond, noise: Tensor, scale: float) -> Tensor:
-        dial.scale = scale
-        return list(model.trajectory(cond, noise, sigmas))[-1][0].cpu()
-
+    rng, dial = torch.Generator().manual_seed(config.seed), Dial()
     with applied(model.module, eraser, dial):
-        for context in contexts:
-            cond, noise = model.cond(*context, config.guidance), torch.randn(shape, generator=rng)
-            flips.append(flip(partial(end, cond, noise), config.halvings))
-    return curve(flips)
+        return curve([flip(Seed(model, dial, *pair, config, rng).margin, config.halvings) for pair in prompts])
 
 
-def flip(end, halvings: int) -> float:
-    """The scale between 0 and 1 at which an image flips, by bisection and a line in the last interval.
+def flip(margin, halvings: int) -> float:
+    """The scale between 0 and 1 at which an image loses the concept, by bisection and a line in the last interval.
 
     Args:
-        end: the image [1, c, h, w] at a scale.
+        margin: of the image at a scale.
         halvings: how often the interval is halved, an image each.
+
+    Raises:
+        ValueError: the margin is the same at both ends.
     """
-    whole, full = end(0.0), end(1.0)
+    whole, full = margin(0.0), margin(1.0)
+    if whole == full:
+        raise ValueError("the LoRA changes nothing on this model: there is no strength to measure")
     (low, under), (high, over) = (0.0, 0.0), (1.0, 1.0)
     for _ in range(halvings):
         middle = (low + high) / 2
-        found = share(end(middle), whole, full)
-        if found < GONE:
+        found = (whole - margin(middle)) / (whole - full)
+        if found < LOST:
             low, under = middle, found
         else:
             high, over = middle, found
-    return low + (high - low) * (GONE - under) / (over - under)
-
-
-def share(at: Tensor, whole: Tensor, full: Tensor) -> float:
-    """How far an image has gone from `whole`, which is 0, to `full`, which is 1, along the way between them."""
-    way = full - whole
-    if not way.any():
-        raise ValueError("the LoRA changes nothing on this model: there is no strength to measure")
-    return float(((at - whole) * way).sum() / way.square().sum())
+    return low + (high - low) * (LOST - under) / (over - under)
 
 
 def curve(flips: list[float]) -> Curve:

@@ -18,7 +18,7 @@ import torch
 from eraseanything_core.compose.adapter import Dial, applied
 from eraseanything_core.evaluation.metrics import rate
 from eraseanything_core.files import replace
-from eraseanything_core.strength import GONE, StrengthConfig, measure
+from eraseanything_core.strength import LOST, TIMES, StrengthConfig, measure
 from eraseanything_core.tinyflux.frozen import CONCEPTS
 from eraseanything_core.tinyflux.measure import read_cell
 from scripts.board import UNFINISHED
@@ -33,8 +33,9 @@ def concept_curve(bench: Bench, concept: str, images: int) -> dict:
     """Outcomes of a concept for every setting of the dial and of the raw scale, and the measured curve."""
     (eraser,), (erased,) = bench.erasers([concept])
     config = StrengthConfig.like(erased, StrengthConfig.images)
-    contexts = [bench.text.encode(p) for p in erased.sentences(config.images, config.seed)]
-    curve, cell = measure(bench.model, eraser, contexts, config), asked([concept], [], images, 400_000)
+    sentences, encode = erased.sentences(config.images, config.seed), bench.text.encode
+    pairs = [(encode(s), encode(erased.without(s))) for s in sentences]
+    curve, cell = measure(bench.model, eraser, pairs, config), asked([concept], [], images, 400_000)
     found, drawn, dial = {"curve": json.loads(curve.text())}, {}, Dial()
     with applied(bench.before.module, eraser, dial):
         for name, scale_at in (("dial", curve.scale_at), ("raw", float)):
@@ -122,7 +123,8 @@ def main() -> int:
     OUT.mkdir(exist_ok=True)
     CACHE.mkdir(parents=True, exist_ok=True)
     bench, begun = Bench(), time.monotonic()
-    calibration = {n: getattr(StrengthConfig, n) for n in ("images", "halvings", "steps")} | {"gone": GONE}
+    calibration = {n: getattr(StrengthConfig, n) for n in ("images", "halvings", "steps")}
+    calibration |= {"lost": LOST, "times": TIMES}
     setting = bench.setting(args.images) | {"dials": list(DIALS), "calibration": calibration}
     raw = CACHE / f"strength.{args.images}.json"
     found = kept(raw, setting)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from .. import prompts, tokens
 from ..lora import title
+from ..methods.prompt_filter import filtered
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class Erased:
         """Prompts that name the concept, `count` at most."""
         every = [prompts.fill(t, name) for t in self.templates for name in self.names]
         return random.Random(seed).sample(every, min(count, len(every)))
+
+    def without(self, sentence: str) -> str:
+        """A sentence with every name of the concept taken out."""
+        return filtered(sentence, self.names)
 
     def kept(self) -> list[str]:
         """Prompts that its training kept."""

@@ -65,6 +65,6 @@ def calibrate(patcher, clip, eraser: Eraser, erased: Erased, config: StrengthCon
     """Measures an eraser's dial on a loaded Flux; see `strength.measure`."""
     text, sentences = TextEncoder(clip), erased.sentences(config.images, config.seed)
     with torch.inference_mode(False):
-        contexts = [text.encode(sentences[i % len(sentences)]) for i in range(config.images)]
+        pairs = [(text.encode(s), text.encode(erased.without(s))) for s in sentences]
     with borrow(patcher) as model:
-        return measure(model, eraser, contexts, config)
+        return measure(model, eraser, [pairs[i % len(pairs)] for i in range(config.images)], config)

@@ -112,7 +112,7 @@ class FluxModel:
     def trajectory(self, cond: Cond, noise: Tensor, sigmas: Tensor, adapters: bool = False):
         """Euler's walk of the frozen model (or of the adapted one) from noise; yields (x_t, v), see `euler`."""
         with torch.no_grad():
-            yield from euler(lambda x, t: self.velocity(x, t, cond, adapters), noise, sigmas)
+            yield from euler(lambda x, t: self.velocity(x, t, cond, adapters), noise.to(self.device), sigmas)
 
     @contextmanager
     def uninterrupted(self):
