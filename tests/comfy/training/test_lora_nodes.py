@@ -12,7 +12,7 @@ import nodes
 import pytest
 import torch
 
-from eraseanything_core import flux, lora, sampling, strength
+from eraseanything_core import flux, lora, strength
 from eraseanything_core.compose import keys
 from eraseanything_core.compose.adapter import Dial, applied
 from eraseanything_core.compose.erased import Erased
@@ -229,16 +229,13 @@ def test_the_middle_of_the_dial_is_where_the_seed_flips(pack, dial, patcher, cli
     scale = execute(pack["EraseStrength"], dial | {"strength": 0.5, "images": 1}).args[2]
     tensors, header = lora.load_lora(folder / "star.safetensors")
     config = strength.StrengthConfig.like(Erased.of(header, "x"), 1)
-    noise = torch.randn(1, 16, 12, 12, generator=torch.Generator().manual_seed(config.seed))
-    (sentence,) = Erased.of(header, "x").sentences(1, config.seed)
-
-    def end(scale):
-        context = flux.TextEncoder(clip).encode(sentence)
-        with flux.borrow(patcher) as model, applied(model.module, keys.read(tensors, {}, "x"), Dial(scale)):
-            sigmas = sampling.shifted_sigmas(config.steps, model.mu)
-            return list(model.trajectory(model.cond(*context, config.guidance), noise, sigmas))[-1][0]
-
-    assert strength.share(end(scale), end(0.0), end(1.0)) == pytest.approx(strength.GONE, abs=0.02)
+    erased, text, dial = Erased.of(header, "x"), flux.TextEncoder(clip), Dial()
+    (sentence,) = erased.sentences(1, config.seed)
+    pair = text.encode(sentence), text.encode(erased.without(sentence))
+    with flux.borrow(patcher) as model, applied(model.module, keys.read(tensors, {}, "x"), dial):
+        seed = strength.Seed(model, dial, *pair, config, torch.Generator().manual_seed(config.seed))
+        whole, middle, full = (seed.margin(s) for s in (0.0, scale, 1.0))
+    assert (whole - middle) / (whole - full) == pytest.approx(strength.LOST, abs=0.02)
 
 
 def test_zero_is_untouched_and_below_it_is_the_opposite(pack, dial, patcher):
