@@ -29,6 +29,8 @@ SETTINGS = {
     RECIPE: {},
     "the paper's targets": {"targets": "paper"},
     "text k, v": {"targets": "text_kv"},
+    "text k": {"targets": "add_k"},
+    "text v": {"targets": "add_v"},
     "the teacher's trajectories only": {"on_policy": 0.0},
     "eta 0": {"eta": 0.0},
     "nothing retained": {"retain_weight": 0.0},
