@@ -52,7 +52,7 @@ SIZES = {
     "smoke": Size(1, 6, settings={"steps": 2}),
     "one": Size(1, 32, others=("UCE",), kinds=("entity",)),
     "small": Size(1, 64, others=("UCE", "MACE")),
-    "full": Size(2, 200, seeds=3),
+    "full": Size(2, 100),
 }
 Outcomes = dict[str, list[list[list[bool]]]]  # {cell: [concept][prompt][training]}
 
