@@ -28,7 +28,7 @@ RECIPE = "the recipe"
 SETTINGS = {
     RECIPE: {},
     "the paper's targets": {"targets": "paper"},
-    "text k, v": {"targets": "text_kv"},
+    "text q, k, v": {"targets": "text_qkv"},
     "text k": {"targets": "add_k"},
     "text v": {"targets": "add_v"},
     "the teacher's trajectories only": {"on_policy": 0.0},

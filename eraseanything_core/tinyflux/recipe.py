@@ -74,7 +74,7 @@ def erase_config(concept: str, **settings) -> EraseConfig:
         "guidance": GUIDANCE,
         "eta": 0.5,
         "rsc": 0.02,
-        "targets": "text_qkv",
+        "targets": "text_kv",
         "pool": 16,
         "refresh": 20,
         "on_policy": 0.75,
