@@ -2,7 +2,7 @@
 
 import dataclasses
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +12,9 @@ from . import prompts, tokens
 from .config import EraseConfig, check_settings
 
 # Savings that change no loss, and so are no settings: one forward for esd and attn, a forward for maps that ends at the
-# last block that is read, and all the other words of a sentence through the teacher together.
-SHORTCUTS = frozenset({"share", "stop", "batch"})
+# last block that is read, all the other words of a sentence through the teacher together, every prompt encoded once and
+# before the model runs, and losses that stay on the device until some are read together.
+SHORTCUTS = frozenset({"share", "stop", "batch", "encode", "defer"})
 
 
 @dataclass(frozen=True)
@@ -23,21 +24,23 @@ class Plan:
     config: EraseConfig
     sentences: list[prompts.Sentence]
     retained: list[prompts.Prompt]
-    contexts: dict[str, tuple[Tensor, Tensor]]  # prompt: context [1, tokens, features], pooled [1, features]
+    encode: Callable[[str], tuple[Tensor, Tensor]]  # prompt: context [1, tokens, features], pooled [1, features]
     select: dict[prompts.Prompt, Tensor]  # [tokens, 1], one at the word's tokens
     watched: list[prompts.Sentence]  # never trained on, see watch.py; both are empty when nobody looks
     watched_kept: list[prompts.Prompt]
     shortcuts: frozenset[str] = SHORTCUTS
 
 
-def prepare(config: EraseConfig, text) -> Plan:
+def prepare(config: EraseConfig, text, shortcuts: frozenset[str] = SHORTCUTS) -> Plan:
     """Checks the configuration, draws the sentences and encodes every prompt that the run will need.
 
     No more sentences are drawn than the run's pools have trajectories: a T5-XXL pass costs an eighth of a forward.
 
     Args:
         config: as the user set it; prompts without `{}` become templates here.
-        text: has `encode(prompt)` and `pieces(prompt)`; see `flux.TextEncoder`.
+        text: has `encode(prompt)` and `pieces(prompt)`; see `flux.TextEncoder`. The plan keeps it only without the
+            shortcut `encode`.
+        shortcuts: of `SHORTCUTS`.
 
     Raises:
         ValueError: a concept that is empty, has no token or is not in the prompt, or settings that cannot work.
@@ -54,11 +57,16 @@ def prepare(config: EraseConfig, text) -> Plan:
     retained = [prompts.retained(config, rng) for _ in range(kept)]
     watched, watched_kept = prompts.watched(config) if config.watch_every else ([], [])
     every = {p for s in (*sentences, *watched) for p in s.prompts()} | {*retained, *watched_kept}
-    contexts = {p.text: text.encode(p.text) for p in sorted(every, key=lambda p: p.text)}
+    encode = _encoded(every, text).__getitem__ if "encode" in shortcuts else text.encode
+    select = {p: _select(text.pieces(p.text), p.word) for p in every if p.word}
+    return Plan(config, sentences, retained, encode, select, watched, watched_kept, shortcuts)
+
+
+def _encoded(every: set[prompts.Prompt], text) -> dict[str, tuple[Tensor, Tensor]]:
+    contexts = {prompt: text.encode(prompt) for prompt in sorted({p.text for p in every})}
     if len({context.shape for context, _ in contexts.values()}) > 1:
         raise ValueError("the prompts differ in encoded length: shorten the longest one")
-    select = {p: _select(text.pieces(p.text), p.word) for p in every if p.word}
-    return Plan(config, sentences, retained, contexts, select, watched, watched_kept)
+    return contexts
 
 
 def _select(pieces: list[str], word: str) -> Tensor:
@@ -69,7 +77,7 @@ def _select(pieces: list[str], word: str) -> Tensor:
 
 def conds(model, plan: Plan, chosen: Iterable[prompts.Prompt]):
     """A batch of conditions, all at the run's guidance."""
-    contexts, pooled = zip(*(plan.contexts[p.text] for p in chosen), strict=True)
+    contexts, pooled = zip(*(plan.encode(p.text) for p in chosen), strict=True)
     return model.cond(torch.cat(contexts), torch.cat(pooled), plan.config.guidance)
 
 

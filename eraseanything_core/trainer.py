@@ -28,7 +28,7 @@ __all__ = [
     "prepare", "record", "schedule", "selected", "train", "update", "weighted",
 ]  # fmt: skip
 
-READ_EVERY = 10  # pairs between two looks at the losses: each look waits for the device
+READ_EVERY = 10  # pairs between two looks at the losses with the shortcut `defer`: each look waits for the device
 
 
 @dataclass
@@ -97,7 +97,7 @@ def train(
     config = plan.config
     lora = model.attach(config.targets, config.rank, torch.Generator().manual_seed(config.seed))
     optimizers = [optimizer(lora, rate, config) for rate in (config.lr_low, config.lr_up)]
-    run = Run(config, lora, optimizers, run_dir)
+    run = Run(config, lora, optimizers, run_dir, READ_EVERY if "defer" in plan.shortcuts else 1)
     first, start, interrupted = run.done, time.monotonic(), False
     try:
         eyes = Watch(model, plan) if config.watch_every else None
@@ -166,8 +166,9 @@ class Run:
         seen: the looks from outside, `pair` and one list a score.
     """
 
-    def __init__(self, config: EraseConfig, lora, optimizers: list[torch.optim.Optimizer], folder: Path | None):
+    def __init__(self, config: EraseConfig, lora, optimizers: list, folder: Path | None, read_every: int = READ_EVERY):
         self.config, self.lora, self.optimizers, self.folder = config, lora, optimizers, folder
+        self.read_every = read_every
         self.history, self.seen = checkpoint.resume(folder, lora, optimizers, config) if folder else ({}, {})
         self.done, self.waiting = len(self.history.get("loss", [])), []
         self.kept = self.fingerprint()
@@ -187,7 +188,7 @@ class Run:
     def add(self, step: int, found: Losses):
         self.waiting.append((step, found))
         self.done, self.kept = step + 1, self.fingerprint()
-        if step == 0 or self.done % READ_EVERY == 0:
+        if step == 0 or self.done % self.read_every == 0:
             self.read()
 
     def see(self, scores: dict[str, float]):

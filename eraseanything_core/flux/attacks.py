@@ -12,12 +12,10 @@ from .text import TextEncoder
 
 def breed(clip, concept: str, templates, forbidden, config: search.GeneticConfig) -> tuple[str, list[float]]:
     """`search.genetic` with the words of the text encoder's own vocabulary."""
-    text = TextEncoder(clip)
+    text = TextEncoder(clip, once=False)  # thousands of prompts pass here
 
     def encode(prompts: list[str]) -> Tensor:
-        states = torch.cat([text.encode(prompt)[0] for prompt in prompts])
-        text.cache.clear()  # thousands of prompts pass here, each once
-        return states
+        return torch.cat([text.encode(prompt)[0] for prompt in prompts])
 
     words = search.words_of_pieces(clip.tokenizer.t5xxl.inv_vocab.values())
     with torch.inference_mode(False), torch.no_grad():

@@ -8,10 +8,15 @@ from ..tokens import own_pieces, pieces_of
 
 
 class TextEncoder:
-    """Prompts to what the transformer and the span search need, each prompt encoded once."""
+    """Prompts to what the transformer and the span search need.
 
-    def __init__(self, clip):
-        self.clip, self.cache = clip, {}
+    Args:
+        clip: CLIP of the text encoder's loader.
+        once: keep what was encoded, so that each prompt is encoded once.
+    """
+
+    def __init__(self, clip, once: bool = True):
+        self.clip, self.once, self.cache = clip, once, {}
 
     def pieces(self, text: str) -> list[str]:
         """The T5 pieces of a prompt as it is encoded."""
@@ -20,11 +25,14 @@ class TextEncoder:
 
     def encode(self, text: str) -> tuple[Tensor, Tensor]:
         """context [1, tokens, features] and pooled [1, features], on the CPU and free of inference mode."""
-        if text not in self.cache:
-            with torch.inference_mode(False), torch.no_grad():
-                context, pooled = self.clip.encode_from_tokens(self.clip.tokenize(text), return_pooled=True)
-                self.cache[text] = context.cpu().clone(), pooled.cpu().clone()
-        return self.cache[text]
+        if text in self.cache:
+            return self.cache[text]
+        with torch.inference_mode(False), torch.no_grad():
+            context, pooled = self.clip.encode_from_tokens(self.clip.tokenize(text), return_pooled=True)
+            found = context.cpu().clone(), pooled.cpu().clone()
+        if self.once:
+            self.cache[text] = found
+        return found
 
 
 def context_pieces(clip, prompt: str, length: int) -> list[str]:

@@ -8,12 +8,13 @@ import torch
 
 from .. import trainer
 from ..lora import slices
+from ..plan import SHORTCUTS
 from .fit import Fit, fit
 from .loan import borrow, check_model
 from .text import TextEncoder
 
 
-def train_eraser(patcher, clip, config, progress=None, run_dir=None, auto=False, show=None):
+def train_eraser(patcher, clip, config, progress=None, run_dir=None, auto=False, show=None, shortcuts=SHORTCUTS):
     """Trains an eraser on a loaded Flux; see `trainer.train`.
 
     Args:
@@ -24,6 +25,7 @@ def train_eraser(patcher, clip, config, progress=None, run_dir=None, auto=False,
         run_dir: folder of the run's state; what is there is resumed.
         auto: choose checkpointing and offload by what is free, and say so in the result's notes.
         show: see `trainer.train`.
+        shortcuts: see `plan.SHORTCUTS`.
 
     Returns:
         `trainer.EraseResult`; when the user interrupts, what was trained up to then.
@@ -34,8 +36,9 @@ def train_eraser(patcher, clip, config, progress=None, run_dir=None, auto=False,
     """
     check_model(patcher)
     with torch.inference_mode(False):
-        plan = trainer.prepare(config, TextEncoder(clip))
-    release_others(patcher)
+        plan = trainer.prepare(config, TextEncoder(clip, once="encode" in shortcuts), shortcuts)
+    if "encode" in shortcuts:
+        release_others(patcher)
     memory = patcher.model.memory_required([4 * config.batch, 16, config.height // 8, config.width // 8])
     if auto:
         found = estimate(patcher, plan, int(memory))
@@ -62,6 +65,6 @@ def estimate(patcher, plan, least: int = 0) -> Fit:
     config, params = plan.config, patcher.model.diffusion_model.params
     parts = slices(config.targets, params.hidden_size, params.depth, params.depth_single_blocks, params.mlp_ratio)
     masters = sum(config.rank * (part.rows + part.columns) for part in parts)
-    text = next(iter(plan.contexts.values()))[0].shape[1]
+    text = plan.encode(plan.sentences[0].concept.text)[0].shape[1]
     dtype = config.torch_dtype() or patcher.model.get_dtype_inference()
     return fit(patcher, config, text, dtype.itemsize, masters, least)

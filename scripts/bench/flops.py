@@ -6,7 +6,6 @@ counter, backward included; the trainer's pools, draws and pairs then run for re
 
 from collections import Counter
 from contextlib import nullcontext
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from eraseanything_core import trainer
 from eraseanything_core.attention import image_feature
 from eraseanything_core.flux import Capture, Cond, exact_gradients
 from eraseanything_core.lora import Lora, slices
+from eraseanything_core.plan import SHORTCUTS
 from eraseanything_core.sampling import euler
 from scripts.bench.true_size import DEV, Shapes, counted, t5_flops, true_config, true_flux
 
@@ -124,16 +124,16 @@ def pair_flops(preset: str = "quick", without: str = "") -> int:
     Args:
         without: a saving of `plan.SHORTCUTS` that is switched off.
     """
-    config, priced = true_config(preset), Priced()
-    plan = trainer.prepare(config, Shapes())
-    plan = replace(plan, shortcuts=plan.shortcuts - {without})
+    config, text, priced = true_config(preset), Shapes(), Priced()
+    plan = trainer.prepare(config, text, SHORTCUTS - {without})
     priced.attach(config.targets, config.rank, torch.Generator())
     epoch = trainer.new_epoch(priced, plan, 0)
     model = true_flux()
     lora = model.attach(config.targets, config.rank, torch.Generator())
-    both = [trainer.optimizer(lora, rate, config) for rate in (config.lr_low, config.lr_up)]
+    both, before = [trainer.optimizer(lora, rate, config) for rate in (config.lr_low, config.lr_up)], text.encoded
     with exact_gradients(model.module):
-        return counted(lambda: trainer.pair(model, plan, epoch, 0, lora, both))
+        flops = counted(lambda: trainer.pair(model, plan, epoch, 0, lora, both))
+    return flops + (text.encoded - before) * t5_flops()
 
 
 def cost() -> dict:
@@ -149,7 +149,7 @@ def cost() -> dict:
         "pflop_100_pairs": quick["pflop"],
         "pflop_500_pairs": thorough["pflop"],
         "tflop_per_pair_steady": pair_flops() / TERA,
-        "tflop_per_pair_without": {name: pair_flops(without=name) / TERA for name in ("share", "stop")},
+        "tflop_per_pair_without": {name: pair_flops(without=name) / TERA for name in ("share", "stop", "encode")},
         "reference_tflop_per_pair": sum(model.spent.values()) / TERA,
         "cost": {"runs": [quick, thorough], "reference_forwards": sum(model.forwards.values())},
     }

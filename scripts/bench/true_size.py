@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import cache
 from pathlib import Path
 
 import comfy.ops
@@ -63,6 +64,7 @@ def counted(work) -> int:
     return counter.get_total_flops()
 
 
+@cache
 def t5_flops(tokens: int = 256) -> int:
     """One prompt through T5-XXL."""
     config = json.loads((Path(os.environ["COMFYUI_PATH"]) / "comfy/text_encoders/t5_config_xxl.json").read_text())

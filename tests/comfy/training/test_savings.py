@@ -1,11 +1,15 @@
 """What makes a pair cheap leaves the objective what it is: each saving is switched off and the LoRA stays the same."""
 
 import dataclasses
+import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from eraseanything_core import flux, trainer
+from eraseanything_core.flux import training
 from eraseanything_core.plan import SHORTCUTS
 
 
@@ -22,10 +26,8 @@ def trained(patcher, clip, config, monkeypatch):
             return original(self, x_t, sigma, cond, adapters, capture, stop)
 
         monkeypatch.setattr(flux.FluxModel, "_run", forward)
-        plan = trainer.prepare(dataclasses.replace(config, steps=1), flux.TextEncoder(clip))
-        plan = dataclasses.replace(plan, shortcuts=frozenset(shortcuts))
-        with flux.borrow(patcher) as model:
-            return trainer.train(model, plan).lora, seen
+        chosen = dataclasses.replace(config, steps=1)
+        return flux.train_eraser(patcher, clip, chosen, shortcuts=shortcuts).lora, seen
 
     return run
 
@@ -75,26 +77,81 @@ class Counting:
         return self.clip.encode_from_tokens(tokens, return_pooled)
 
 
-def test_every_prompt_is_encoded_once_and_before_the_model_runs(patcher, clip, config, monkeypatch):
-    counting, at, original = Counting(clip), [], flux.FluxModel._run
+@pytest.fixture
+def encoded(patcher, clip, config, monkeypatch):
+    """The LoRA of a run, what was encoded, how many prompts its forwards were given, and the encoder's fate."""
+    original, cond, release = flux.FluxModel._run, flux.FluxModel.cond, training.release_others
 
-    def run(self, *args, **kwargs):
-        at.append(len(counting.encoded))
-        return original(self, *args, **kwargs)
+    def run(shortcuts):
+        seen = SimpleNamespace(clip=Counting(clip), at=[], given=0, released=[])
 
-    monkeypatch.setattr(flux.FluxModel, "_run", run)
-    flux.train_eraser(patcher, counting, dataclasses.replace(config, refresh=1))
-    assert len(counting.encoded) == len(set(counting.encoded)) > 8 and set(at) == {len(counting.encoded)}
+        def forward(self, *args, **kwargs):
+            seen.at.append(len(seen.clip.encoded))
+            return original(self, *args, **kwargs)
+
+        def count(self, context, *args):
+            seen.given += len(context)
+            return cond(self, context, *args)
+
+        monkeypatch.setattr(flux.FluxModel, "_run", forward)
+        monkeypatch.setattr(flux.FluxModel, "cond", count)
+        monkeypatch.setattr(training, "release_others", lambda p: seen.released.append(p) or release(p))
+        chosen = dataclasses.replace(config, refresh=1)
+        seen.lora = flux.train_eraser(patcher, seen.clip, chosen, shortcuts=shortcuts).lora
+        return seen
+
+    return run
+
+
+def test_every_prompt_is_encoded_once_and_before_the_model_runs(encoded, patcher):
+    """Without it each is encoded whenever a forward is given it, so the encoder cannot be released."""
+    once, always = encoded(SHORTCUTS), encoded(SHORTCUTS - {"encode"})
+    assert all(torch.equal(once.lora[k], always.lora[k]) for k in once.lora)
+    count = len(once.clip.encoded)
+    assert count == len(set(once.clip.encoded)) > 8 and set(once.at) == {count}
+    assert len(always.clip.encoded) == always.given == once.given > 2 * count and len(set(always.at)) > 10
+    assert once.released == [patcher] and not always.released
+
+
+def test_the_plan_does_not_hold_the_encoder(clip, config):
+    text = flux.TextEncoder(clip)
+    held, plan = weakref.ref(text), trainer.prepare(config, text)
+    del text
+    assert held() is None and plan.encode(plan.sentences[0].concept.text)
+
+
+class Reads(TorchDispatchMode):
+    """After which pair the host read a number from a tensor of floats; each such read waits for the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.pair, self.seen = 0, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_floating_point():
+            self.seen.add(self.pair)
+        return func(*args, **(kwargs or {}))
 
 
 def test_the_losses_are_looked_at_now_and_then(patcher, clip, config, monkeypatch):
-    """Each look waits for the device: after the first pair, after ten and at the end."""
-    looks, original = [], trainer.Run.read
+    """After the first pair, after ten and at the end; without it after each. Nothing else in a pair is looked at."""
+    config, original = dataclasses.replace(config, steps=12, width=32, height=32, batch=1, retain_batch=1), trainer.pair
+    plain = lambda _, parameters, lr, decay: torch.optim.SGD(parameters, lr, weight_decay=decay)  # noqa: E731
+    monkeypatch.setattr(trainer, "new_optimizer", plain)  # AdamW reads its step count, which lies on the host
 
-    def read(self):
-        looks.append((self.done, len(self.waiting)))
-        return original(self)
+    def run(shortcuts):
+        def pair(*args):
+            reads.pair += 0.5
+            found = original(*args)
+            reads.pair += 0.5
+            return found
 
-    monkeypatch.setattr(trainer.Run, "read", read)
-    result = flux.train_eraser(patcher, clip, dataclasses.replace(config, steps=12))
-    assert [done for done, waiting in looks if waiting] == [1, 10, 12] and len(result.losses["loss"]) == 12
+        monkeypatch.setattr(trainer, "pair", pair)
+        with Reads() as reads:
+            result = flux.train_eraser(patcher, clip, config, shortcuts=shortcuts)
+        return result, reads.seen - {0}
+
+    (deferred, seldom), (eager, often) = run(SHORTCUTS), run(SHORTCUTS - {"defer"})
+    assert seldom == {1, 10, 12} and often == set(range(1, 13))
+    assert all(torch.equal(deferred.lora[k], eager.lora[k]) for k in deferred.lora)
+    assert deferred.losses == eager.losses and len(eager.losses["loss"]) == 12

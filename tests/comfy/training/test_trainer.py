@@ -88,7 +88,7 @@ def test_a_trajectory_is_the_stock_samplers(patcher, plan):
         noise = torch.randn(1, 16, 12, 12, generator=torch.Generator().manual_seed(3))
         sigmas = sampling.shifted_sigmas(steps, model.mu)
         ours = list(model.trajectory(trainer.conds(model, plan, [prompt]), noise, sigmas))[-1][0]
-    context, pooled = plan.contexts[prompt.text]
+    context, pooled = plan.encode(prompt.text)
     cond = [[context, {"pooled_output": pooled, "guidance": plan.config.guidance}]]
     zero = torch.zeros_like(noise)
     theirs = comfy.sample.sample(
