@@ -3,10 +3,11 @@
     python scripts/dev.py multi                        all modes and counts; what is done already is kept
     python scripts/dev.py multi --modes sum --counts 3
 
-`acc_e`: pictures that still show the erased concept they ask for. `acc_ir`: pictures that show one of the concepts
-that were not erased. `kept`: right colour and background of a nameless thing; it stands for what is left when all
-thirty concepts are erased. Held-out templates; every mode draws the same prompts and
-seeds. Writes benchmarks/multi.json, multi.md and multi.png; the erasers are trained once and kept in .cache.
+`acc_e`: pictures that still show the erased concept they ask for. `acc_g`: the same, asked by the synonym that no
+eraser was told. `acc_ir`: pictures that show one of the concepts that were not erased. `kept`: right colour and
+background of a nameless thing; it stands for what is left when all thirty concepts are erased. Held-out templates;
+every mode draws the same prompts and seeds. Writes benchmarks/multi.json, multi.md and multi.png; the erasers are
+trained once and kept in .cache.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from eraseanything_core.evaluation.metrics import paired_bootstrap, rate
 from eraseanything_core.files import replace
 from eraseanything_core.flux import FluxModel
 from eraseanything_core.tinyflux import GUIDANCE, MU, oracle
+from eraseanything_core.tinyflux.captions import SYNONYMS
 from eraseanything_core.tinyflux.gallery import digest
 from eraseanything_core.tinyflux.measure import merged, read_cell
 from eraseanything_core.tinyflux.pipeline import WEIGHTS, Pipeline, TrainerText, flux, judge_net
@@ -43,12 +45,13 @@ MODES = {
     "normalised sum": {},
     "sum": {},  # concatenate is the same change of weights
     "closed-form fusion": {},
-    "prompt-gated": {},
+    "prompt-gated": {"off": gate.OFF, "on": gate.ON},
     "truncated": {"rank": RANK},
     "ties_svd": {"density": 0.5},
     "dare_ties_svd": {"density": 0.5},
     "magnitude_prune_svd": {"density": 0.5},
 }
+BY_SYNONYM = ("un-erased", "single", "sum", "prompt-gated")  # whose acc_g is measured
 
 
 class Bench:
@@ -87,14 +90,15 @@ class Bench:
         return fusion.fused(erasers, [1.0] * len(erasers), concepts, kept, config)
 
 
-def asked(concepts: list[str], without: list[str], count: int, seed: int) -> Cell:
-    """`count` prompts that ask for the concepts in turn, and none of `without` in them."""
+def asked(concepts: list[str], without: list[str], count: int, seed: int, names: dict[str, str] | None = None) -> Cell:
+    """`count` prompts that ask for the concepts in turn, by `names` if given, and none of `without` in them."""
     rng, prompts = random.Random(f"{concepts} {seed}"), []
     chosen = [concepts[i % len(concepts)] for i in range(count)]
     for concept in chosen:
-        text = prompt_with(rng, concept)
+        name = names[concept] if names else None
+        text = prompt_with(rng, concept, name)
         while set(without) & {word.strip(",") for word in text.split(" ")}:
-            text = prompt_with(rng, concept)
+            text = prompt_with(rng, concept, name)
         prompts.append(text)
     return Cell([kind_of(c) for c in chosen], chosen, prompts, [seed + i for i in range(count)])
 
@@ -112,11 +116,15 @@ def kept_hits(pictures: torch.Tensor, cell: Cell) -> list[bool]:
     return [oracle.colour_and_ground(p) == tuple(c.split(" ")) for p, c in zip(pictures, cell.concepts, strict=True)]
 
 
-def cells(concepts: list[str], count: int) -> dict[str, Cell]:
-    """What is asked when these concepts are erased."""
+def cells(mode: str, concepts: list[str], count: int) -> dict[str, Cell]:
+    """What is asked of a mode when these concepts are erased."""
     rest = [c for c in order() if c not in concepts]
-    left = {"acc_ir": asked(rest, concepts, count, 200_000)} if rest else {"kept": nameless(count, 300_000)}
-    return {"acc_e": asked(concepts, [], count, 100_000)} | left
+    made = {"acc_e": asked(concepts, [], count, 100_000)}
+    if mode in BY_SYNONYM:
+        made["acc_g"] = asked(concepts, [], count, 500_000, {c: names[2] for c, names in SYNONYMS.items()})
+    if mode != "single":
+        made |= {"acc_ir": asked(rest, concepts, count, 200_000)} if rest else {"kept": nameless(count, 300_000)}
+    return made
 
 
 def hits(bench: Bench, pipeline: Pipeline, made: dict[str, Cell]) -> dict[str, dict[str, list[bool]]]:
@@ -153,16 +161,16 @@ class Gated:
 
 
 def single(bench: Bench, concepts: list[str], made: dict[str, Cell]) -> dict[str, dict[str, list[bool]]]:
-    """Outcomes of acc_e when every concept has its own eraser alone."""
-    cell, erasers = made["acc_e"], bench.erasers(concepts)[0]
-    found = {judge: {"acc_e": [False] * len(cell.prompts)} for judge in ("oracle", "cnn")}
-    for concept, one in zip(concepts, erasers, strict=True):
-        rows = [i for i, c in enumerate(cell.concepts) if c == concept]
-        part = Cell(*([values[i] for i in rows] for values in vars(cell).values()))
-        read, _ = read_cell(bench.with_lora(one), bench.net, part)
-        for judge in found:
-            for i, hit in zip(rows, read[judge], strict=True):
-                found[judge]["acc_e"][i] = hit
+    """Outcomes when every concept has its own eraser alone."""
+    found = {judge: {name: [False] * len(cell.prompts) for name, cell in made.items()} for judge in ("oracle", "cnn")}
+    for concept, one in zip(concepts, bench.erasers(concepts)[0], strict=True):
+        pipeline = bench.with_lora(one)
+        for name, cell in made.items():
+            rows = [i for i, c in enumerate(cell.concepts) if c == concept]
+            read, _ = read_cell(pipeline, bench.net, Cell(*([v[i] for i in rows] for v in vars(cell).values())))
+            for judge in found:
+                for i, hit in zip(rows, read[judge], strict=True):
+                    found[judge][name][i] = hit
     return found
 
 
@@ -191,10 +199,10 @@ def summary(found: dict, count: int, mode: str) -> list[dict]:
     rows = []
     for judge, cells_ in found[f"{mode} {count}"].items():
         row = {"mode": mode, "concepts": count, "judge": judge, **{name: rate(h) for name, h in cells_.items()}}
-        row["gap_e"] = gap(found[f"single {count}"][judge]["acc_e"], cells_["acc_e"])
-        for name in ("acc_ir", "kept"):
-            if name in cells_:
-                row[f"gap_{name.removeprefix('acc_')}"] = gap(found[f"un-erased {count}"][judge][name], cells_[name])
+        for name, hits_ in cells_.items():
+            to = found[f"{'single' if name in ('acc_e', 'acc_g') else 'un-erased'} {count}"][judge]
+            if name in to:
+                row[f"gap_{name.removeprefix('acc_')}"] = gap(to[name], hits_)
         rows.append(row)
     return rows
 
@@ -207,40 +215,43 @@ def meets(row: dict) -> bool:
 
 def markdown(report: dict) -> str:
     lines = [
-        "| judge | concepts | mode | acc_e | to single erasers | acc_ir (30: kept) | to un-erased | goal |",
-        "| --- | ---: | --- | ---: | ---: | ---: | ---: | --- |",
+        "| judge | concepts | mode | acc_e | to single erasers | acc_ir (30: kept) | to un-erased | goal "
+        "| acc_g | to single erasers |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: | --- | ---: | ---: |",
     ]
     for row in report["rows"]:
-        rates = {n: f"{row[n]['value']:.3f}" if n in row else "" for n in ("acc_e", "acc_ir", "kept")}
+        rates = {n: f"{row[n]['value']:.3f}" if n in row else "" for n in ("acc_e", "acc_g", "acc_ir", "kept")}
         gaps = {
             n: f"{row[n]['value']:+.3f} ({row[n]['low']:+.3f} to {row[n]['high']:+.3f})" if n in row else ""
-            for n in ("gap_e", "gap_ir", "gap_kept")
+            for n in ("gap_e", "gap_g", "gap_ir", "gap_kept")
         }
         left = (rates["acc_ir"] or rates["kept"], gaps["gap_ir"] or gaps["gap_kept"])
         told = (row["judge"], str(row["concepts"]), row["mode"], rates["acc_e"], gaps["gap_e"], *left)
         goal = "" if row["mode"] in ("single", "un-erased") else "met" if meets(row) else "missed"
-        lines.append(f"| {' | '.join((*told, goal))} |")
+        lines.append(f"| {' | '.join((*told, goal, rates['acc_g'], gaps['gap_g']))} |")
     return "\n".join(
         [*lines, "", f"{report['images']} pictures a cell. `{report['command']}` at {report['commit']}.", ""]
     )
 
 
 def plot(report: dict, path: Path):
-    """acc_e and what is left against the number of concepts, a line a mode, by the CNN."""
+    """acc_e, acc_g and what is left against the number of concepts, a line a mode, by the CNN."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, 2, figsize=(10, 4), sharex=True)
-    for panel, (name, title) in zip(panels, (("acc_e", "erased"), ("acc_ir", "not erased"))):
-        for mode in dict.fromkeys(row["mode"] for row in report["rows"]):
+    figure, panels = pyplot.subplots(1, 3, figsize=(13, 4), sharex=True)
+    titles = {"acc_e": "erased", "acc_g": "erased, by a held-out synonym", "acc_ir": "not erased"}
+    modes = {mode: f"C{i}" for i, mode in enumerate(dict.fromkeys(row["mode"] for row in report["rows"]))}
+    for panel, (name, title) in zip(panels, titles.items()):
+        for mode, colour in modes.items():
             rows = [r for r in report["rows"] if r["mode"] == mode and r["judge"] == "cnn" and name in r]
-            style = {"un-erased": "k:", "single": "k--"}.get(mode, "o-")
+            style = {"un-erased": "k:", "single": "k--"}.get(mode, f"{colour}o-")
             panel.plot([r["concepts"] for r in rows], [r[name]["value"] for r in rows], style, label=mode, markersize=3)
         panel.set(xscale="log", ylim=(-0.02, 1.02), title=f"{name}: concepts {title}", xlabel="erasers combined")
         panel.set_xticks(sorted(COUNTS), [str(n) for n in sorted(COUNTS)])
-    panels[1].legend(fontsize=7)
+    panels[0].legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
@@ -249,6 +260,12 @@ def kept(raw: Path, setting: dict) -> dict:
     """What was measured before in the same setting."""
     found = json.loads(raw.read_text()) if raw.exists() else {}
     return found if found.get("setting") == setting else {"setting": setting}
+
+
+def current(found: dict) -> dict:
+    """Without the outcomes of modes whose settings are others by now."""
+    old = {mode for mode, settings in MODES.items() if found.get("modes", {}).get(mode) != settings}
+    return {name: told for name, told in found.items() if name.rpartition(" ")[0] not in old} | {"modes": MODES}
 
 
 def main() -> int:
@@ -264,19 +281,21 @@ def main() -> int:
     CACHE.mkdir(parents=True, exist_ok=True)
     bench, begun = Bench(), time.monotonic()
     setting, raw = bench.setting(args.images), CACHE / f"multi.{args.images}.json"
-    found = kept(raw, setting)
+    found = current(kept(raw, setting))
     for count in args.counts:
         concepts = order()[:count]
-        made = cells(concepts, args.images)
         for mode in ("un-erased", "single", *args.modes):
-            if f"{mode} {count}" in found:
+            told = found.get(f"{mode} {count}", {"oracle": {}, "cnn": {}})
+            made = {n: cell for n, cell in cells(mode, concepts, args.images).items() if n not in told["cnn"]}
+            if not made:
                 continue
             if time.monotonic() - begun > args.seconds:
                 write(found, setting)
                 return UNFINISHED
-            found[f"{mode} {count}"] = outcomes(bench, mode, concepts, made)
+            fresh = outcomes(bench, mode, concepts, made)
+            found[f"{mode} {count}"] = {judge: told[judge] | fresh[judge] for judge in told}
             replace(raw, json.dumps(found).encode())
-            rates = {n: rate(h)["value"] for n, h in found[f"{mode} {count}"]["cnn"].items()}
+            rates = {n: rate(h)["value"] for n, h in fresh["cnn"].items()}
             print(f"{count} {mode}: {rates}, {time.monotonic() - begun:.0f} s", flush=True)
     write(found, setting)
     return 0
@@ -284,10 +303,11 @@ def main() -> int:
 
 def write(found: dict, setting: dict):
     """The report of what is measured so far."""
-    told = [(int(name.rpartition(" ")[2]), name.rpartition(" ")[0]) for name in found if name != "setting"]
-    told = [(count, mode) for count, mode in told if f"single {count}" in found]
+    names = [name.rpartition(" ") for name in found if name not in ("setting", "modes")]
+    told = [(int(count), mode) for mode, _, count in names if f"single {count}" in found]
     rows = [row for count, mode in sorted(told, key=lambda t: t[0]) for row in summary(found, count, mode)]
-    report = setting | {"concepts": order(), "command": "python scripts/dev.py multi", "commit": commit(), "rows": rows}
+    made = {"command": "python scripts/dev.py multi", "commit": commit()}
+    report = setting | {"modes": MODES, "concepts": order()} | made | {"rows": rows}
     (OUT / "multi.json").write_text(json.dumps(report, indent=1) + "\n")
     (OUT / "multi.md").write_text(markdown(report))
     plot(report, OUT / "multi.png")

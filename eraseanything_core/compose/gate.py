@@ -1,7 +1,8 @@
 """Prompt-gated erasers: each is as strong as the prompt is about its concept, and off where it is not.
 
 After the facilitated transport of SPM (Lyu et al. 2024): gamma_i = max(overlap of words, similarity of text states),
-decided once, when the prompt is encoded. sum_i gamma_i W_i B_i A_i is then an ordinary LoRA, of that prompt.
+decided once, when the prompt is encoded. Half-way to a known synonym is enough for all of the eraser: one that is half
+on erases few pictures. sum_i gamma_i W_i B_i A_i is then an ordinary LoRA, of that prompt.
 """
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from .. import prompts, tokens
 from .erased import Erased
 
+OFF, ON = 0.25, 0.5  # where on the way from the nearest irrelevant word to the farthest synonym a gate is 0, and 1
 COMMON = ("person", "tree", "house", "city", "water", "animal", "table", "light", "red", "large", "old", "round")
 
 
@@ -34,11 +36,12 @@ class Gate:
         found = []
         for e, own, (low, high) in zip(self.erased, self.own, self.scales, strict=True):
             near = float((words @ own).max()) if len(words) else low
-            found.append(max(overlap(prompt, e.names), min(1.0, max(0.0, (near - low) / (high - low)))))
+            way = (near - low) / (high - low)
+            found.append(max(overlap(prompt, e.names), min(1.0, max(0.0, (way - OFF) / (ON - OFF)))))
         return found
 
     def _scale(self, e: Erased, own: Tensor) -> tuple[float, float]:
-        """The cosines that count as 0 and as 1: the nearest irrelevant word's and the farthest synonym's."""
+        """The cosines between which a word is on its way: the nearest irrelevant word's and the farthest synonym's."""
         others = tuple(word for word in e.irrelevant or COMMON if not overlap(word, e.names))
         low = float((self._centred(others) @ own).max())
         high = float((self._centred(e.names) @ own).min())

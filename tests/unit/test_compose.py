@@ -266,7 +266,9 @@ def test_loras_of_different_models():
 
 
 class Text:
-    """A vector a word; `heart` and `valentine` are near, everything else is far from everything."""
+    """A vector a word; some are mixed of `heart` and `lace`, everything else is far from everything."""
+
+    mixed = {"valentine": (1.0, 0.3), "darling": (0.8, 0.6), "charm": (0.3, 0.95), "lady": (0.1, 0.99)}
 
     def __init__(self):
         self.table = {}
@@ -279,8 +281,9 @@ class Text:
         return torch.stack(states)[None], torch.zeros(1, 4)
 
     def state(self, word):
-        if word == "valentine":
-            return self.state("heart") + 0.3 * self.state("lace")
+        if word in self.mixed:
+            heart, lace = self.mixed[word]
+            return heart * self.state("heart") + lace * self.state("lace")
         generator = torch.Generator().manual_seed(sum(ord(c) * 31**i for i, c in enumerate(word)) % 2**31)
         return self.table.setdefault(word, torch.randn(512, generator=generator))
 
@@ -293,6 +296,17 @@ def test_gates_follow_the_prompt():
     assert gate("a valentine by night") == [1.0, pytest.approx(0, abs=0.3)]
     assert gate("a ball and a fish") == [pytest.approx(0, abs=0.05)] * 2
     assert gate("a star beside a heart") == [1.0, 1.0] and gate("") == [0.0, 0.0]
+
+
+def test_half_way_to_a_known_synonym_is_enough():
+    gate = Gate([Erased(("heart", "valentine"), irrelevant=("ball", "fish"))], Text())
+    low, high = gate.scales[0]
+    near, between, far = (
+        float((gate._centred((word,)) @ gate.own[0] - low) / (high - low)) for word in ("darling", "charm", "lady")
+    )
+    assert near > 0.5 > between > 0.25 > far
+    assert gate("a darling")[0] == 1.0 and gate("a lady")[0] == 0.0
+    assert gate("a charm")[0] == pytest.approx(4 * between - 1, abs=0.01)
 
 
 def test_overlap_is_a_share_of_words():
