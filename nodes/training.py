@@ -144,7 +144,7 @@ def _optimisation() -> list:
         _setting(io.Boolean, "alternate", turns),
         _combo("dtype", ["auto", "bf16", "fp32"], "Precision of the model."),
         _setting(io.Boolean, "checkpoint", recompute + "With memory on `auto` the node decides."),
-        _int("seed", 0, 2**31 - 1, again, step=None, advanced=None, control_after_generate=False),
+        _int("seed", 0, 2**31 - 1, again, step=None, control_after_generate=False),
         io.Vae.Input("vae", optional=True, tooltip="With it the node shows the concept before and after."),
         ERASE_CONCEPTS.Input(
             "concepts",

@@ -1,9 +1,14 @@
 """Base weights as ComfyUI loads them: the LoRA's gradient on each format, held against the same weights unpacked."""
 
+import importlib.util
 import json
+import os
+import sys
+from pathlib import Path
 
 import comfy.ops
 import comfy.sd
+import folder_paths
 import gguf
 import pytest
 import torch
@@ -12,6 +17,7 @@ from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 from eraseanything_core import flux, trainer
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+CITY96 = Path(os.environ["COMFYUI_PATH"]) / "custom_nodes" / "ComfyUI-GGUF"
 QUANTISED = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise", "nvfp4", "mxfp8")
 
 
@@ -144,4 +150,41 @@ def test_layers_that_unpack_themselves(state, clip, config, form, likeness):
     assert packed.model.diffusion_model.img_in.weight.dtype == torch.uint8
     found = gradient(packed, clip, config)
     close(found, gradient(load(plain, dtype=torch.float32), clip, config), 1e-4)
+    assert aligned(found, gradient(load(state), clip, config)) > likeness
+
+
+@pytest.fixture
+def load_gguf(tmp_path, monkeypatch):
+    """A state dict through a file and city96's own node; and the same state with the weights unpacked again."""
+    spec = importlib.util.spec_from_file_location("city96", CITY96 / "__init__.py")
+    monkeypatch.setitem(sys.modules, "city96", node := importlib.util.module_from_spec(spec))
+    spec.loader.exec_module(node)
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "diffusion_models", ([str(tmp_path)], {".gguf"}))
+
+    def loaded(state, form):
+        writer, plain = gguf.GGUFWriter(tmp_path / "flux.gguf", "flux"), {}
+        for name, tensor in state.items():
+            kind = gguf.GGMLQuantizationType[form if is_linear(name, tensor) else "F32"]
+            blocks = gguf.quantize(tensor.float().numpy(), kind)
+            writer.add_tensor(name, blocks, raw_dtype=kind)
+            plain[name] = torch.from_numpy(gguf.dequantize(blocks, kind))
+        for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+            write()
+        writer.close()
+        with torch.inference_mode():
+            return node.NODE_CLASS_MAPPINGS["UnetLoaderGGUF"]().load_unet("flux.gguf")[0], plain
+
+    return loaded
+
+
+@pytest.mark.skipif(not CITY96.is_dir(), reason="ComfyUI-GGUF is not among ComfyUI's custom nodes")
+@pytest.mark.parametrize("checkpoint", (False, True), ids=("plain", "checkpointed"))
+@pytest.mark.parametrize("form, likeness", (("Q8_0", 0.99), ("Q5_1", 0.95), ("Q4_0", 0.85)))
+def test_city96s_node(state, clip, config, load_gguf, form, likeness, checkpoint):
+    """It unpacks in half precision where nothing else is asked."""
+    packed, plain = load_gguf(state, form)
+    weight = packed.model.diffusion_model.double_blocks[0].txt_attn.qkv.weight
+    assert type(packed).__name__ == "GGUFModelPatcher" and weight.tensor_type.name == form
+    found = gradient(packed, clip, config, checkpoint)
+    close(found, gradient(load(plain, dtype=torch.float32), clip, config), 2e-3)
     assert aligned(found, gradient(load(state), clip, config)) > likeness

@@ -267,22 +267,58 @@ def test_an_interrupt_within_a_pair_waits_for_its_end(trainer_node, widgets, lor
     assert len(calls) == 5 and all(torch.equal(rest[k], whole[k]) for k in whole)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_goes_over_its_inputs_and_no_others(trainer_node, widgets, loras, monkeypatch, preset):
-    asked = []
+@pytest.fixture
+def asked(trainer_node, widgets, loras, monkeypatch):
+    """The configuration that the node would train with, as a table."""
+
+    class Seen(Exception):
+        pass
 
     def train(patcher, clip, config, *args):
-        asked.append(config)
-        raise RuntimeError("seen")
+        raise Seen(dataclasses.asdict(config))
 
     monkeypatch.setattr("pack_under_test.eraseanything_core.flux.train_eraser", train)
-    for name in ("custom", preset):
-        with pytest.raises(RuntimeError, match="seen"):
-            execute(trainer_node, widgets | {"preset": name, "eta": 0.3, "clip_norm": 0.5})
-    plain, changed = (dataclasses.asdict(config) for config in asked)
+
+    def configured(**change):
+        with pytest.raises(Seen) as seen:
+            execute(trainer_node, widgets | change)
+        return seen.value.args[0]
+
+    return configured
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_goes_over_its_inputs_and_no_others(asked, preset):
+    plain, changed = (asked(preset=name, eta=0.3, clip_norm=0.5) for name in ("custom", preset))
     assert (plain["eta"], plain["clip"]) == (0.3, 0.5)
     assert {k for k in plain if plain[k] != changed[k]} <= set(PRESETS[preset])
     assert all(changed[k] == v for k, v in PRESETS[preset].items())
+
+
+def another(widget):
+    """A value that is not the default."""
+    if isinstance(widget, io.Combo.Input):
+        return next(option for option in widget.options if option != widget.default)
+    if isinstance(widget, io.String.Input):
+        return "blue heart"
+    return not widget.default if isinstance(widget, io.Boolean.Input) else widget.max
+
+
+def test_every_widget_reaches_its_setting_and_no_other(trainer_node, asked):
+    """All but these, which are the node's own."""
+    own = {"output_name", "preset", "resume", "memory"}
+    inputs = [i for i in trainer_node.define_schema().inputs if isinstance(i, io.WidgetInput) and i.id not in own]
+    plain = asked()
+    for widget in inputs:
+        changed = asked(**{widget.id: another(widget)})
+        moved = {name for name in plain if plain[name] != changed[name]}
+        assert moved == {"clip" if widget.id == "clip_norm" else widget.id}, widget.id
+
+
+def test_all_but_what_is_erased_and_the_preset_is_advanced(trainer_node):
+    inputs = [i for i in trainer_node.define_schema().inputs if isinstance(i, io.WidgetInput)]
+    plain = {"concept", "synonyms", "irrelevant", "templates", "neutral", "retain", "output_name", "preset"}
+    assert {i.id for i in inputs if not i.advanced} == plain
 
 
 def test_memory_is_estimated_and_told(trainer_node, widgets, loras):

@@ -1,18 +1,19 @@
 """Every setting does what it says, seen in the pools and the forwards of a pair."""
 
 import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from eraseanything_core import flux, losses, pools, sampling, trainer
+from eraseanything_core import checkpoint, flux, losses, pools, sampling, trainer
 
 
 @pytest.fixture
 def first_pair(patcher, clip, config, monkeypatch):
     """What the first pair of a changed configuration looked at: its pools, the student's forwards, the losses' last
-    arguments and the LoRA."""
+    arguments, the LoRA, and which of the two optimisers stepped."""
 
     def run(change):
         seen = SimpleNamespace(forwards=[], given={})
@@ -31,9 +32,12 @@ def first_pair(patcher, clip, config, monkeypatch):
         with flux.borrow(patcher) as model:
             seen.lora = model.attach(seen.plan.config.targets, seen.plan.config.rank, torch.Generator())
             seen.epoch = pools.new_epoch(model, seen.plan, 0)
-            both = [torch.optim.SGD(seen.lora.parameters(), lr=0.0) for _ in range(2)]
+            both, seen.steps = [torch.optim.SGD(seen.lora.parameters(), lr=0.0) for _ in range(2)], []
+            for i, each in enumerate(both):
+                each.register_step_post_hook(lambda *_, i=i: seen.steps.append(i))
             trainer.pair(model, seen.plan, seen.epoch, 0, seen.lora, both)
         seen.students = [f for f in seen.forwards if f.adapters]
+        seen.gradient = torch.cat([p.grad.flatten() for p in seen.lora.parameters()])
         return seen
 
     return run
@@ -54,6 +58,9 @@ SAYS = {
     "sentences": ({"sentences": 1}, lambda p: len({s.concept for s in p.epoch.concept.sources}) == 1),
     "retain_own": ({"retain_own": 1.0}, lambda p: {r.text for r in p.epoch.retain.sources} == {"a green box"}),
     "targets": ({"targets": "text_kv"}, lambda p: {part.key.split(".")[-1] for part in p.lora.parts} == KV),
+    "alternate": ({"alternate": False}, lambda p: p.steps == [0]),
+    "clip": ({"clip": 1e-3}, lambda p: abs(p.gradient.norm() - 1e-3) < 1e-5),
+    "accumulate": ({"accumulate": 2}, lambda p: len(p.students) == 6),
 }
 KV = {"add_k_proj", "add_v_proj"}
 
@@ -67,3 +74,99 @@ def test_a_setting_does_what_it_says(first_pair, name):
 def test_it_is_not_so_without_it(first_pair):
     plain = first_pair({})
     assert not [name for name, (_, says) in SAYS.items() if says(plain)]
+
+
+def test_the_weights(first_pair):
+    """Each loss has its weight's share of the gradient: what doubling each adds is together the gradient."""
+    weights = {"esd": 1.0, "attn": 0.1, "retain_weight": 1.0, "rsc": 0.05}
+    summed = weights | {"alternate": False, "clip": 1e9}
+    whole = first_pair(summed).gradient
+    parts = [first_pair(summed | {name: 2 * weight}).gradient - whole for name, weight in weights.items()]
+    assert torch.allclose(sum(parts), whole, atol=1e-3 * float(whole.norm())) and all(p.norm() > 0 for p in parts)
+    assert not torch.allclose(sum(parts[:3]), whole, atol=1e-3 * float(whole.norm()))
+
+
+def test_what_the_optimisers_are_given(patcher, clip, config, monkeypatch):
+    """Their kind, their decay, and in each pair the two rates: here up over two pairs, then down to 0."""
+    given, original = [], trainer.update
+
+    def update(optimizer, *args):
+        group = optimizer.param_groups[0]
+        given.append((type(optimizer).__name__, group["weight_decay"], group["lr"]))
+        return original(optimizer, *args)
+
+    monkeypatch.setattr(trainer, "update", update)
+    change = {"optimizer": "prodigy", "weight_decay": 0.25, "lr_schedule": "linear", "warmup": 2, "steps": 4}
+    flux.train_eraser(patcher, clip, dataclasses.replace(config, lr_low=0.5, lr_up=0.125, **change))
+    assert {kind for kind, *_ in given} == {"Prodigy"} and {decay for _, decay, _ in given} == {0.25}
+    assert [rate for *_, rate in given] == [0.5 / 2, 0.125 / 2, 0.5, 0.125, 0.5, 0.125, 0.5 / 2, 0.125 / 2]
+
+
+@pytest.mark.parametrize("name, dtype", (("fp32", torch.float32), ("bf16", torch.bfloat16)))
+def test_the_precision_of_the_transformer(patcher, clip, config, monkeypatch, name, dtype):
+    seen, attend = set(), flux.FluxModel._attention
+
+    def look(self, *args):
+        run = attend(self, *args)
+        return lambda other, q, *rest, **more: seen.add(q.dtype) or run(other, q, *rest, **more)
+
+    monkeypatch.setattr(flux.FluxModel, "_attention", look)
+    flux.train_eraser(patcher, clip, dataclasses.replace(config, dtype=name, steps=1))
+    assert seen == {dtype}
+
+
+def test_how_often_the_run_is_saved(patcher, clip, config, tmp_path, monkeypatch):
+    """Every two pairs, and at the end."""
+    pairs, original = [], checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *a: pairs.append(len(a[4][0]["loss"])) or original(*a))
+    flux.train_eraser(patcher, clip, dataclasses.replace(config, steps=5, save_every=2), run_dir=tmp_path)
+    assert pairs == [2, 4, 5]
+
+
+ELSEWHERE = {  # the test that holds an option which the first pair does not show
+    "concept": "test_sentences_keep_the_concept_together",
+    "synonyms": "test_synonyms_stand_in_at_the_asked_rate",
+    "irrelevant": "test_one_sentence_differs_only_in_the_substitute",
+    "tiers": "test_a_sentence_takes_one_word_of_each_tier",
+    "templates": "test_a_template_or_a_prompt",
+    "neutral": "test_neutral",
+    "retain": "test_retained_prompts_are_half_the_users_and_never_the_concept",
+    "shuffle_rate": "test_shuffling_keeps_all_words_and_the_concept_together",
+    "synonym_rate": "test_synonyms_stand_in_at_the_asked_rate",
+    "esd": "test_the_weights",
+    "attn": "test_the_weights",
+    "retain_weight": "test_the_weights",
+    "rsc": "test_the_weights",
+    "preserve": "test_each_trains",
+    "paper_sign": "test_each_trains",
+    "map_blocks": "test_block_minus_one_is_the_last",
+    "pool": "test_the_sizes_of_the_pools",
+    "retain_pool": "test_the_sizes_of_the_pools",
+    "refresh": "test_trajectories_are_drawn_anew",
+    "rsc_points": "test_few_points_for_the_maps",
+    "on_policy": "test_part_of_the_pool_is_walked_by_the_student",
+    "pool_gib": "test_beyond_its_bound_an_array_lies_on_disk_and_holds_the_same",
+    "steps": "test_trains_saves_and_returns",
+    "lr_low": "test_what_the_optimisers_are_given",
+    "lr_up": "test_what_the_optimisers_are_given",
+    "weight_decay": "test_what_the_optimisers_are_given",
+    "optimizer": "test_what_the_optimisers_are_given",
+    "lr_schedule": "test_what_the_optimisers_are_given",
+    "warmup": "test_what_the_optimisers_are_given",
+    "seed": "test_equal_seeds_give_equal_loras",
+    "dtype": "test_the_precision_of_the_transformer",
+    "checkpoint": "test_checkpointing_gives_the_same_lora",
+    "save_every": "test_how_often_the_run_is_saved",
+    "watch_every": "test_erasing_lowers_the_concept_score",
+    "stop_score": "test_it_stops_on_the_score_and_goes_no_further_when_resumed",
+    "stop_drift": "test_it_is_watched_and_stops",
+    "samples": "test_pictures_with_a_vae",
+}
+
+
+def test_every_option_has_a_test():
+    """An option that comes later needs a line above."""
+    shown = {option for change, _ in SAYS.values() for option in change}
+    assert shown | set(ELSEWHERE) == {field.name for field in dataclasses.fields(trainer.EraseConfig)}
+    written = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parents[2].rglob("test_*.py"))
+    assert all(f"def {test}(" in written for test in ELSEWHERE.values())
