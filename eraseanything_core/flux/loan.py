@@ -32,6 +32,16 @@ def check_model(patcher):
     wrapped = any(found for kind in patcher.wrappers.values() for found in kind.values())
     if changes or options or wrapped or "model_function_wrapper" in patcher.model_options:
         raise ValueError("the MODEL is already patched (a LoRA or another node): connect it straight from its loader")
+    if packed := [module for module in inner.modules() if _unknown(module)]:
+        kind = f"{type(packed[0]).__module__}.{type(packed[0]).__qualname__}"
+        raise ValueError(f"{kind} does not say how it unpacks its weights: load the MODEL as bf16, fp8 or GGUF")
+
+
+def _unknown(module) -> bool:
+    """A linear whose packed weight neither ComfyUI nor the layer itself hands out; backward would need it."""
+    if not hasattr(module, "in_features") or hasattr(module, "cast_bias_weight"):
+        return False
+    return module.weight.shape != (module.out_features, module.in_features)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import comfy.model_base
 import comfy.model_patcher
+import comfy.ops
 import comfy.sd
 import pytest
 import torch
@@ -46,6 +47,21 @@ def test_patched_by_a_node(patcher, clip, config):
     patched = patcher.clone()
     patched.set_model_attn1_patch(lambda q, k, v, **_: {})
     refused(patched, clip, config, "already patched")
+
+
+class Packed(comfy.ops.manual_cast):
+    """A loader's own 4-bit layers, which only their forward can unpack."""
+
+    class Linear(comfy.ops.manual_cast.Linear):
+        def _load_from_state_dict(self, state_dict, prefix, *args):
+            self.weight = torch.nn.Parameter(torch.zeros(self.weight.numel() // 2, 1).byte(), requires_grad=False)
+
+
+def test_weights_that_nobody_else_can_unpack(make_flux, clip, config):
+    with torch.inference_mode():
+        state = dict(make_flux().state_dict())
+        patcher = comfy.sd.load_diffusion_model_state_dict(state, model_options={"custom_operations": Packed})
+    refused(patcher, clip, config, "Packed.Linear does not say how it unpacks its weights: load the MODEL as")
 
 
 def test_another_sampling_shift_is_no_patch(patcher):
