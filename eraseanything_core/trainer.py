@@ -78,7 +78,7 @@ def train(
     progress: Callable[[int, dict[str, float]], None] | None = None,
     stops: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
     run_dir: Path | None = None,
-    show: Callable[[Tensor, dict], None] | None = None,
+    show: Callable[[Tensor | None, "Run"], None] | None = None,
 ) -> EraseResult:
     """Trains the slices of `model`; Algorithm 1, one lower and one upper step a pair.
 
@@ -89,7 +89,8 @@ def train(
         stops: exceptions with which a user interrupts; from the first full pair on, the result then holds what
             was trained.
         run_dir: where the run's state is kept, every `save_every` pairs and when it stops, and resumed from.
-        show: called as show(latents, run) every `watch_every` pairs, with the three of `watch.Previews`.
+        show: called as show(latents, run) every `watch_every` pairs, with the three of `watch.Previews`, and with None
+            whenever the losses were read.
 
     Raises:
         FloatingPointError: a loss is NaN or infinite.
@@ -109,10 +110,11 @@ def train(
                 epoch = run.epoch(model, plan, step // config.refresh)
             with model.uninterrupted():
                 run.add(step, pair(model, plan, epoch, step, lora, optimizers))
-            if eyes and run.done % config.watch_every == 0:
+            looked = eyes is not None and run.done % config.watch_every == 0
+            if looked:
                 run.see(eyes.look())
-                if previews:
-                    show(previews.row(), run)
+            if show and (looked or not run.waiting):
+                show(previews.row() if looked else None, run)
             if progress:
                 progress(run.done, run.last())
             if config.save_every and run.done % config.save_every == 0:

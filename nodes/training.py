@@ -216,7 +216,7 @@ class Live:
 
     def __init__(self, steps: int, node: str | None, model, vae):
         self.bar, self.node, self.steps, self.begun = comfy.utils.ProgressBar(steps), node, steps, None
-        self.model, self.vae = model, vae
+        self.model, self.vae, self.row = model, vae, None
 
     def progress(self, step: int, losses: dict[str, float]):
         if self.begun is None:
@@ -229,11 +229,13 @@ class Live:
             PromptServer.instance.send_progress_text(f"step {step} of {self.steps}{left}: {text}", self.node)
         comfy.model_management.throw_exception_if_processing_interrupted()
 
-    def show(self, latents: torch.Tensor, run):
-        """Base, erased and neighbour over the curves so far."""
+    def show(self, latents: torch.Tensor | None, run):
+        """The curves so far, under the last pictures of base, erased and neighbour."""
         run.read()
-        row = strip(flux.small_pictures(self.model, latents, self.vae), 160)
-        self.bar.update_absolute(run.done, preview=("JPEG", stacked(row, curves(run.history, run.seen)), 1024))
+        if latents is not None:
+            self.row = strip(flux.small_pictures(self.model, latents, self.vae), 160)
+        drawn = curves(run.history, run.seen)
+        self.bar.update_absolute(run.done, preview=("JPEG", stacked(self.row, drawn) if self.row else drawn, 1024))
 
 
 class EraseTrainer(io.ComfyNode):

@@ -327,7 +327,7 @@ def test_memory_is_estimated_and_told(trainer_node, widgets, loras):
 
 
 def test_it_is_watched_and_stops(trainer_node, widgets, loras, monkeypatch):
-    """Pictures and curves come with the bar; a bound on the drift ends the run and says why."""
+    """Curves come with the bar, then under pictures; a bound on the drift ends the run and says why."""
     shown, update = [], comfy.utils.ProgressBar.update_absolute
 
     def see(self, value, total=None, preview=None):
@@ -339,6 +339,7 @@ def test_it_is_watched_and_stops(trainer_node, widgets, loras, monkeypatch):
     result = execute(trainer_node, widgets | change)
     _, losses, _, summary, picture = result.args
     assert len(losses["loss"]) == 2 and "stopped after pair 2: the drift of" in summary
-    ((value, (kind, image, _)),) = [entry for entry in shown if entry[1]]
-    assert value == 2 and kind == "JPEG" and image.width > 480 and image.height > 160
+    (first, (_, drawn, _)), (second, (kind, image, _)) = [entry for entry in shown if entry[1]]
+    assert (first, second, kind) == (1, 2, "JPEG") and drawn.size == (960, 240), "five losses, three in a row"
+    assert image.size == (960, 160 + 360), "and three looks, and the pictures"
     assert picture.shape[0] == 1 and picture.shape[3] == 3 and picture.min() < 0.5

@@ -68,6 +68,13 @@ def test_stopping_needs_looking(clip, config):
         trainer.prepare(dataclasses.replace(config, stop_drift=0.1), flux.TextEncoder(clip))
 
 
+def test_the_curves_are_shown_without_looking(patcher, clip, config):
+    """Whenever the losses were read."""
+    shown, config = [], dataclasses.replace(config, steps=11, width=32, height=32, batch=1, retain_batch=1)
+    flux.train_eraser(patcher, clip, config, show=lambda latents, run: shown.append((latents, len(run.history["esd"]))))
+    assert shown == [(None, 1), (None, 10)]
+
+
 def test_watching_does_not_change_the_run(patcher, clip, config):
     """Neither the looks nor the pictures: they have chance of their own."""
     shown = []
