@@ -89,12 +89,12 @@ class Place(NamedTuple):
     Attributes:
         block: its kind and index.
         text: the key at which the prompt's tokens begin.
-        image: the query at which the image's begin.
+        image: the queries that are the image's.
     """
 
     block: tuple[str, int]
     text: int
-    image: int
+    image: slice
 
 
 Placer = Callable[[int, int, dict], Place | None]  # of rows, keys and transformer options; None: no text is attended to

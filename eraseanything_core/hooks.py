@@ -3,7 +3,7 @@
 Both look at each forward for the rows of the batch that carry the prompt, by the encoding itself, so that negative
 prompts, batches and other conditions are left alone; and both go through `optimized_attention_override`, calling
 the one that is there already. ComfyUI's patcher takes the two methods of a hook as wrappers (`OUTER_SAMPLE` and
-`APPLY_MODEL`); nothing else of the MODEL is touched.
+`APPLY_MODEL`), and where a model does not tell its attention apart, object patches of the modules that hold it.
 """
 
 from collections.abc import Sequence
@@ -24,38 +24,38 @@ class Prompt:
     """A prompt as it is really encoded, and where concepts stand in it.
 
     Attributes:
-        pieces: one string a token of the text encoder.
+        pieces: one string a token, of all the text encoders whose tokens a model takes, one after the other.
         spans: {concept: every token position of it}.
         notes: what was taken for a concept though it is spelt otherwise.
-        contexts: encodings of the prompt, each [1, tokens, features].
+        contexts: encodings of the prompt: for each, one [1, tokens, features] a text encoder.
     """
 
     pieces: list[str]
     spans: dict[str, list[int]]
     notes: tuple[str, ...]
-    contexts: tuple[Tensor, ...]
+    contexts: tuple[tuple[Tensor, ...], ...]
 
-    def rows(self, context: Tensor) -> Tensor:
-        """[b], true where a forward's context [b, tokens, features] begins with the prompt's encoding."""
-        found = torch.zeros(len(context), dtype=torch.bool, device=context.device)
-        for known in self.contexts:
-            if known.shape[1] <= context.shape[1]:
-                found |= (context[:, : known.shape[1]] == known.to(context)).flatten(1).all(1)
-        return found
+    def rows(self, *texts: Tensor) -> Tensor:
+        """[b], true where a forward's texts [b, tokens, features] hold the prompt's encoding, first or last in them."""
+        return torch.stack([_rows(known, texts) for known in self.contexts]).any(0)
 
-    def columns(self, context: Tensor) -> Tensor:
-        """[b, tokens], one at the concepts' tokens in each of a context's encodings of the prompt.
+    def columns(self, *texts: Tensor) -> Tensor:
+        """[b, tokens of all texts], one at the concepts' tokens in each of the texts' encodings of the prompt.
 
         ComfyUI repeats a text for cross-attention when another one in the batch is longer: every copy counts.
         """
-        select = torch.zeros(context.shape[:2], device=context.device)
-        places = torch.tensor([i for span in self.spans.values() for i in span], device=context.device)
+        places = torch.tensor([i for span in self.spans.values() for i in span], device=texts[0].device)
+        parts = [torch.zeros(text.shape[:2], device=text.device) for text in texts]
         for known in self.contexts:
-            count = known.shape[1]
-            for first in range(0, context.shape[1] - count + 1, count):
-                rows = (context[:, first : first + count] == known.to(context)).flatten(1).all(1)
-                select[rows.nonzero(), first + places] = 1.0
-        return select
+            rows, begun = _rows(known, texts), 0
+            for own, text, part in zip(known, texts, parts, strict=True):
+                count = own.shape[1]
+                here = places[(places >= begun) & (places < begun + count)] - begun
+                for first in _firsts(count, text.shape[1]):
+                    copies = rows & _equal(text[:, first : first + count], own)
+                    part[copies.nonzero(), first + here] = 1.0
+                begun += count
+        return torch.cat(parts, dim=1)
 
     def table(self) -> str:
         """The concepts' tokens, in words."""
@@ -66,19 +66,44 @@ class Prompt:
         return "\n".join([*lines, *self.notes])
 
 
-def read_prompt(pieces: list[str], concepts: Sequence[str], fuzzy: bool, contexts: Sequence[Tensor]) -> Prompt:
+def _firsts(count: int, length: int) -> list[int]:
+    """Where the copies of an encoding may begin in a longer text; Flux 2 has one at its end, after padding."""
+    return sorted({*range(0, length - count + 1, count), max(length - count, 0)})
+
+
+def _rows(known: tuple[Tensor, ...], texts: tuple[Tensor, ...]) -> Tensor:
+    """[b], where every one of a forward's texts begins or ends with its encoding."""
+    ends = [(own, text, own.shape[1]) for own, text in zip(known, texts, strict=True)]
+    return torch.stack([_equal(text[:, :n], own) | _equal(text[:, -n:], own) for own, text, n in ends]).all(0)
+
+
+def _equal(text: Tensor, known: Tensor) -> Tensor:
+    """[b], where texts [b, tokens, features] are an encoding [1, tokens, features]."""
+    if text.shape[1:] != known.shape[1:]:
+        return torch.zeros(len(text), dtype=torch.bool, device=text.device)
+    return (text == known.to(text)).flatten(1).all(1)
+
+
+def read_prompt(
+    encodings: Sequence[list[str]], concepts: Sequence[str], fuzzy: bool, contexts: Sequence[tuple[Tensor, ...]]
+) -> Prompt:
     """Finds concepts in an encoded prompt.
 
+    Args:
+        encodings: the pieces of each.
+
     Raises:
-        ValueError: no concept is given, or the prompt does not hold one; the message names its words.
+        ValueError: no concept is given, or an encoding does not hold one; the message names its words.
     """
     if not concepts:
         raise ValueError("the concept is empty: type the word to look for")
-    spans, notes = {}, []
-    for concept in concepts:
-        found, note = locate(pieces, concept, fuzzy)
-        spans[concept] = [i for span in found for i in span]
-        notes += [note] * bool(note)
+    pieces, spans, notes = [], {concept: [] for concept in concepts}, {}
+    for own in encodings:
+        for concept in concepts:
+            found, note = locate(own, concept, fuzzy)
+            spans[concept] += [len(pieces) + i for span in found for i in span]
+            notes |= {note: concept} if note else {}
+        pieces += own
     return Prompt(pieces, spans, tuple(notes), tuple(contexts))
 
 
@@ -99,6 +124,9 @@ class Hook:
 
     acts = True  # whether it does anything at all
 
+    def patch(self, patcher):
+        """Adds to a clone of the MODEL what this needs besides the wrappers."""
+
     def outer_sample(self, executor, *args, **kwargs):
         """Wraps one sampling, and refuses one that never meets the prompt."""
         self.met = False
@@ -112,16 +140,21 @@ class Hook:
 
     def apply_model(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, **rest):
         """Wraps one forward: x [b, c, h, w], c_crossattn [b, tokens, features]."""
-        rows, options = self.prompt.rows(c_crossattn), transformer_options
-        if rows.any():
+        texts, options = self.texts(c_crossattn, rest), transformer_options
+        if texts[0] is not None and self.prompt.rows(*texts).any():
             self.met = True
             if self.acts and self.sigmas[1] - NEAR <= float(t.max()) <= self.sigmas[0] + NEAR:
-                options = self.acting(rows, x, t, c_crossattn, options, executor.class_obj)
-        result = executor(x, t, c_concat, c_crossattn, control, options, **rest)
-        self.done()
-        return result
+                options = self.acting(x, t, texts, rest, options, executor.class_obj)
+        try:
+            return executor(x, t, c_concat, c_crossattn, control, options, **rest)
+        finally:
+            self.done()
 
-    def acting(self, rows: Tensor, x: Tensor, t: Tensor, context: Tensor, options: dict, model) -> dict:
+    def texts(self, context: Tensor | None, given: dict) -> tuple[Tensor | None, ...]:
+        """What a forward is given of the prompt; see `Prompt.contexts`."""
+        return (context,)
+
+    def acting(self, x: Tensor, t: Tensor, texts: tuple[Tensor, ...], given: dict, options: dict, model) -> dict:
         """The transformer options with which this forward acts."""
         raise NotImplementedError
 
@@ -150,9 +183,16 @@ class EraseHook(Hook):
             )
         return samples
 
-    def acting(self, rows, x, t, context, options, model):
+    def patch(self, patcher):
+        if self.acts:
+            self.layout.tells.patch(patcher)
+
+    def texts(self, context, given):
+        return self.layout.texts.given(context, given)
+
+    def acting(self, x, t, texts, given, options, model):
         self.asked = True
-        options, place = self.layout.begin(options, x, context)
+        options, select, place = self.layout.begin(options, x, self.prompt.columns(*texts), given)
 
         def placer(*attention) -> Place | None:
             found = place(*attention)
@@ -160,8 +200,11 @@ class EraseHook(Hook):
             return found
 
         before = options.get("optimized_attention_override")
-        attend = override(self.prompt.columns(context), self.config, before, placer)
-        return {**options, "optimized_attention_override": attend}
+        options["optimized_attention_override"] = override(select, self.config, before, placer)
+        return options
+
+    def done(self):
+        self.layout.tells.end()
 
 
 class ProbeHook(Hook):
@@ -198,12 +241,14 @@ class ProbeHook(Hook):
             "if it was made before the last few"
         )
 
-    def acting(self, rows, x, t, context, options, model):
+    def acting(self, x, t, texts, given, options, model):
         before, patch = options.get("optimized_attention_override"), model.diffusion_model.patch_size
         grid = tuple(-(-size // patch) for size in x.shape[-2:])
-        chosen = rows.nonzero()[: len(x) // len(options["cond_or_uncond"]), 0]
+        if not any(_equal(texts[0][:, : known.shape[1]], known).any() for (known,) in self.prompt.contexts):
+            raise ValueError("this MODEL puts padding in front of the prompt, which AttentionProbe does not read")
+        chosen = self.prompt.rows(*texts).nonzero()[: len(x) // len(options["cond_or_uncond"]), 0]
         step = int((options["sample_sigmas"] > t.max() + 1e-6).sum())
-        self.probe.begin(step, float(t.max()), grid, context.shape[1], None if len(chosen) == len(x) else chosen)
+        self.probe.begin(step, float(t.max()), grid, texts[0].shape[1], None if len(chosen) == len(x) else chosen)
 
         def attend(attention, q, k, v, heads, **more):
             place = more["transformer_options"]

@@ -13,7 +13,7 @@ from difflib import SequenceMatcher
 from os.path import commonprefix
 
 SPECIAL = {"<pad>", "</s>", "<s>", "<unk>", "<bos>", "<eos>", "<|startoftext|>", "<|endoftext|>"}
-SPECIAL |= {"<|im_start|>", "<|im_end|>"}
+SPECIAL |= {"<|im_start|>", "<|im_end|>", "[CLS]", "[SEP]", "[PAD]"}
 PRINTED = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
 MOVED = [byte for byte in range(256) if byte not in PRINTED]
 BYTES = {chr(byte): byte for byte in PRINTED} | {chr(256 + i): byte for i, byte in enumerate(MOVED)}  # of GPT-2's BPE
@@ -44,12 +44,21 @@ def pieces_of(tokenizer, token_weights: Sequence[tuple]) -> list[str]:
         return _ended(pieces)
     if "Ġthe" in known:
         return [_decoded(piece) for piece in pieces]
-    raise ValueError("this CLIP's tokenizer does not tell where words begin: use one of CLIP, T5, Gemma or Qwen")
+    if "##s" in known:
+        return [_wordpiece(piece) for piece in pieces]
+    raise ValueError(
+        "this CLIP's tokenizer does not tell where words begin: use one of CLIP, T5, BERT, Gemma, Qwen or Llama"
+    )
 
 
 def _decoded(piece: str) -> str:
     """A piece of a byte-level tokenizer as text."""
     return re.sub(r"\s", "▁", bytes(BYTES[letter] for letter in piece).decode("utf-8", errors="replace"))
+
+
+def _wordpiece(piece: str) -> str:
+    """A piece of BERT, which marks those that go on with a word."""
+    return piece.removeprefix("##") if piece.startswith("##") or not piece else "▁" + piece
 
 
 def _ended(pieces: Sequence[str]) -> list[str]:

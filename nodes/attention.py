@@ -16,20 +16,22 @@ CATEGORY = "EraseAnything/attention"
 ATTENTION = io.Custom("ERASE_ATTENTION")
 
 
-def encoded(clip, prompt: str, concepts: str, fuzzy: bool, features: int) -> tuple[Prompt, list]:
+def encoded(model, layout, clip, prompt: str, concepts: str, fuzzy: bool) -> tuple[Prompt, list]:
     """A prompt with the places of the concepts in it, and its CONDITIONING.
 
     Raises:
         ValueError: the MODEL takes other features a token, or see `flux.context_pieces` and `hooks.read_prompt`.
     """
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
-    contexts = [context for context, _ in conditioning]
-    _, length, width = contexts[0].shape
-    if width != features:
+    width = conditioning[0][0].shape[2]
+    if width != layout.texts.features:
         raise ValueError(
-            f"this CLIP makes {width} features a token and the MODEL takes {features}: connect the model's own CLIP"
+            f"this CLIP makes {width} features a token and the MODEL takes {layout.texts.features}: connect the "
+            "model's own CLIP"
         )
-    return read_prompt(flux.context_pieces(clip, prompt, length), words_of(concepts), fuzzy, contexts), conditioning
+    contexts = [layout.texts.known(model, *entry) for entry in conditioning]
+    pieces = flux.context_pieces(clip, prompt, conditioning[0][0].shape[1], [c.shape[1] for c in contexts[0]])
+    return read_prompt(pieces, words_of(concepts), fuzzy, contexts), conditioning
 
 
 def sigmas(model, start: float, end: float) -> tuple[float, float]:
@@ -43,6 +45,7 @@ def sigmas(model, start: float, end: float) -> tuple[float, float]:
 def hooked(model, hook: Hook):
     """A clone of the MODEL with the hook's wrappers."""
     clone, kinds = model.clone(), comfy.patcher_extension.WrappersMP
+    hook.patch(clone)
     clone.add_wrapper_with_key(kinds.OUTER_SAMPLE, "eraseanything", hook.outer_sample)
     clone.add_wrapper_with_key(kinds.APPLY_MODEL, "eraseanything", hook.apply_model)
     return clone
@@ -106,11 +109,11 @@ class AttentionProbe(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, prompt, concept, blocks, start, end, fuzzy, heads) -> io.NodeOutput:
-        chosen, layout = Blocks(blocks), flux.layout(model)
         if not isinstance(model.get_model_object("diffusion_model"), Flux):
             raise ValueError(f"the MODEL is of {flux.family(model)}: AttentionProbe reads only Flux")
-        chosen.check(layout.dual, layout.single)
-        found, conditioning = encoded(clip, prompt, concept, fuzzy, layout.features)
+        chosen, layout = Blocks(blocks), flux.layout(model)
+        chosen.check(layout.tells.dual, layout.tells.single)
+        found, conditioning = encoded(model, layout, clip, prompt, concept, fuzzy)
         hook = ProbeHook(found, sigmas(model, start, end), chosen, parse_heads(heads))
         return io.NodeOutput(hooked(model, hook), conditioning, hook, found.table(), ui=ui.PreviewText(found.table()))
 
@@ -224,8 +227,8 @@ class AttentionErase(io.ComfyNode):
     ) -> io.NodeOutput:
         config = MapErasure(strength, renormalise, Blocks(blocks), queries == "image")
         layout = flux.layout(model)
-        config.blocks.check(layout.dual, layout.single)
-        found, conditioning = encoded(clip, prompt, concept, fuzzy, layout.features)
+        config.blocks.check(layout.tells.dual, layout.tells.single)
+        found, conditioning = encoded(model, layout, clip, prompt, concept, fuzzy)
         hook = EraseHook(found, sigmas(model, start, end), config, layout)
         return io.NodeOutput(hooked(model, hook), conditioning, found.table(), ui=ui.PreviewText(found.table()))
 

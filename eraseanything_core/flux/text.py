@@ -1,7 +1,8 @@
 """The text encoder that ComfyUI has loaded."""
 
+from collections.abc import Sequence
+
 import torch
-from comfy.text_encoders.qwen_image import QwenImageTokenizer
 from torch import Tensor
 
 from ..tokens import own_pieces, pieces_of
@@ -35,43 +36,85 @@ class TextEncoder:
         return found
 
 
-def context_pieces(clip, prompt: str, length: int) -> list[str]:
-    """The pieces of a prompt at their places in the context that a CLIP encodes it to; "" where none stands.
+DROPPING = {  # ComfyUI's tokenizers whose text encoder drops the first tokens, of its template or its padding
+    "hunyuan_image.HunyuanImageTokenizer", "hunyuan_video.HunyuanVideo15Tokenizer",
+    "hunyuan_video.HunyuanVideoTokenizer", "joyimage.JoyImageTokenizer", "kandinsky5.Kandinsky5Tokenizer",
+    "kandinsky5.Kandinsky5TokenizerImage", "krea2.Krea2Tokenizer", "lt.LTXAVGemmaTokenizer",
+    "mage_flow.MageFlowTokenizer", "qwen_image.QwenImageTokenizer",
+}  # fmt: skip
+
+
+def context_pieces(clip, prompt: str, length: int, lengths: Sequence[int]) -> list[list[str]]:
+    """The pieces of a prompt at their places in each encoding that a model takes; "" where none stands.
 
     Args:
-        length: tokens of that context.
+        length: tokens of the context that the CLIP makes.
+        lengths: of each encoding as the model takes it; the first may have been padded at its end.
 
     Raises:
-        ValueError: how this CLIP's context is made of its tokens is not known.
+        ValueError: how this CLIP's encodings are made of its tokens is not known.
     """
-    rows, template = clip.tokenize(prompt), clip.tokenize("")
-    pieces = []
-    for names in _contributing(clip, set(rows)):
-        read = [own_pieces(*(_pieces(clip, name, tokens[name]) for tokens in (rows, template))) for name in names]
-        if read[0] != read[-1]:
-            raise ValueError("the two text encoders split this prompt differently: use a prompt without embeddings")
-        pieces += read[0]
-    if type(clip.tokenizer) is QwenImageTokenizer:
-        pieces = pieces[-length:]  # its encoder drops the template's beginning
-    if len(pieces) != length:
-        raise ValueError(
-            f"this CLIP makes {length} encodings of {len(pieces)} tokens: where a word stands is not known"
-        )
-    return pieces
+    kind = _kind(clip.tokenizer)
+    if kind in DROPPING and "<|" in prompt:
+        raise ValueError("the prompt holds marks of the text encoder's own template (<|...|>): leave them out")
+    rows, template = clip.tokenize(prompt), clip.tokenize("", **_template(clip.tokenizer))
+    found = []
+    for encoding, taken in zip(_encodings(clip, set(rows)), lengths, strict=True):
+        pieces = []
+        for names in encoding:
+            read = [own_pieces(*(_pieces(clip, name, tokens[name]) for tokens in (rows, template))) for name in names]
+            if read[0] != read[-1]:
+                raise ValueError("the two text encoders split this prompt differently: use a prompt without embeddings")
+            pieces += read[0]
+        made = taken if found else length
+        if kind == "anima.AnimaTokenizer":
+            made = len(pieces)  # the model makes one encoding a token of T5 from those of Qwen
+        elif kind in DROPPING:
+            pieces = pieces[-made:]
+        if not len(pieces) == made <= taken:
+            raise ValueError(
+                f"this CLIP makes {made} encodings of {len(pieces)} tokens: where a word stands is not known"
+            )
+        found.append(pieces + [""] * (taken - made))
+    return found
 
 
-def _contributing(clip, names: set[str]) -> list[tuple[str, ...]]:
-    """The tokenizers whose tokens stand after each other in the context; those in one tuple share their places."""
-    if names in ({"t5xxl"}, {"l", "t5xxl"}):
-        return [("t5xxl",)]
-    if names == {"l", "g"}:
-        return [("l", "g")]
+def _template(tokenizer) -> dict:
+    """Boogu has another template for the empty prompt."""
+    return {"llama_template": tokenizer.llama_template} if _kind(tokenizer) == "boogu.BooguTokenizer" else {}
+
+
+def _kind(tokenizer) -> str:
+    kind = type(tokenizer)
+    return f"{kind.__module__}.{kind.__qualname__}".removeprefix("comfy.text_encoders.")
+
+
+ENCODINGS = (  # names of the tokenizers; those of each encoding, those in one tuple share its tokens
+    ({"t5xxl"}, [[("t5xxl",)]]),
+    ({"l", "t5xxl"}, [[("t5xxl",)]]),
+    ({"l", "g"}, [[("l", "g")]]),
+    ({"l", "llama"}, [[("llama",)]]),
+    ({"l", "qwen25_7b"}, [[("qwen25_7b",)]]),
+    ({"lyrics", "umt5base"}, [[("umt5base",)]]),
+    ({"qwen3_06b", "t5xxl"}, [[("t5xxl",)]]),
+    ({"g", "l", "llama", "t5xxl"}, [[("t5xxl",)], [("llama",)]]),
+    ({"hydit_clip", "mt5xl"}, [[("hydit_clip",)], [("mt5xl",)]]),
+)
+
+
+def _encodings(clip, names: set[str]) -> list[list[tuple[str, ...]]]:
+    """For each encoding, the tokenizers whose tokens stand in it after each other; see `ENCODINGS`."""
+    for known, encodings in ENCODINGS:
+        if names == known:
+            return encodings
     if names == {"l", "g", "t5xxl"}:  # Stable Diffusion 3, where either may be missing
         parts = {("l", "g"): ("clip_l", "clip_g"), ("t5xxl",): ("t5xxl",)}
         loaded = {name for name, module in clip.cond_stage_model.named_children() if module is not None}
-        return [names for names, encoders in parts.items() if loaded & {*encoders}]
+        return [[names for names, encoders in parts.items() if loaded & {*encoders}]]
     if len(names) == 1:
-        return [tuple(names)]
+        return [[tuple(names)]]
+    if "byt5" in names:
+        raise ValueError("this model encodes words in quotation marks a second time: write the prompt without them")
     raise ValueError(f"how this CLIP puts {', '.join(sorted(names))} together is not known: use the model's own CLIP")
 
 

@@ -65,7 +65,7 @@ def _factor(keys: int, select: Tensor, strength: float, first: int) -> Tensor:
 
 def flux(text: int) -> Placer:
     """Places the attention of ComfyUI's Flux, where the tokens of the text stand before the image's."""
-    return lambda rows, keys, options: Place((options["block_type"], options["block_index"]), 0, text)
+    return lambda rows, keys, options: Place((options["block_type"], options["block_index"]), 0, slice(text, None))
 
 
 def override(select: Tensor, config: MapErasure = DELETION, before=None, placer: Placer | None = None):
@@ -85,15 +85,15 @@ def override(select: Tensor, config: MapErasure = DELETION, before=None, placer:
         place = placer(len(k), k.shape[axis], rest["transformer_options"])
         if place is None or place.block not in config.blocks:
             return run(q, k, v, heads, mask=mask, **rest)
-        kept = place.image if config.image_only else 0  # queries that keep the columns
-        masks = (mask, mask) if mask is None or mask.shape[-2] == 1 else (mask[..., :kept, :], mask[..., kept:, :])
-        words, others = q.tensor_split([kept], dim=axis)
+        first, end, _ = (place.image if config.image_only else slice(None)).indices(q.shape[axis])
+        single = mask is None or mask.shape[-2] == 1  # row, for all queries
+        masks = [mask] * 3 if single else mask.tensor_split([first, end], dim=-2)
         if config.renormalise:
-            bias = column_bias(k, select, config.strength, masks[1], place.text, axis)
-            scaled = run(others, k, v, heads, mask=bias, **rest)
+            erased = v, column_bias(k, select, config.strength, masks[1], place.text, axis)
         else:
-            values = without_columns(v, select, config.strength, place.text, axis)
-            scaled = run(others, k, values, heads, mask=masks[1], **rest)
-        return torch.cat((run(words, k, v, heads, mask=masks[0], **rest), scaled), dim=-2) if kept else scaled
+            erased = without_columns(v, select, config.strength, place.text, axis), masks[1]
+        parts = zip(q.tensor_split([first, end], dim=axis), (v, erased[0], v), (masks[0], erased[1], masks[2]))
+        found = [run(rows, k, values, heads, mask=own, **rest) for rows, values, own in parts if rows.shape[axis]]
+        return torch.cat(found, dim=-2) if len(found) > 1 else found[0]
 
     return attend

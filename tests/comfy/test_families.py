@@ -1,25 +1,36 @@
 """AttentionErase on small random models of ComfyUI's other families, against a full softmax with scaled columns."""
 
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
+import comfy.patcher_extension
 import comfy.sample
 import comfy.samplers
 import comfy.sd
 import pytest
 import torch
+from comfy.nested_tensor import NestedTensor
+from comfy.text_encoders.hunyuan_video import LLAMA3Tokenizer
+from comfy.text_encoders.joyimage import JOYIMAGE_DROP_IDX
 
+from tests.comfy.layouts import CASES, PLACES, TOKENS
 from tests.comfy.tiny import new_clip, new_model
 
-SIZES = {name: (16, 12, 16) for name in ("SD3", "Chroma", "Lumina2")}  # of the latents
-SIZES |= {name: (16, 1, 12, 16) for name in ("QwenImage", "WAN21_T2V")}
-EXPLAINED = ("SD15", "SDXL", "SD3", "Chroma", "QwenImage", "Lumina2", "AuraFlow", "WAN21_T2V")
-WIDTHS = {"SD15": 16, "SDXL": 32, "SD3": 4096}
-TOKENS, PLACES = 21, [4, 5, 9]  # of a made-up context
-JOINT = {  # first text key, first image query, keys; the image has 48 tokens
-    "SD3": (0, 21, 69), "Chroma": (0, 21, 69), "QwenImage": (0, 21, 69), "Lumina2": (0, 24, 72),
-    "AuraFlow": (8, 29, 77),
-}  # fmt: skip
-ATTENTIONS = {"SD15": 10, "SDXL": 7, "SD3": 3, "Chroma": 4, "QwenImage": 2, "Lumina2": 2, "AuraFlow": 3, "WAN21_T2V": 2}
+ADAPTED = (
+    "to_k",
+    "to_v",
+    "add_v_proj",
+    "qkv",
+    "w1v",
+    "txt_attn",
+    "cross_attn.k.",
+    "kv_proj",
+    "kv_linear",
+    "to_kv",
+    "wv",
+)
+ADAPTED += ("k_proj", "v_proj", "to_key", "blocks.0.v.")  # parts of the names of an attention's weights
 
 
 @pytest.fixture(scope="module")
@@ -33,70 +44,86 @@ def core(pack):
     return SimpleNamespace(flux=flux, hooks=hooks, Blocks=Blocks, MapErasure=MapErasure, hooked=hooked)
 
 
-@pytest.fixture(scope="module", params=EXPLAINED)
+def new_family(name):
+    """A model and a made-up prompt for it."""
+    case, generator = CASES[name], torch.Generator().manual_seed(2)
+    context = torch.randn(1, TOKENS, case.width, generator=generator)
+    pooled = torch.randn(1, case.features, generator=generator)
+    positive = [[context, {"pooled_output": pooled, **case.more}]]
+    return SimpleNamespace(name=name, case=case, model=new_model(name), positive=positive, context=context)
+
+
+@pytest.fixture(scope="module", params=CASES)
 def family(request):
-    """A model with a LoRA on its attention, and a made-up prompt for it."""
-    model, generator = new_model(request.param), torch.Generator().manual_seed(2)
-    lora = {}
-    for name, weight in model.model.diffusion_model.named_parameters():
-        if (
-            any(part in name for part in ("to_k", "add_v_proj", "qkv", "w1v", "txt_attn", "cross_attn.k."))
-            and weight.ndim == 2
-        ):
+    """With a LoRA on its attention."""
+    family, generator, lora = new_family(request.param), torch.Generator().manual_seed(2), {}
+    for name, weight in family.model.model.diffusion_model.named_parameters():
+        if any(part in name for part in ADAPTED) and weight.ndim == 2 and name.endswith(".weight"):
             for letter, shape in (("A", (4, weight.shape[1])), ("B", (weight.shape[0], 4))):
                 lora[f"diffusion_model.{name.removesuffix('.weight')}.lora_{letter}.weight"] = 0.2 * torch.randn(
                     shape, generator=generator
                 )
-    adapted = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)[0]
-    assert adapted.patches, "the LoRA took no effect"
-    context = torch.randn(1, TOKENS, WIDTHS.get(request.param, 32), generator=generator)
-    pooled = torch.randn(1, {"SD3": 32}.get(request.param, 16), generator=generator)
-    positive = [[context, {"pooled_output": pooled}]]
-    return SimpleNamespace(name=request.param, model=model, adapted=adapted, positive=positive, context=context)
+    family.adapted = comfy.sd.load_lora_for_models(family.model, None, lora, 1.0, 0.0)[0]
+    assert family.adapted.patches, "the LoRA took no effect"
+    return family
 
 
 def sample(family, model, negative=None):
-    noise = torch.randn(2, *SIZES.get(family.name, (4, 12, 16)), generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(2, *family.case.size, generator=generator)
+    if family.case.sound:
+        noise = NestedTensor((noise[:1], torch.randn(1, *family.case.sound, generator=generator)))
     with torch.inference_mode():
-        return comfy.sample.sample(
-            model, noise, 2, 1.0 if negative is None else 3.0, "euler", "simple", family.positive,
-            negative or family.positive, torch.zeros_like(noise), disable_pbar=True,
+        found = comfy.sample.sample(
+            model, noise, family.case.steps, 1.0 if negative is None else 3.0, "euler", "simple", family.positive,
+            negative or family.positive, noise * 0, disable_pbar=True,
         )  # fmt: skip
+    return torch.cat([part.flatten() for part in found.unbind()]) if family.case.sound else found
 
 
 def erased(core, model, family, **values):
-    blocks = core.Blocks(values.pop("blocks", "all"))
-    prompt = core.hooks.Prompt([""] * TOKENS, {"star": PLACES}, (), (family.context,))
+    blocks, layout = core.Blocks(values.pop("blocks", "all")), core.flux.layout(model)
+    with torch.inference_mode():
+        known = tuple(layout.texts.known(model, *entry) for entry in family.positive)
+    prompt = core.hooks.Prompt([""] * TOKENS, {"star": list(PLACES)}, (), known)
     config = core.MapErasure(**{"strength": 0.0, "blocks": blocks} | values)
-    return core.hooked(model, core.hooks.EraseHook(prompt, (1e9, 0.0), config, core.flux.layout(model)))
+    return core.hooked(model, core.hooks.EraseHook(prompt, (1e9, 0.0), config, layout))
 
 
 class Explicit:
     """Another pack's override: the full softmax, with the columns of the text's keys changed."""
 
-    def __init__(self, family, strength=1.0, renormalise=False, image_only=False):
-        self.strength, self.renormalise, self.image_only, self.changed = strength, renormalise, image_only, 0
-        self.cross = family not in JOINT
-        self.text, self.image, self.keys = JOINT.get(family, (0, 0, TOKENS))
+    def __init__(self, case, strength=1.0, renormalise=False, image_only=False):
+        self.case, self.strength, self.renormalise, self.image_only = case, strength, renormalise, image_only
+        self.changed = 0
 
     def on(self, model):
         clone = model.clone()
         clone.model_options["transformer_options"]["optimized_attention_override"] = self
         return clone
 
+    def sample(self, family, model, *negative):
+        """Where the attention takes no options, ComfyUI's function itself has to be another one."""
+        if not self.case.deaf:
+            return sample(family, self.on(model), *negative)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(self.case.deaf, "optimized_attention", partial(self, None))
+            return sample(family, model, *negative)
+
     def __call__(self, _, q, k, v, heads, mask=None, skip_reshape=False, skip_output_reshape=False, **rest):
         if not skip_reshape:
             q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
-        assert not skip_output_reshape
+        if k.shape[1] < q.shape[1]:
+            k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
         logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         weights = torch.softmax(logits if mask is None else logits + mask, dim=-1)
-        if k.shape[2] == self.keys and self.strength < 1:
+        if k.shape[2] == self.case.keys and q.shape[2] != TOKENS and self.strength < 1:
             self.changed += 1
-            rows = slice(self.image if self.image_only else 0, None)
+            rows = slice(*self.case.image if self.image_only else (None,))
             part = weights[:, :, rows].clone()
-            part[..., [self.text + place for place in PLACES]] *= self.strength
+            part[..., self.case.columns] *= self.strength
             weights[:, :, rows] = part / part.sum(-1, keepdim=True) if self.renormalise else part
-        return (weights @ v).transpose(1, 2).flatten(2)
+        return weights @ v if skip_output_reshape else (weights @ v).transpose(1, 2).flatten(2)
 
 
 def close(found, expected, plain, part=1e-3):
@@ -116,12 +143,12 @@ def test_strength_one_changes_no_bit(core, family):
 )
 def test_erasing_is_the_full_softmax_with_scaled_columns(core, family, values):
     """With a LoRA before it, once over ComfyUI's attention and once chained to another override."""
-    reference = Explicit(family.name, **{"strength": 0.0} | values)
-    expected = sample(family, reference.on(family.adapted))
-    assert reference.changed == 2 * ATTENTIONS[family.name]
+    reference = Explicit(family.case, **{"strength": 0.0} | values)
+    expected = reference.sample(family, family.adapted)
+    assert reference.changed == family.case.steps * family.case.calls * family.case.attentions
     plain = sample(family, family.adapted)
     close(sample(family, erased(core, family.adapted, family, **values)), expected, plain)
-    other = Explicit(family.name)
+    other = Explicit(family.case)
     close(sample(family, erased(core, other.on(family.adapted), family, **values)), expected, plain)
     assert torch.equal(sample(family, family.adapted), plain), "the caller's MODEL has changed"
 
@@ -129,8 +156,9 @@ def test_erasing_is_the_full_softmax_with_scaled_columns(core, family, values):
 def test_blocks_are_told_apart(core, family):
     """Each block by number; together they are all."""
     layout, changed = core.flux.layout(family.model), []
-    names = [*(f"dual {i}" for i in range(layout.dual)), *(f"single {i}" for i in range(layout.single))]
-    assert len(names) == ATTENTIONS[family.name]
+    tells = layout.tells
+    names = [*(f"dual {i}" for i in range(tells.dual)), *(f"single {i}" for i in range(tells.single))]
+    assert len(names) == family.case.attentions
     plain = sample(family, family.model)
     changed = [sample(family, erased(core, family.model, family, blocks=name)) for name in names]
     assert all(not torch.equal(one, plain) for one in changed)
@@ -144,8 +172,7 @@ def test_the_negative_prompt_is_left_alone(core, family):
     tokens = 2 * TOKENS if family.name in ("SD15", "SDXL") else TOKENS  # then ComfyUI repeats the prompt's encoding
     context = torch.randn(1, tokens, family.context.shape[2], generator=generator)
     negative = [[context, family.positive[0][1]]]
-    reference = Explicit(family.name)
-    plain = sample(family, reference.on(family.model), negative)
+    plain = Explicit(family.case).sample(family, family.model, negative)
     erasing = sample(family, erased(core, family.model, family), negative)
     close(erasing, by_parts(core, family, negative), plain)
 
@@ -165,16 +192,41 @@ def one_by_one(args):
     ]
 
 
-@pytest.mark.parametrize("name", ["SVD_img2vid", "HunyuanDiT"])
-def test_what_cannot_be_told_apart_is_refused_by_name(core, name):
+class Longer:
+    """Another node that adds tokens to the text."""
+
+    def on(self, model):
+        clone = model.clone()
+        clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, "longer", self)
+        return clone
+
+    def __call__(self, executor, x, t, c_concat, context, control, options, **given):
+        if "clip_text" in given:
+            given["clip_text"] = self.longer(given["clip_text"])
+        return executor(x, t, c_concat, context if context is None else self.longer(context), control, options, **given)
+
+    def longer(self, context):
+        return torch.cat((context, context[:, :5]), dim=1)
+
+
+def test_a_longer_text_than_the_prompt_is_an_error(core, family):
+    """Also where the text's mask, which is as long as before, stops ComfyUI first."""
+    with pytest.raises((ValueError, RuntimeError, AssertionError), match="keys in|size|^$"):
+        sample(family, Longer().on(erased(core, family.model, family)))
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [("SVD_img2vid", "it has no cross-attention to a text"), ("WAN21_CausalAR_T2V", "it keeps the keys and values")],
+)
+def test_what_cannot_be_told_apart_is_refused_by_name(core, name, reason):
     model = new_model(name)
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=f"in a MODEL of {name}: {reason}"):
         core.flux.layout(model)
 
 
 def test_more_keys_than_the_text_and_the_image_are_refused(core):
-    family = SimpleNamespace(name="SD15", model=new_model("SD15"), context=torch.randn(1, TOKENS, 16))
-    family.positive = [[family.context, {}]]
+    family = new_family("SD15")
     longer = family.model.clone()
     longer.set_model_attn2_patch(lambda n, k, v, extra: (n, torch.cat((k, k), 1), torch.cat((v, v), 1)))
     with pytest.raises(ValueError, match="42 keys in 2 rows where 21 in 2"):
@@ -185,13 +237,31 @@ def test_more_keys_than_the_text_and_the_image_are_refused(core):
         sample(family, erased(core, replaced, family))
 
 
-def test_an_image_of_as_many_tokens_as_the_text_is_refused(core):
-    """Wan tells its two attentions apart by nothing else."""
-    family = SimpleNamespace(name="WAN21_T2V", model=new_model("WAN21_T2V"), context=torch.randn(1, 48, 32))
-    family.positive = [[family.context, {}]]
-    model = erased(core, family.model, family)
-    with pytest.raises(ValueError, match="both have 48 tokens"):
-        sample(family, model)
+def test_a_reference_image_of_as_many_tokens_as_the_text_is_refused(core):
+    """Wan attends to both in one module."""
+    family = new_family("WAN21_I2V")
+    family.context = family.positive[0][0] = torch.randn(1, 7, 32)
+    with pytest.raises(ValueError, match="both have 7 tokens"):
+        sample(family, erased(core, family.model, family))
+
+
+def test_an_image_of_as_many_tokens_as_the_text_is_no_obstacle(core):
+    family = new_family("WAN21_T2V")
+    family.context = family.positive[0][0] = torch.randn(1, 48, 32)
+    known = sample(family, erased(core, family.model, family))
+    assert not torch.equal(known, sample(family, family.model))
+
+
+def test_an_erased_model_leaves_the_others_as_they_are(core):
+    """The modules that an object patch has told their block are the caller's again."""
+    for name in ("LTXV", "PixArtSigma"):
+        family = new_family(name)
+        plain = sample(family, family.model)
+        once = erased(core, family.model, family)
+        both = erased(core, once, family, strength=0.3)
+        found, twice = sample(family, once), sample(family, both)
+        assert not torch.equal(found, plain) and torch.equal(sample(family, family.model), plain)
+        assert torch.allclose(twice, found, atol=1e-4) and torch.equal(sample(family, once), found)
 
 
 @pytest.mark.parametrize(
@@ -202,15 +272,71 @@ def test_an_image_of_as_many_tokens_as_the_text_is_refused(core):
         ("SD15", "star " + 80 * "red " + "star", {"star": [1, 84]}),
         ("SD3", "a red star", {"star": [3, 80]}),
         ("QwenImage", "user, an assistant and a star", {"user": [0], "assistant": [3], "star": [6]}),
+        ("LTXV", "a red star", {"star": [3]}),
+        ("HiDream", "a red star", {"star": [3, 128 + 3]}),
+        ("HunyuanVideo", "a video of a red star", {"video": [1], "star": [5]}),
+        ("HunyuanVideo15", "a video of a red star", {"video": [1], "star": [5]}),
+        ("Kandinsky5", "a video of a red star", {"video": [1], "star": [5]}),
+        ("Omnigen2", "a red star", {"star": [25]}),
     ],
 )
-def test_words_are_found_in_the_context_of_each_text_encoder(pack, name, prompt, spans):
+def test_words_are_found_in_the_context_of_each_text_encoder(core, name, prompt, spans):
     """By positions counted by hand: CLIP opens each chunk of 77 with a token of its own, T5 cuts "a" into two."""
     from pack_under_test.nodes.attention import encoded
 
     with torch.inference_mode():
-        found, conditioning = encoded(new_clip(name), prompt, ", ".join(spans), False, WIDTHS.get(name, 16))
-    assert found.spans == spans and len(found.pieces) == conditioning[0][0].shape[1]
+        model, clip = new_model(name), new_clip(name)
+        layout, width = core.flux.layout(model), clip.encode_from_tokens(clip.tokenize(prompt)).shape[2]
+        layout = replace(layout, texts=replace(layout.texts, features=width))  # the text encoders are small as well
+        found, _ = encoded(model, layout, clip, prompt, ", ".join(spans), False)
+    assert found.spans == spans and len(found.pieces) == sum(text.shape[1] for text in found.contexts[0])
+
+
+def test_words_are_found_where_the_model_makes_an_encoding_a_token_of_t5(core):
+    (pieces,) = core.flux.context_pieces(new_clip("Anima"), "a (red:1.2) star", 4, [512])
+    assert len(pieces) == 512 and pieces[2:4] == ["▁red", "▁star"] and not any(pieces[4:])
+
+
+@pytest.mark.parametrize(
+    "name, dropped, star",
+    [
+        ("krea2.Krea2Tokenizer", 34, 2),
+        ("mage_flow.MageFlowTokenizer", 34, 2),
+        ("joyimage.JoyImageTokenizer", JOYIMAGE_DROP_IDX, 4),
+        ("ideogram4.Ideogram4Qwen3VLTokenizer", 0, 5),
+        ("boogu.BooguTokenizer", 0, None),
+    ],
+)
+def test_words_are_found_after_what_a_text_encoder_drops(core, name, dropped, star):
+    """With the tokenizers alone, as the text encoders themselves have one size only."""
+    module, kind = name.split(".")
+    tokenizer = getattr(getattr(comfy.text_encoders, module), kind)()
+    clip = SimpleNamespace(tokenizer=tokenizer, tokenize=tokenizer.tokenize_with_weights)
+    (row,) = tokenizer.tokenize_with_weights("a red star").popitem()[1]
+    (pieces,) = core.flux.context_pieces(clip, "a red star", len(row) - dropped, [len(row) - dropped])
+    found = [i for i, piece in enumerate(pieces) if piece]
+    assert [pieces[i] for i in found] == ["a", "▁red", "▁star"]
+    assert found[2] == star if star else len(row) - found[2] == 3  # Boogu's template is long; two marks end it
+
+
+def test_a_concept_that_one_of_two_text_encoders_does_not_see_is_an_error(core):
+    clip = new_clip("HiDream")
+    clip.tokenizer.llama = LLAMA3Tokenizer(min_length=128, pad_token=128009)
+    if clip.tokenizer.llama.tokenizer.tokenize("a star") == ["a", "Ġstar"]:
+        pytest.skip("this transformers keeps the blanks of Llama's tokenizer")
+    encodings = core.flux.context_pieces(clip, "a red star", 128, [128, 128])
+    with pytest.raises(ValueError, match="'star'; its words are: aredstar"):
+        core.hooks.read_prompt(encodings, ["star"], False, ())
+
+
+def test_what_a_text_encoder_does_with_a_prompt_has_to_be_known(core):
+    clip = new_clip("HunyuanVideo15")
+    with pytest.raises(ValueError, match="in quotation marks a second time"):
+        core.flux.context_pieces(clip, 'a sign "star"', 20, [20])
+    with pytest.raises(ValueError, match="marks of the text encoder's own template"):
+        core.flux.context_pieces(clip, "a star<|im_end|>", 20, [20])
+    with pytest.raises(ValueError, match="makes 900 encodings of"):
+        core.flux.context_pieces(clip, "a star", 900, [900])
 
 
 def test_the_clip_of_another_model_is_refused(pack):
@@ -227,6 +353,14 @@ def test_the_probe_reads_only_flux(pack):
         node.execute(**given | {"model": new_model("SD15"), "clip": new_clip("SD15")})
 
 
+def test_the_probe_does_not_read_behind_padding(core):
+    family = new_family("Flux2")
+    prompt = core.hooks.Prompt([""] * TOKENS, {"star": list(PLACES)}, (), ((family.context,),))
+    hook = core.hooks.ProbeHook(prompt, (1e9, 0.0), core.Blocks("all"), ())
+    with pytest.raises(ValueError, match="puts padding in front of the prompt"):
+        sample(family, core.hooked(family.model, hook))
+
+
 @pytest.mark.parametrize("name", ["SD15", "SDXL", "SD3"])
 def test_the_node_erases_from_its_own_text_encoder(pack, name):
     model, clip = new_model(name), new_clip(name)
@@ -236,7 +370,7 @@ def test_the_node_erases_from_its_own_text_encoder(pack, name):
     with torch.inference_mode():
         changed, positive, tokens = node.execute(**given).args
         same = node.execute(**given | {"strength": 1.0}).args[0]
-    family = SimpleNamespace(name=name, positive=positive)
+    family = SimpleNamespace(case=CASES[name], positive=positive)
     assert "star" in tokens
     plain = sample(family, model)
     assert torch.equal(sample(family, same), plain)

@@ -79,19 +79,29 @@ def test_heads():
 
 def test_a_prompt_is_found_by_its_encoding():
     known = torch.randn(1, 4, 8)
-    prompt = Prompt(["▁a"], {}, (), (known,))
+    prompt = Prompt(["▁a"], {"a": [2]}, (), ((known,),))
     longer = torch.cat((known, torch.zeros(1, 2, 8)), dim=1)
     batch = torch.cat((longer, torch.randn(1, 6, 8), longer))
     assert prompt.rows(batch).tolist() == [True, False, True] and not prompt.rows(known[:, :3]).any()
+    behind = torch.cat((torch.zeros(1, 2, 8), known), dim=1)
+    assert prompt.columns(torch.cat((longer, behind))).nonzero().tolist() == [[0, 2], [1, 4]]
+
+
+def test_every_encoding_of_a_prompt_has_to_be_there():
+    first, second = torch.randn(1, 3, 8), torch.randn(1, 2, 4)
+    prompt = Prompt(["▁a"], {"a": [1, 4]}, (), ((first, second),))
+    texts = first.repeat(2, 1, 1), torch.cat((second, second + 1))
+    assert prompt.rows(*texts).tolist() == [True, False]
+    assert prompt.columns(*texts).nonzero().tolist() == [[0, 1], [0, 4]]
 
 
 def test_several_concepts_are_read_from_one_prompt():
-    prompt = read_prompt(PIECES, ("star", "red"), False, ())
+    prompt = read_prompt([PIECES], ("star", "red"), False, ())
     assert (
         prompt.spans == {"star": [2], "red": [1]} and prompt.table() == "star: tokens 2 '▁star'\nred: tokens 1 '▁red'"
     )
     with pytest.raises(ValueError, match="concept is empty"):
-        read_prompt(PIECES, (), False, ())
+        read_prompt([PIECES], (), False, ())
 
 
 def test_colours_rise_in_lightness():

@@ -64,6 +64,7 @@ def test_pieces_leave_out_special_tokens_and_embeddings():
     [
         (["the</w>", ",</w>", "sci</w>", "-</w>", "fi</w>", "cafÃ©</w>"], ["the", ",", "sci", "-", "fi▁", "café▁"]),
         (["the</w>", "kah", "lo</w>", "<|endoftext|>"], ["the▁", "kah", "lo▁", ""]),
+        (["[CLS]", "the", "kah", "##lo", "##s"], ["", "▁the", "▁kah", "lo", "s"]),
         (["Ġthe", "Ċ", "ĠFrid", "a", "ĠcafÃ©", "<|im_end|>"], ["▁the", "▁", "▁Frid", "a", "▁café", ""]),
     ],
 )

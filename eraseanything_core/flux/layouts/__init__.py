@@ -1,0 +1,44 @@
+"""Where the text stands among the keys of each attention, for the models of ComfyUI whose code makes it certain."""
+
+from .cross import Cross
+from .families import LAYOUTS
+from .joint import Joint
+
+NO_TEXT = "it takes no text"
+REFUSED = {  # names of ComfyUI's classes, and why
+    "AceStepConditionGenerationModel": "a language model turns the prompt into codes of sound before sampling",
+    "CausalWanModel": "it keeps the keys and values of the text from frame to frame, past the attention's own module",
+    "HiDreamO1Transformer": "it takes the ids of the tokens, and no encoding by which the prompt could be known",
+    "Hunyuan3Dv2": NO_TEXT,
+    "HunYuanDiTPlain": NO_TEXT,
+    "LatentSeqMMFlowModel": NO_TEXT,
+    "LensTransformer2DModel": "its text encoder puts words of its own around the prompt that depend on it",
+    "MiniMaxH3Model": "it packs text, references, sound and image into one sequence in an order that varies",
+    "NaDiT": NO_TEXT,
+    "PidNet": "its text encoder cuts the middle out of a longer text that it makes of the prompt",
+    "PixDiT_T2I": "its text encoder cuts the middle out of a longer text that it makes of the prompt",
+    "StageB": "only the pooled text enters it",
+}
+
+
+def family(model) -> str:
+    """What ComfyUI calls the family of a MODEL, such as SD15."""
+    return type(model.model.model_config).__name__
+
+
+def layout(model) -> Joint | Cross:
+    """How a MODEL's attention is laid out.
+
+    Raises:
+        ValueError: it is of a class whose text cannot be told apart, or that has none.
+    """
+    inner = model.get_model_object("diffusion_model")
+    name = f"{type(inner).__module__}.{type(inner).__qualname__}".removeprefix("comfy.ldm.")
+    if name in LAYOUTS:
+        found = LAYOUTS[name](inner)
+        if found.texts.features:
+            return found
+        reason = "it has no cross-attention to a text"
+    else:
+        reason = REFUSED.get(type(inner).__name__, f"its class {name} is not known")
+    raise ValueError(f"AttentionErase cannot erase in a MODEL of {family(model)}: {reason}; its help says what works")
