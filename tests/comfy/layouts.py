@@ -161,11 +161,11 @@ CASES = {
     "HiDream": Case(
         {
             "image_model": "hidream", "in_channels": 16, "patch_size": 2, "num_layers": 2, "num_single_layers": 1,
-            "attention_head_dim": 64, "num_attention_heads": 2, "caption_channels": [32, 16], "text_emb_dim": 16,
+            "attention_head_dim": 64, "num_attention_heads": 2, "caption_channels": [4096, 16], "text_emb_dim": 32,
             "num_routed_experts": 2, "num_activated_experts": 1, "axes_dims_rope": [32, 16, 16],
             "llama_layers": [0, 1, 1], "max_resolution": [32, 32],
         },
-        text=(48,), keys=48 + 21 + 2 * 13, image=(0, 48), attentions=3,
+        width=4096, features=32, text=(48,), keys=48 + 21 + 2 * 13, image=(0, 48), attentions=3,
         more={"conditioning_llama3": random(1, 2, 13, 16)},
     ),
     "HunyuanVideo": Case(
@@ -261,10 +261,10 @@ CASES = {
     ),
     "PixArtSigma": Case(
         {
-            "image_model": "pixart_sigma", "depth": 2, "hidden_size": 96, "num_heads": 2, "caption_channels": 32,
+            "image_model": "pixart_sigma", "depth": 2, "hidden_size": 96, "num_heads": 2, "caption_channels": 4096,
             "model_max_length": 300, "micro_condition": False,
         },
-        size=(4, 32, 36), deaf=comfy.ldm.pixart.blocks,
+        size=(4, 32, 36), width=4096, deaf=comfy.ldm.pixart.blocks,
     ),
     "HunyuanDiT": Case(
         {
@@ -290,7 +290,9 @@ CASES = {
     "WAN22_S2V": Case(WAN | {"model_type": "s2v", "num_layers": 2}, size=VIDEO),
     "WAN22_Animate": Case(WAN | {"model_type": "animate", "num_layers": 2, "in_dim": 36}, size=VIDEO, more=SEEN),
     "WAN21_SCAIL": Case(WAN | {"model_type": "scail", "num_layers": 2, "in_dim": 20}, size=VIDEO, more=SEEN),
-    "LTXV": Case(LTX | {"image_model": "ltxv"}, size=(128, 1, 6, 8), more=MASK),
+    "LTXV": Case(
+        LTX | {"image_model": "ltxv", "caption_channels": 4096}, size=(128, 1, 6, 8), width=4096, more=MASK
+    ),
     "CosmosT2V": Case(
         COSMOS | {
             "image_model": "cosmos", "block_x_format": "THWBD", "affline_emb_norm": True,

@@ -245,6 +245,21 @@ def test_a_reference_image_of_as_many_tokens_as_the_text_is_refused(core):
         sample(family, erased(core, family.model, family))
 
 
+@pytest.mark.parametrize(
+    "name, changed",
+    [("Omnigen2", {}), ("Boogu", {}), ("QwenImage", {}), ("Flux2", {"keys": 564}), ("JoyImage", {"text": (52,)})],
+)
+def test_reference_images_are_counted(core, name, changed):
+    """A further image of four tokens."""
+    family = new_family(name)
+    sides = (4, 4) if name != "Flux2" else (2, 2)
+    family.positive[0][1]["reference_latents"] = [torch.randn(1, *family.case.size[:-2], *sides)]
+    reference = Explicit(replace(family.case, **{"keys": 73} | changed), strength=0.0)
+    expected = reference.sample(family, family.model)
+    assert reference.changed == family.case.attentions
+    close(sample(family, erased(core, family.model, family)), expected, sample(family, family.model))
+
+
 def test_an_image_of_as_many_tokens_as_the_text_is_no_obstacle(core):
     family = new_family("WAN21_T2V")
     family.context = family.positive[0][0] = torch.randn(1, 48, 32)
@@ -273,6 +288,7 @@ def test_an_erased_model_leaves_the_others_as_they_are(core):
         ("SD3", "a red star", {"star": [3, 80]}),
         ("QwenImage", "user, an assistant and a star", {"user": [0], "assistant": [3], "star": [6]}),
         ("LTXV", "a red star", {"star": [3]}),
+        ("PixArtSigma", "a red star", {"star": [3]}),
         ("HiDream", "a red star", {"star": [3, 128 + 3]}),
         ("HunyuanVideo", "a video of a red star", {"video": [1], "star": [5]}),
         ("HunyuanVideo15", "a video of a red star", {"video": [1], "star": [5]}),
@@ -361,7 +377,7 @@ def test_the_probe_does_not_read_behind_padding(core):
         sample(family, core.hooked(family.model, hook))
 
 
-@pytest.mark.parametrize("name", ["SD15", "SDXL", "SD3"])
+@pytest.mark.parametrize("name", ["SD15", "SDXL", "SD3", "HiDream", "LTXV", "PixArtSigma"])
 def test_the_node_erases_from_its_own_text_encoder(pack, name):
     model, clip = new_model(name), new_clip(name)
     node = pack["EraseAnything_AttentionErase"].PREPARE_CLASS_CLONE(None)

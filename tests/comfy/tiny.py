@@ -81,6 +81,7 @@ def new_clip(family: str) -> comfy.sd.CLIP:
         "Kandinsky5": (encoders.kandinsky5.Kandinsky5Tokenizer, encoders.kandinsky5.te(f32)),
         "LTXV": (encoders.lt.LTXVT5Tokenizer, encoders.lt.ltxv_te(f32)),
         "Omnigen2": (encoders.omnigen2.Omnigen2Tokenizer, encoders.omnigen2.te(f32)),
+        "PixArtSigma": (encoders.pixart_t5.PixArtTokenizer, encoders.pixart_t5.pixart_te(f32)),
         "QwenImage": (encoders.qwen_image.QwenImageTokenizer, encoders.qwen_image.te(f32)),
         "SD15": (sd1_clip.SD1Tokenizer, sd1_clip.SD1ClipModel),
         "SD3": (encoders.sd3_clip.SD3Tokenizer, encoders.sd3_clip.sd3_clip()),
