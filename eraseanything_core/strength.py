@@ -1,8 +1,9 @@
 """A dial for an eraser: 0 leaves the model as it is, 1 is the LoRA as trained, 0.5 is half of its effect.
 
 A LoRA's scale is no such dial: a seed's picture keeps the concept up to some scale, which is its own, and loses it
-there. So that scale is measured for a few seeds. Whether a picture shows the concept is asked of the frozen model's
-velocity, as a diffusion classifier does (Li et al. 2023, arXiv:2303.16203). The dial is the share of seeds past theirs.
+there. So that scale is measured for some seeds. What a picture shows is asked of the frozen model's velocity, as a
+diffusion classifier does (Li et al. 2023, arXiv:2303.16203): the concept, another word in its place, or nothing there.
+The dial is the share of seeds past their scale.
 """
 
 import json
@@ -18,15 +19,16 @@ from .compose.erased import Erased
 from .compose.keys import Eraser
 
 HEADER = "eraseanything.strength"
-TIMES = (0.9, 0.75, 0.5)  # to which an image is noised before the model is asked what it shows
-LOST = 0.5  # of the way from the frozen model's margin to the full LoRA's
+TIMES = (0.95, 0.95, 0.9, 0.9)  # to which an image is noised, each time anew, before the model is asked what it shows
+RIVALS = 2  # words that an image is compared with: those that the full LoRA's image is nearest to
+FROM_RIVAL, FROM_BARE = 0.5, 0.4  # where on the way from another prompt's velocity to the concept's it is lost
 
 
 @dataclass(frozen=True)
 class StrengthConfig:
     """How the response to the scale is measured."""
 
-    images: int = 16  # seeds, each with a prompt of its own
+    images: int = 32  # seeds
     halvings: int = 5  # of the interval of scales in which a seed's picture flips
     steps: int = 10
     width: int = 512  # px
@@ -70,74 +72,89 @@ class Seed:
 
     Args:
         model: the seam, see `flux.FluxModel`, with the eraser applied at `dial`.
-        named: context [1, tokens, features] and pooled [1, features] of a prompt with the concept.
-        bare: the same without it.
+        prompts: context [1, tokens, features] and pooled [1, features] of a prompt with the concept, of the same
+            without it, and of the same with each of some other words in its place.
         rng: of the noise.
     """
 
-    def __init__(self, model, dial: Dial, named, bare, config: StrengthConfig, rng: torch.Generator):
+    def __init__(self, model, dial: Dial, prompts: list[tuple], config: StrengthConfig, rng: torch.Generator):
         shape = (1, model.channels, config.height // model.downscale, config.width // model.downscale)
-        noises = [torch.randn(shape, generator=rng).to(model.device) for _ in (None, *TIMES)]
-        self.noise, self.looks = noises[0], list(zip(TIMES, noises[1:], strict=True))
+        self.noise, *looks = (torch.randn(shape, generator=rng).to(model.device) for _ in (None, *TIMES))
+        self.looks, self.times = torch.cat(looks), torch.tensor(TIMES, device=model.device)
         self.model, self.dial = model, dial
         self.sigmas = sampling.shifted_sigmas(config.steps, model.mu)
-        self.painted = model.cond(*named, config.guidance)
-        self.named, self.bare = model.cond(*named, 1.0), model.cond(*bare, 1.0)
+        self.painted = model.cond(*prompts[0], config.guidance)
+        conds = [model.cond(*(x.expand(len(TIMES), *x.shape[1:]) for x in prompt), 1.0) for prompt in prompts]
+        self.named, self.bare, *rivals = conds
+        found, velocities = self.read(1.0, rivals)
+        errors = [float((v - found).square().sum()) for v in velocities]
+        self.rivals = [rivals[i] for i in np.argsort(errors)[:RIVALS]]
 
-    def margin(self, scale: float) -> float:
-        """How much better the frozen model explains the image at a scale with the concept in the prompt."""
+    def read(self, scale: float, conds: list) -> tuple[Tensor, list[Tensor]]:
+        """The velocity from the image at a scale to the noise, and what the frozen model expects with some prompts."""
         self.dial.scale = scale
         image = list(self.model.trajectory(self.painted, self.noise, self.sigmas))[-1][0]
         self.dial.scale = 0.0
-        return self.error(image, self.bare) - self.error(image, self.named)
+        t = self.times[:, None, None, None]
+        x = (1 - t) * image + t * self.looks
+        return self.looks - image, [self.model.velocity(x, self.times, c, adapters=False) for c in conds]
 
-    def error(self, image: Tensor, cond) -> float:
-        """Mean squared error of the velocity from the image to the noise."""
-        found = 0.0
-        for t, noise in self.looks:
-            v = self.model.velocity((1 - t) * image + t * noise, torch.tensor([t]), cond, adapters=False)
-            found += float((v - (noise - image)).square().mean())
-        return found
+    def margin(self, scale: float) -> float:
+        """How much the image at a scale is the concept's rather than any other prompt's; lost below 0."""
+        found, (named, bare, *rivals) = self.read(scale, [self.named, self.bare, *self.rivals])
+        return min([way(found, bare, named) - FROM_BARE, *(way(found, r, named) - FROM_RIVAL for r in rivals)])
 
 
-def measure(model, eraser: Eraser, prompts: list[tuple[tuple, tuple]], config: StrengthConfig) -> Curve:
-    """The effect of an eraser along its scale.
+def way(found: Tensor, start: Tensor, end: Tensor) -> float:
+    """How far on the way from `start` to `end` a velocity lies; nearer to `end` past 0.5."""
+    line = end - start
+    return float(((found - start) * line).sum() / line.square().sum().clamp(min=torch.finfo(line.dtype).tiny))
+
+
+def measure(model, eraser: Eraser, prompts: list[list[tuple]], config: StrengthConfig) -> Curve:
+    """The effect of an eraser along its scale, of all that it has at scale 1.
 
     Args:
         model: the seam, see `flux.FluxModel`.
-        prompts: context [1, tokens, features] and pooled [1, features] of a prompt with the concept, and of the same
-            without it; a pair an image.
+        prompts: what `Seed` takes, for every image.
 
     Raises:
-        ValueError: the LoRA changes nothing.
+        ValueError: no image shows the concept at scale 0 and loses it at 1.
     """
     rng, dial = torch.Generator().manual_seed(config.seed), Dial()
     with applied(model.module, eraser, dial):
-        return curve([flip(Seed(model, dial, *pair, config, rng).margin, config.halvings) for pair in prompts])
+        flips = [flip(Seed(model, dial, one, config, rng).margin, config.halvings) for one in prompts]
+    found = [scale for scale in flips if scale is not None]
+    if not found:
+        raise ValueError(
+            f"none of {len(flips)} images shows the concept without the LoRA and loses it at scale 1: there is no "
+            "effect to divide; take more images, or train the eraser longer"
+        )
+    return curve(found)
 
 
-def flip(margin, halvings: int) -> float:
+def flip(margin, halvings: int) -> float | None:
     """The scale between 0 and 1 at which an image loses the concept, by bisection and a line in the last interval.
 
     Args:
-        margin: of the image at a scale.
+        margin: of the image at a scale, see `Seed.margin`.
         halvings: how often the interval is halved, an image each.
 
-    Raises:
-        ValueError: the margin is the same at both ends.
+    Returns:
+        None if the concept is not there at 0, or still there at 1.
     """
-    whole, full = margin(0.0), margin(1.0)
-    if whole == full:
-        raise ValueError("the LoRA changes nothing on this model: there is no strength to measure")
-    (low, under), (high, over) = (0.0, 0.0), (1.0, 1.0)
+    low, high = 0.0, 1.0
+    under, over = margin(low), margin(high)
+    if under <= 0 or over > 0:
+        return None
     for _ in range(halvings):
         middle = (low + high) / 2
-        found = (whole - margin(middle)) / (whole - full)
-        if found < LOST:
+        found = margin(middle)
+        if found > 0:
             low, under = middle, found
         else:
             high, over = middle, found
-    return low + (high - low) * (LOST - under) / (over - under)
+    return low + (high - low) * under / (under - over)
 
 
 def curve(flips: list[float]) -> Curve:

@@ -18,7 +18,7 @@ import torch
 from eraseanything_core.compose.adapter import Dial, applied
 from eraseanything_core.evaluation.metrics import rate
 from eraseanything_core.files import replace
-from eraseanything_core.strength import LOST, TIMES, StrengthConfig, measure
+from eraseanything_core.strength import FROM_BARE, FROM_RIVAL, RIVALS, TIMES, StrengthConfig, measure
 from eraseanything_core.tinyflux.frozen import CONCEPTS
 from eraseanything_core.tinyflux.measure import read_cell
 from scripts.board import UNFINISHED
@@ -33,9 +33,8 @@ def concept_curve(bench: Bench, concept: str, images: int) -> dict:
     """Outcomes of a concept for every setting of the dial and of the raw scale, and the measured curve."""
     (eraser,), (erased,) = bench.erasers([concept])
     config = StrengthConfig.like(erased, StrengthConfig.images)
-    sentences, encode = erased.sentences(config.images, config.seed), bench.text.encode
-    pairs = [(encode(s), encode(erased.without(s))) for s in sentences]
-    curve, cell = measure(bench.model, eraser, pairs, config), asked([concept], [], images, 400_000)
+    prompts = [[bench.text.encode(s) for s in one] for one in erased.rivals(config.images)]
+    curve, cell = measure(bench.model, eraser, prompts, config), asked([concept], [], images, 400_000)
     found, drawn, dial = {"curve": json.loads(curve.text())}, {}, Dial()
     with applied(bench.before.module, eraser, dial):
         for name, scale_at in (("dial", curve.scale_at), ("raw", float)):
@@ -124,7 +123,7 @@ def main() -> int:
     CACHE.mkdir(parents=True, exist_ok=True)
     bench, begun = Bench(), time.monotonic()
     calibration = {n: getattr(StrengthConfig, n) for n in ("images", "halvings", "steps")}
-    calibration |= {"lost": LOST, "times": TIMES}
+    calibration |= {"times": list(TIMES), "rivals": RIVALS, "from_rival": FROM_RIVAL, "from_bare": FROM_BARE}
     setting = bench.setting(args.images) | {"dials": list(DIALS), "calibration": calibration}
     raw = CACHE / f"strength.{args.images}.json"
     found = kept(raw, setting)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from .. import prompts, tokens
 from ..lora import title
-from ..methods.prompt_filter import filtered
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,11 @@ class Erased:
         every = [prompts.fill(t, name) for t in self.templates for name in self.names]
         return random.Random(seed).sample(every, min(count, len(every)))
 
-    def without(self, sentence: str) -> str:
-        """A sentence with every name of the concept taken out."""
-        return filtered(sentence, self.names)
+    def rivals(self, count: int, words: int = 9) -> list[list[str]]:
+        """`count` templates, each filled with the concept, with nothing, and with `words` irrelevant words at most."""
+        fillings = (self.names[0], "", *self.irrelevant[:words])
+        templates = [self.templates[i % len(self.templates)] for i in range(count)]
+        return [[prompts.fill(template, filling) for filling in fillings] for template in templates]
 
     def kept(self) -> list[str]:
         """Prompts that its training kept."""

@@ -63,8 +63,8 @@ def _load(path: Path) -> dict[str, Tensor]:
 
 def calibrate(patcher, clip, eraser: Eraser, erased: Erased, config: StrengthConfig) -> Curve:
     """Measures an eraser's dial on a loaded Flux; see `strength.measure`."""
-    text, sentences = TextEncoder(clip), erased.sentences(config.images, config.seed)
+    text, sentences = TextEncoder(clip), erased.rivals(config.images)
     with torch.inference_mode(False):
-        pairs = [(text.encode(s), text.encode(erased.without(s))) for s in sentences]
+        encoded = {s: text.encode(s) for one in sentences for s in one}
     with borrow(patcher) as model:
-        return measure(model, eraser, [pairs[i % len(pairs)] for i in range(config.images)], config)
+        return measure(model, eraser, [[encoded[s] for s in one] for one in sentences], config)
