@@ -111,7 +111,7 @@ def number_inputs() -> list:
     density = "TIES, DARE and magnitude only: the share of entries of each eraser that survives."
     seed = {"default": 0, "min": 0, "max": 2**31 - 1, "control_after_generate": False}
     return [
-        io.Int.Input("rank", default=0, min=0, max=4096, tooltip=rank, advanced=True),
+        io.Int.Input("rank", default=256, min=0, max=4096, tooltip=rank, advanced=True),
         io.Float.Input("energy", default=0.99, min=0.01, max=1.0, step=0.001, tooltip=energy, advanced=True),
         io.Float.Input("density", default=0.5, min=0.01, max=0.99, step=0.01, tooltip=density, advanced=True),
         io.Int.Input("seed", **seed, tooltip="Of the states that fusion reads and of DARE's choice.", advanced=True),
@@ -204,7 +204,7 @@ def strength_inputs() -> list:
     end = "Up to which part of the sampling it works; 1 is the last step."
     part = {"min": 0.0, "max": 1.0, "step": 0.01}
     dialled = {"default": 1.0, "min": -3.0, "max": 3.0, "step": 0.05}
-    seeds = "Seeds that the measurement takes; each is painted seven times in ten steps."
+    seeds = "Seeds that the measurement takes; each is painted eight times in ten steps."
     count = {"default": StrengthConfig.images, "min": 1, "max": 256}
     return [
         io.Model.Input("model", tooltip="Flux.1; for the first measurement straight from its loader."),

@@ -251,7 +251,7 @@ def plot(report: dict, path: Path):
             panel.plot([r["concepts"] for r in rows], [r[name]["value"] for r in rows], style, label=mode, markersize=3)
         panel.set(xscale="log", ylim=(-0.02, 1.02), title=f"{name}: concepts {title}", xlabel="erasers combined")
         panel.set_xticks(sorted(COUNTS), [str(n) for n in sorted(COUNTS)])
-    panels[0].legend(fontsize=7)
+    panels[2].legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
