@@ -37,11 +37,13 @@ class TextEncoder:
 
 
 DROPPING = {  # ComfyUI's tokenizers whose text encoder drops the first tokens, of its template or its padding
-    "hunyuan_image.HunyuanImageTokenizer", "hunyuan_video.HunyuanVideo15Tokenizer",
+    "gpt_oss.LensTokenizer", "hunyuan_image.HunyuanImageTokenizer", "hunyuan_video.HunyuanVideo15Tokenizer",
     "hunyuan_video.HunyuanVideoTokenizer", "joyimage.JoyImageTokenizer", "kandinsky5.Kandinsky5Tokenizer",
     "kandinsky5.Kandinsky5TokenizerImage", "krea2.Krea2Tokenizer", "lt.LTXAVGemmaTokenizer",
     "mage_flow.MageFlowTokenizer", "qwen_image.QwenImageTokenizer",
 }  # fmt: skip
+PIXELDIT = "pixeldit.PixelDiTGemma2Tokenizer"
+UNLIKE = {"boogu.BooguTokenizer", "gpt_oss.LensTokenizer", PIXELDIT}  # those with another template for no prompt
 
 
 def context_pieces(clip, prompt: str, length: int, lengths: Sequence[int]) -> list[list[str]]:
@@ -57,7 +59,7 @@ def context_pieces(clip, prompt: str, length: int, lengths: Sequence[int]) -> li
     kind = _kind(clip.tokenizer)
     if kind in DROPPING and "<|" in prompt:
         raise ValueError("the prompt holds marks of the text encoder's own template (<|...|>): leave them out")
-    rows, template = clip.tokenize(prompt), clip.tokenize("", **_template(clip.tokenizer))
+    rows, template = clip.tokenize(prompt), clip.tokenize("." if kind in UNLIKE else "")
     found = []
     for encoding, taken in zip(_encodings(clip, set(rows)), lengths, strict=True):
         pieces = []
@@ -71,17 +73,14 @@ def context_pieces(clip, prompt: str, length: int, lengths: Sequence[int]) -> li
             made = len(pieces)  # the model makes one encoding a token of T5 from those of Qwen
         elif kind in DROPPING:
             pieces = pieces[-made:]
+        elif kind == PIXELDIT:
+            pieces = pieces[:1] + pieces[1 - made :]  # the template's own words are cut between these
         if not len(pieces) == made <= taken:
             raise ValueError(
                 f"this CLIP makes {made} encodings of {len(pieces)} tokens: where a word stands is not known"
             )
         found.append(pieces + [""] * (taken - made))
     return found
-
-
-def _template(tokenizer) -> dict:
-    """Boogu has another template for the empty prompt."""
-    return {"llama_template": tokenizer.llama_template} if _kind(tokenizer) == "boogu.BooguTokenizer" else {}
 
 
 def _kind(tokenizer) -> str:

@@ -77,6 +77,10 @@ OMNIGEN = {
     "hidden_size": 128, "num_layers": 2, "num_refiner_layers": 1, "num_attention_heads": 2, "num_kv_heads": 1,
     "multiple_of": 32, "axes_dim_rope": (16, 24, 24),
 }  # fmt: skip
+PIXELDIT = {
+    "num_groups": 2, "hidden_size": 128, "pixel_hidden_size": 16, "pixel_attn_hidden_size": 64, "pixel_num_groups": 1,
+    "patch_depth": 2, "pixel_depth": 1, "txt_embed_dim": 32, "txt_max_length": 300,
+}  # fmt: skip
 COSMOS = {
     "max_img_h": 32, "max_img_w": 32, "max_frames": 4, "in_channels": 16, "out_channels": 16, "patch_spatial": 2,
     "patch_temporal": 1, "model_channels": 128, "num_blocks": 2, "num_heads": 2, "mlp_ratio": 2.0,
@@ -276,6 +280,21 @@ CASES = {
             "attention_mask": torch.ones(1, 21), "conditioning_mt5xl": random(1, 13, 16),
             "attention_mask_mt5xl": torch.ones(1, 13),
         },
+    ),
+    "Lens": Case(
+        {
+            "image_model": "lens", "out_channels": 128, "patch_size": 1, "num_layers": 2, "attention_head_dim": 64,
+            "num_attention_heads": 2, "enc_hidden_dim": 16, "selected_layer_index": (1, 2),
+        },
+        size=(128, 6, 8), more=MASK, **TEXT_LAST,
+    ),
+    "PixelDiTT2I": Case(
+        PIXELDIT | {"image_model": "pixeldit_t2i"}, size=(3, 96, 128), **TEXT_FIRST
+    ),
+    "PiD": Case(
+        PIXELDIT | {"image_model": "pid", "lq_hidden_dim": 32, "lq_num_res_blocks": 1, "pit_lq_inject": True},
+        size=(3, 96, 128), **TEXT_FIRST,
+        more={"lq_latent": random(1, 16, 3, 4), "degrade_sigma": torch.tensor([0.3])},
     ),
     "WAN21_T2V": Case(WAN | {"model_type": "t2v", "num_layers": 2}, size=VIDEO),
     "WAN21_I2V": Case(WAN | {"model_type": "i2v", "num_layers": 2, "in_dim": 36}, size=VIDEO, more=SEEN),

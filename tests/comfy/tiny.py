@@ -9,6 +9,7 @@ import comfy.supported_models as families
 import torch
 from comfy import sd1_clip
 from comfy.supported_models_base import ClipTarget
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from tests.comfy.layouts import CASES, UNET, WAN
@@ -57,12 +58,21 @@ def new_model(family: str) -> comfy.model_patcher.ModelPatcher:
     return comfy.model_patcher.ModelPatcher(model, load_device=CPU, offload_device=CPU)
 
 
+def checkpoint() -> dict[str, torch.Tensor]:
+    """What the tokenizers of Gemma and of Lens read of theirs, here the files of T5's and Llama's."""
+    marked = Tokenizer.from_file(str(LLAMA / "tokenizer.json"))
+    marked.add_special_tokens(["<|start|>", "<|channel|>", "<|message|>", "<|end|>"])
+    pieces = (LLAMA.parent / "t5_pile_tokenizer" / "tokenizer.model").read_bytes()
+    files = {"tokenizer_json": marked.to_str().encode(), "spiece_model": pieces}
+    return {name: torch.frombuffer(bytearray(file), dtype=torch.uint8) for name, file in files.items()}
+
+
 def new_clip(family: str) -> comfy.sd.CLIP:
     """A text encoder with ComfyUI's own tokenizers."""
     text = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 3, "intermediate_size": 16}
     t5 = {"d_ff": 16, "d_kv": 8, "num_heads": 2, "num_layers": 1, "vocab_size": 6000}  # holds the short words' ids
     qwen = text | {"num_key_value_heads": 1, "num_hidden_layers": 4}
-    names = ("llama", "qwen25_3b", "qwen25_7b", "qwen3_06b", "qwen3vl_8b")
+    names = ("llama", "qwen25_3b", "qwen25_7b", "qwen3_06b", "qwen3vl_8b", "gemma2_2b")
     options = {f"{name}_model_config": qwen for name in names}
     options |= {"clip_l_model_config": text, "clip_g_model_config": text, "t5xxl_model_config": t5}
     encoders, f32 = comfy.text_encoders, torch.float32
@@ -82,12 +92,13 @@ def new_clip(family: str) -> comfy.sd.CLIP:
         "LTXV": (encoders.lt.LTXVT5Tokenizer, encoders.lt.ltxv_te(f32)),
         "Omnigen2": (encoders.omnigen2.Omnigen2Tokenizer, encoders.omnigen2.te(f32)),
         "PixArtSigma": (encoders.pixart_t5.PixArtTokenizer, encoders.pixart_t5.pixart_te(f32)),
+        "PixelDiTT2I": (encoders.pixeldit.PixelDiTGemma2Tokenizer, encoders.pixeldit.pixeldit_te(f32)),
         "QwenImage": (encoders.qwen_image.QwenImageTokenizer, encoders.qwen_image.te(f32)),
         "SD15": (sd1_clip.SD1Tokenizer, sd1_clip.SD1ClipModel),
         "SD3": (encoders.sd3_clip.SD3Tokenizer, encoders.sd3_clip.sd3_clip()),
         "SDXL": (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel),
     }[family]
-    clip = comfy.sd.CLIP(ClipTarget(*target), model_options=options | {"dtype": f32})
+    clip = comfy.sd.CLIP(ClipTarget(*target), tokenizer_data=checkpoint(), model_options=options | {"dtype": f32})
     if hasattr(clip.tokenizer, "llama"):  # transformers 5 loses its blanks with the class that ComfyUI takes
         clip.tokenizer.llama.tokenizer = PreTrainedTokenizerFast.from_pretrained(LLAMA)
     randomised(clip.cond_stage_model, 1)

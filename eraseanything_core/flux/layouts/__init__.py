@@ -12,11 +12,8 @@ REFUSED = {  # names of ComfyUI's classes, and why
     "Hunyuan3Dv2": NO_TEXT,
     "HunYuanDiTPlain": NO_TEXT,
     "LatentSeqMMFlowModel": NO_TEXT,
-    "LensTransformer2DModel": "its text encoder puts words of its own around the prompt that depend on it",
     "MiniMaxH3Model": "it packs text, references, sound and image into one sequence in an order that varies",
     "NaDiT": NO_TEXT,
-    "PidNet": "its text encoder cuts the middle out of a longer text that it makes of the prompt",
-    "PixDiT_T2I": "its text encoder cuts the middle out of a longer text that it makes of the prompt",
     "StageB": "only the pooled text enters it",
 }
 

@@ -122,6 +122,17 @@ def _ernie(model) -> Joint:
     return Joint(tells, texts, model.patch_size, image_first=True)
 
 
+def _lens(model) -> Joint:
+    tells = Telling(len(model.transformer_blocks))
+    return Joint(tells, Texts(model.txt_in.in_features), 1, image_first=True)
+
+
+def _pixeldit(model) -> Joint:
+    """Its pixels attend to themselves in modules that are not told."""
+    tells = Modules(_each("patch_blocks.{}.attn", model.patch_blocks))
+    return Joint(tells, Texts(model.txt_embed_dim), model.patch_size)
+
+
 def _unet(model) -> Cross:
     tells = CrossPatches(model)
     inner = next((module for module in model.modules() if tells.dual and hasattr(module, "attn2")), None)
@@ -213,6 +224,7 @@ LAYOUTS = {  # in comfy.ldm
     "joyimage.model.JoyImageTransformer3DModel": _joy,
     "kandinsky5.model.Kandinsky5": _kandinsky,
     "krea2.model.SingleStreamDiT": _krea,
+    "lens.model.LensTransformer2DModel": _lens,
     "lightricks.av_model.LTXAVModel": _ltxav,
     "lightricks.model.LTXVModel": _ltxv,
     "lumina.model.NextDiT": _lumina,
@@ -222,6 +234,8 @@ LAYOUTS = {  # in comfy.ldm
     "modules.diffusionmodules.openaimodel.UNetModel": _unet,
     "omnigen.omnigen2.OmniGen2Transformer2DModel": _omnigen,
     "pixart.pixartms.PixArtMS": _pixart,
+    "pixeldit.model.PixDiT_T2I": _pixeldit,
+    "pixeldit.pid.PidNet": _pixeldit,
     "qwen_image.model.QwenImageTransformer2DModel": _qwen_image,
     "wan.model.CameraWanModel": _wan,
     "wan.model.HumoWanModel": _wan,
