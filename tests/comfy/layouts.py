@@ -172,6 +172,18 @@ CASES = {
         width=4096, features=32, text=(48,), keys=48 + 21 + 2 * 13, image=(0, 48), attentions=3,
         more={"conditioning_llama3": random(1, 2, 13, 16)},
     ),
+    "HiDreamO1": Case(
+        {
+            "image_model": "hidream_o1",
+            "text_config_overrides": {
+                "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+                "num_key_value_heads": 1, "head_dim": 64, "rope_dims": [12, 10, 10],
+            },
+            "vision_config_overrides": {"hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "depth": 1},
+        },
+        size=(3, 192, 256), width=1, keys=69, image=(1, None), steps=2,
+        more={"text_input_ids": torch.arange(TOKENS)[None]},
+    ),
     "HunyuanVideo": Case(
         HUNYUAN | {"in_channels": 16, "out_channels": 16, "axes_dim": [16, 24, 24], "patch_size": [1, 2, 2]},
         size=VIDEO, attentions=4, **TEXT_FIRST,
@@ -195,9 +207,7 @@ CASES = {
             "clip_vision_output": SimpleNamespace(last_hidden_state=random(1, 7, 1152)),
         },
     ),
-    "Omnigen2": Case(
-        OMNIGEN | {"image_model": "omnigen2", "text_feat_dim": 32}, more=MASK, **TEXT_FIRST
-    ),
+    "Omnigen2": Case(OMNIGEN | {"image_model": "omnigen2", "text_feat_dim": 32}, more=MASK, **TEXT_FIRST),
     "Boogu": Case(
         OMNIGEN | {"image_model": "boogu", "num_double_stream_layers": 1, "instruction_feat_dim": 32},
         more=MASK, attentions=3, **TEXT_FIRST,
@@ -288,13 +298,10 @@ CASES = {
         },
         size=(128, 6, 8), more=MASK, **TEXT_LAST,
     ),
-    "PixelDiTT2I": Case(
-        PIXELDIT | {"image_model": "pixeldit_t2i"}, size=(3, 96, 128), **TEXT_FIRST
-    ),
+    "PixelDiTT2I": Case(PIXELDIT | {"image_model": "pixeldit_t2i"}, size=(3, 96, 128), **TEXT_FIRST),
     "PiD": Case(
         PIXELDIT | {"image_model": "pid", "lq_hidden_dim": 32, "lq_num_res_blocks": 1, "pit_lq_inject": True},
-        size=(3, 96, 128), **TEXT_FIRST,
-        more={"lq_latent": random(1, 16, 3, 4), "degrade_sigma": torch.tensor([0.3])},
+        size=(3, 96, 128), more={"lq_latent": random(1, 16, 3, 4), "degrade_sigma": torch.tensor([0.3])}, **TEXT_FIRST,
     ),
     "WAN21_T2V": Case(WAN | {"model_type": "t2v", "num_layers": 2}, size=VIDEO),
     "WAN21_I2V": Case(WAN | {"model_type": "i2v", "num_layers": 2, "in_dim": 36}, size=VIDEO, more=SEEN),
@@ -337,8 +344,7 @@ CASES = {
     "StableAudio": Case(
         {
             "audio_model": "dit1.0", "io_channels": 64, "project_cond_tokens": True, "embed_dim": 128,
-            "cond_token_dim": 768, "global_cond_dim": 1536,
-            "depth": 2, "num_heads": 2,
+            "cond_token_dim": 768, "global_cond_dim": 1536, "depth": 2, "num_heads": 2,
         },
         size=(64, 40), width=768, keys=23, state=SECONDS,
     ),

@@ -8,7 +8,6 @@ NO_TEXT = "it takes no text"
 REFUSED = {  # names of ComfyUI's classes, and why
     "AceStepConditionGenerationModel": "a language model turns the prompt into codes of sound before sampling",
     "CausalWanModel": "it keeps the keys and values of the text from frame to frame, past the attention's own module",
-    "HiDreamO1Transformer": "it takes the ids of the tokens, and no encoding by which the prompt could be known",
     "Hunyuan3Dv2": NO_TEXT,
     "HunYuanDiTPlain": NO_TEXT,
     "LatentSeqMMFlowModel": NO_TEXT,

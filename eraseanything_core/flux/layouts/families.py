@@ -66,6 +66,20 @@ def _hidream(model) -> Joint:
     return Joint(Modules(dual, single), texts, model.patch_size, image_first=True)
 
 
+def _hidream_o1(model) -> Joint:
+    """It takes ids, and as context the same as numbers; those of reference images come after the first three.
+
+    The text reads itself as in a text encoder, past ComfyUI's attention; what is erased is read by the image.
+    """
+
+    def keys(select: Tensor, given: dict) -> Tensor:
+        added = select.new_zeros(len(select), given["input_ids"].shape[1] - select.shape[1])
+        return torch.cat((select[:, :3], added, select[:, 3:]), dim=1)
+
+    tells = Telling(len(model.language_model.layers))
+    return Joint(tells, Texts(1, keys=keys), model.patch_size, after=tokens_of("ref_patches"))
+
+
 def _omnigen(model) -> Joint:
     texts = Texts(model.time_caption_embed.caption_embedder[1].in_features)
     tells = Modules(_each("layers.{}.attn", model.layers))
@@ -218,6 +232,7 @@ LAYOUTS = {  # in comfy.ldm
     "flux.model.Flux": _flux,
     "genmo.joint_model.asymm_models_joint.AsymmDiTJoint": _mochi,
     "hidream.model.HiDreamImageTransformer2DModel": _hidream,
+    "hidream_o1.model.HiDreamO1Transformer": _hidream_o1,
     "hunyuan_video.model.HunyuanVideo": _hunyuan_video,
     "hydit.models.HunYuanDiT": _hunyuan_dit,
     "ideogram4.model.Ideogram4Transformer2DModel": _ideogram,

@@ -24,6 +24,8 @@ def tokens_of(*names: str) -> Callable[[dict], int]:
 class Joint:
     """One sequence of text and image: [before, text, behind, image], or [image, before, text, behind].
 
+    The queries are the same, or the last ones of these.
+
     Attributes:
         tells: how its attention learns the block.
         texts: the encodings of the prompt that it takes.
@@ -32,6 +34,7 @@ class Joint:
         ahead, behind: how many further tokens a forward's arguments put in front of the text and behind it.
         multiple: text and image are each padded to a multiple of it.
         references: argument of a forward that lists further images, where the model does not count them itself.
+        after: how many tokens of further images a forward's arguments hold in another form.
         image_first: whether the image stands in front of the text.
     """
 
@@ -43,6 +46,7 @@ class Joint:
     behind: Callable[[dict], int] = nothing
     multiple: int = 1
     references: str = ""
+    after: Callable[[dict], int] = nothing
     image_first: bool = False
 
     def begin(self, options: dict, x: Tensor, select: Tensor, given: dict) -> tuple[dict, Tensor, Placer]:
@@ -59,7 +63,7 @@ class Joint:
         before = self.before + self.ahead(given)
         others = before + text + self.behind(given)
         references = given.get(self.references) or ()
-        counted = sum(self.tokens(found) for found in references)
+        counted = sum(self.tokens(found) for found in references) + self.after(given)
 
         def place(rows: int, keys: int, options: dict) -> Place | None:
             block = block_of(options)
@@ -69,7 +73,7 @@ class Joint:
             expect((rows, keys), (len(select), others + images))
             if self.image_first:
                 return Place(block, images + before, slice(0, images))
-            return Place(block, before, slice(others, None))
+            return Place(block, before, slice(-images, None))
 
         return options, select, place
 
