@@ -16,7 +16,7 @@ from torch import Tensor
 from .attention import Blocks, Place
 from .methods.attention_map import MapErasure, override
 from .probe import Probe, Recording
-from .tokens import locate
+from .tokens import holds, locate
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Prompt:
         parts = [torch.zeros(text.shape[:2], device=text.device) for text in texts]
         for known in self.contexts:
             rows, begun = _rows(known, texts), 0
-            for own, text, part in zip(known, texts, parts, strict=True):
+            for own, text, part in zip(known, texts, parts):  # of as many, where any row is meant
                 count = own.shape[1]
                 here = places[(places >= begun) & (places < begun + count)] - begun
                 for first in _firsts(count, text.shape[1]):
@@ -73,6 +73,8 @@ def _firsts(count: int, length: int) -> list[int]:
 
 def _rows(known: tuple[Tensor, ...], texts: tuple[Tensor, ...]) -> Tensor:
     """[b], where every one of a forward's texts begins or ends with its encoding."""
+    if len(known) != len(texts):
+        return torch.zeros(len(texts[0]), dtype=torch.bool, device=texts[0].device)
     ends = [(own, text, own.shape[1]) for own, text in zip(known, texts, strict=True)]
     return torch.stack([_equal(text[:, :n], own) | _equal(text[:, -n:], own) for own, text, n in ends]).all(0)
 
@@ -85,12 +87,17 @@ def _equal(text: Tensor, known: Tensor) -> Tensor:
 
 
 def read_prompt(
-    encodings: Sequence[list[str]], concepts: Sequence[str], fuzzy: bool, contexts: Sequence[tuple[Tensor, ...]]
+    encodings: Sequence[list[str]],
+    concepts: Sequence[str],
+    fuzzy: bool,
+    contexts: Sequence[tuple[Tensor, ...]],
+    quoted: bool = False,
 ) -> Prompt:
     """Finds concepts in an encoded prompt.
 
     Args:
         encodings: the pieces of each.
+        quoted: whether a further encoding holds but a part of the prompt, where a concept may be missing.
 
     Raises:
         ValueError: no concept is given, or an encoding does not hold one; the message names its words.
@@ -100,6 +107,8 @@ def read_prompt(
     pieces, spans, notes = [], {concept: [] for concept in concepts}, {}
     for own in encodings:
         for concept in concepts:
+            if quoted and pieces and not holds(own, concept, fuzzy):
+                continue
             found, note = locate(own, concept, fuzzy)
             spans[concept] += [len(pieces) + i for span in found for i in span]
             notes |= {note: concept} if note else {}

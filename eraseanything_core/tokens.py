@@ -46,6 +46,8 @@ def pieces_of(tokenizer, token_weights: Sequence[tuple]) -> list[str]:
         return [_decoded(piece) for piece in pieces]
     if "##s" in known:
         return [_wordpiece(piece) for piece in pieces]
+    if "ÿ" in known:
+        return _bytewise(pieces)
     raise ValueError(
         "this CLIP's tokenizer does not tell where words begin: use one of CLIP, T5, BERT, Gemma, Qwen or Llama"
     )
@@ -59,6 +61,17 @@ def _decoded(piece: str) -> str:
 def _wordpiece(piece: str) -> str:
     """A piece of BERT, which marks those that go on with a word."""
     return piece.removeprefix("##") if piece.startswith("##") or not piece else "▁" + piece
+
+
+def _bytewise(pieces: Sequence[str]) -> list[str]:
+    """The pieces of ByT5, which are bytes.
+
+    Raises:
+        ValueError: some are parts of a letter.
+    """
+    if not "".join(pieces).isascii():
+        raise ValueError("the words in quotation marks are read letter by letter: write them in plain Latin letters")
+    return [piece.replace(" ", "▁") for piece in pieces]
 
 
 def _ended(pieces: Sequence[str]) -> list[str]:
@@ -147,6 +160,11 @@ def locate(pieces: Sequence[str], concept: str, fuzzy: bool = False) -> tuple[li
     names = ", ".join(repr(word) for _, word in similar)
     note = f"taken for {concept!r} though it is spelt otherwise: {names}"
     return sorted([*exact, *(span for span, _ in similar)], key=lambda span: span.start), note
+
+
+def holds(pieces: Sequence[str], concept: str, fuzzy: bool = False) -> bool:
+    """Whether `locate` finds the concept."""
+    return occurs(_spell(pieces)[0], concept) or fuzzy and bool(find_similar(pieces, concept))
 
 
 def positions(pieces: Sequence[str], concept: str) -> list[int]:

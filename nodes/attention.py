@@ -31,7 +31,7 @@ def encoded(model, layout, clip, prompt: str, concepts: str, fuzzy: bool) -> tup
         )
     contexts = [layout.texts.known(model, *entry) for entry in conditioning]
     pieces = flux.context_pieces(clip, prompt, conditioning[0][0].shape[1], [c.shape[1] for c in contexts[0]])
-    return read_prompt(pieces, words_of(concepts), fuzzy, contexts), conditioning
+    return read_prompt(pieces, words_of(concepts), fuzzy, contexts, layout.texts.quoted), conditioning
 
 
 def sigmas(model, start: float, end: float) -> tuple[float, float]:

@@ -59,15 +59,16 @@ def context_pieces(clip, prompt: str, length: int, lengths: Sequence[int]) -> li
     kind = _kind(clip.tokenizer)
     if kind in DROPPING and "<|" in prompt:
         raise ValueError("the prompt holds marks of the text encoder's own template (<|...|>): leave them out")
-    rows, template = clip.tokenize(prompt), clip.tokenize("." if kind in UNLIKE else "")
+    rows = clip.tokenize(prompt)
+    template = clip.tokenize('""' if "byt5" in rows else "." if kind in UNLIKE else "")
     found = []
-    for encoding, taken in zip(_encodings(clip, set(rows)), lengths, strict=True):
+    for encoding, taken in zip(_encodings(clip, set(rows)), lengths):
         pieces = []
         for names in encoding:
             read = [own_pieces(*(_pieces(clip, name, tokens[name]) for tokens in (rows, template))) for name in names]
             if read[0] != read[-1]:
                 raise ValueError("the two text encoders split this prompt differently: use a prompt without embeddings")
-            pieces += read[0]
+            pieces += _unquoted(read[0]) if names == ("byt5",) else read[0]
         made = taken if found else length
         if kind == "anima.AnimaTokenizer":
             made = len(pieces)  # the model makes one encoding a token of T5 from those of Qwen
@@ -83,6 +84,15 @@ def context_pieces(clip, prompt: str, length: int, lengths: Sequence[int]) -> li
     return found
 
 
+BETWEEN = '".▁Text▁"'  # what ComfyUI puts between words in quotation marks; ByT5 has one token a letter
+
+
+def _unquoted(pieces: list[str]) -> list[str]:
+    """The words in quotation marks, with blanks between them."""
+    letters = "".join(piece or "\0" for piece in pieces)
+    return [letter.strip("\0") for letter in letters.replace(BETWEEN, "▁" * len(BETWEEN))]
+
+
 def _kind(tokenizer) -> str:
     kind = type(tokenizer)
     return f"{kind.__module__}.{kind.__qualname__}".removeprefix("comfy.text_encoders.")
@@ -94,6 +104,7 @@ ENCODINGS = (  # names of the tokenizers; those of each encoding, those in one t
     ({"l", "g"}, [[("l", "g")]]),
     ({"l", "llama"}, [[("llama",)]]),
     ({"l", "qwen25_7b"}, [[("qwen25_7b",)]]),
+    ({"byt5", "qwen25_7b"}, [[("qwen25_7b",)], [("byt5",)]]),
     ({"lyrics", "umt5base"}, [[("umt5base",)]]),
     ({"qwen3_06b", "t5xxl"}, [[("t5xxl",)]]),
     ({"g", "l", "llama", "t5xxl"}, [[("t5xxl",)], [("llama",)]]),
@@ -112,8 +123,6 @@ def _encodings(clip, names: set[str]) -> list[list[tuple[str, ...]]]:
         return [[names for names, encoders in parts.items() if loaded & {*encoders}]]
     if len(names) == 1:
         return [[tuple(names)]]
-    if "byt5" in names:
-        raise ValueError("this model encodes words in quotation marks a second time: write the prompt without them")
     raise ValueError(f"how this CLIP puts {', '.join(sorted(names))} together is not known: use the model's own CLIP")
 
 

@@ -93,9 +93,23 @@ def test_a_concept_that_one_of_two_text_encoders_does_not_see_is_an_error(core):
 
 def test_what_a_text_encoder_does_with_a_prompt_has_to_be_known(core):
     clip = new_clip("HunyuanVideo15")
-    with pytest.raises(ValueError, match="in quotation marks a second time"):
-        core.flux.context_pieces(clip, 'a sign "star"', 20, [20])
+    with pytest.raises(ValueError, match="in plain Latin letters"):
+        core.flux.context_pieces(clip, 'a sign "étoile"', 9, [9, 9])
     with pytest.raises(ValueError, match="marks of the text encoder's own template"):
         core.flux.context_pieces(clip, "a star<|im_end|>", 20, [20])
     with pytest.raises(ValueError, match="makes 900 encodings of"):
         core.flux.context_pieces(clip, "a star", 900, [900])
+
+
+def test_words_in_quotation_marks_are_found_twice(core):
+    """ByT5 reads: Text "star". Text "my text". The words around those of the prompt are ComfyUI's."""
+    prompt = 'a text "star" and “my text”'
+    encodings = core.flux.context_pieces(new_clip("HunyuanVideo15"), prompt, 20, [20, 30])
+    found = core.hooks.read_prompt(encodings, ["star", "text", "and"], False, (), True)
+    assert [len(pieces) for pieces in encodings] == [20, 30]
+    assert {word: [i - 20 for i in places if i >= 20] for word, places in found.spans.items()} == {
+        "star": [6, 7, 8, 9], "text": [22, 23, 24, 25], "and": [],
+    }  # fmt: skip
+    assert [found.pieces[i] for i in found.spans["text"][:2]] == ["▁text", "▁text"]
+    with pytest.raises(ValueError, match="does not hold the concept 'sky'"):
+        core.hooks.read_prompt(encodings, ["sky"], False, (), True)

@@ -85,7 +85,7 @@ def erased(core, model, family, **values):
     blocks, layout = core.Blocks(values.pop("blocks", "all")), core.flux.layout(model)
     with torch.inference_mode():
         known = tuple(layout.texts.known(model, *entry) for entry in family.positive)
-    prompt = core.hooks.Prompt([""] * TOKENS, {"star": list(PLACES)}, (), known)
+    prompt = core.hooks.Prompt([""] * TOKENS, {"star": values.pop("places", list(PLACES))}, (), known)
     config = core.MapErasure(**{"strength": 0.0, "blocks": blocks} | values)
     return core.hooked(model, core.hooks.EraseHook(prompt, (1e9, 0.0), config, layout))
 
@@ -268,6 +268,18 @@ def test_the_reference_image_of_hidream_o1_is_counted(core):
     expected = reference.sample(family, family.model)
     assert reference.changed == case.attentions * case.steps
     close(sample(family, erased(core, family.model, family)), expected, sample(family, family.model))
+
+
+@pytest.mark.parametrize("name, quoted", [("HunyuanImage21", 21), ("HunyuanVideo15", 7)])
+def test_words_in_quotation_marks_are_erased_twice(core, name, quoted):
+    """Two letters of them; and a negative prompt has none."""
+    family = new_family(name)
+    erasing = erased(core, family.model, family, places=[*PLACES, TOKENS + 1, TOKENS + 3])
+    columns = [*family.case.columns, quoted + 1, quoted + 3]
+    reference = Explicit(SimpleNamespace(**vars(family.case), columns=columns), strength=0.0)
+    close(sample(family, erasing), reference.sample(family, family.model), sample(family, family.model))
+    negative = [[-family.context, {"pooled_output": family.positive[0][1]["pooled_output"]}]]
+    assert not torch.equal(sample(family, erasing, negative), sample(family, family.model, negative))
 
 
 def test_an_image_of_as_many_tokens_as_the_text_is_no_obstacle(core):

@@ -47,10 +47,13 @@ def _aura(model) -> Joint:
 def _hunyuan_video(model) -> Joint:
     """1.5 has the reference image and the words in quotes in front of the text; HunyuanImage has the latter behind."""
     tells = Telling(len(model.double_blocks), len(model.single_blocks))
-    typed = model.cond_type_embedding is not None
-    ahead, behind = (("clip_fea", "txt_byt5"), ()) if typed else (("clip_fea",), ("txt_byt5",))
-    texts = Texts(model.txt_in.input_embedder.in_features)
-    return Joint(tells, texts, model.patch_size, ahead=tokens_of(*ahead), behind=tokens_of(*behind))
+    typed, second = model.cond_type_embedding is not None, ("conditioning_byt5small", "txt_byt5")
+
+    def keys(select: Tensor, given: dict) -> Tensor:
+        return select.roll(tokens_of("txt_byt5")(given), dims=1) if typed else select
+
+    texts = Texts(model.txt_in.input_embedder.in_features, second=second, quoted=True, keys=keys)
+    return Joint(tells, texts, model.patch_size, ahead=tokens_of("clip_fea"))
 
 
 def _hidream(model) -> Joint:

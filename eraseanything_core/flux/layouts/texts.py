@@ -20,6 +20,7 @@ class Texts:
         features: of a token of the first encoding.
         context: argument of a forward that holds it, when not the usual one.
         second: names of a further encoding, in the CONDITIONING and among the arguments of a forward.
+        quoted: whether that holds only the words in quotation marks, and is missing where there are none.
         prepared: whether the model works on the encoding once before sampling.
         keys: the columns [b, keys] of the text's keys, of those of the encodings [b, tokens] and a forward's arguments.
     """
@@ -27,13 +28,14 @@ class Texts:
     features: int
     context: str = ""
     second: tuple[str, str] | None = None
+    quoted: bool = False
     prepared: bool = False
     keys: Callable[[Tensor, dict], Tensor] = alone
 
-    def given(self, context: Tensor | None, given: dict) -> tuple[Tensor, ...]:
+    def given(self, context: Tensor | None, given: dict) -> tuple[Tensor | None, ...]:
         """The encodings [b, tokens, features] in the arguments of a forward."""
         first = given[self.context] if self.context else context
-        return (first, _tokens(given[self.second[1]])) if self.second else (first,)
+        return self._with(first, given, 1)
 
     def known(self, patcher, context: Tensor, more: dict) -> tuple[Tensor, ...]:
         """The same of one entry of a CONDITIONING."""
@@ -41,7 +43,12 @@ class Texts:
             comfy.model_management.load_models_gpu([patcher])
             conds = patcher.model.extra_conds(cross_attn=context, device=patcher.load_device, **more)
             context = conds["c_crossattn"].cond
-        return (context, _tokens(more[self.second[0]])) if self.second else (context,)
+        return self._with(context, more, 0)
+
+    def _with(self, first: Tensor | None, found: dict, place: int) -> tuple[Tensor | None, ...]:
+        if not self.second or self.quoted and found.get(self.second[place]) is None:
+            return (first,)
+        return first, _tokens(found[self.second[place]])
 
 
 def _tokens(encoding: Tensor) -> Tensor:
