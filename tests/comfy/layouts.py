@@ -304,6 +304,7 @@ CASES = {
         size=(3, 96, 128), more={"lq_latent": random(1, 16, 3, 4), "degrade_sigma": torch.tensor([0.3])}, **TEXT_FIRST,
     ),
     "WAN21_T2V": Case(WAN | {"model_type": "t2v", "num_layers": 2}, size=VIDEO),
+    "WAN21_CausalAR_T2V": Case(WAN | {"model_type": "t2v", "num_layers": 2, "causal_ar": True}, size=VIDEO),
     "WAN21_I2V": Case(WAN | {"model_type": "i2v", "num_layers": 2, "in_dim": 36}, size=VIDEO, more=SEEN),
     "WAN21_Vace": Case(
         WAN | {"model_type": "vace", "num_layers": 2, "vace_layers": 1, "vace_in_dim": 96}, size=VIDEO, attentions=3

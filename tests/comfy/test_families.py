@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
+import comfy.ldm.wan.ar_model
 import comfy.patcher_extension
 import comfy.sample
 import comfy.samplers
@@ -214,14 +215,41 @@ def test_a_longer_text_than_the_prompt_is_an_error(core, family):
         sample(family, Longer().on(erased(core, family.model, family)))
 
 
-@pytest.mark.parametrize(
-    "name, reason",
-    [("SVD_img2vid", "it has no cross-attention to a text"), ("WAN21_CausalAR_T2V", "it keeps the keys and values")],
-)
-def test_what_cannot_be_told_apart_is_refused_by_name(core, name, reason):
-    model = new_model(name)
-    with pytest.raises(ValueError, match=f"in a MODEL of {name}: {reason}"):
-        core.flux.layout(model)
+def test_what_takes_no_text_is_refused_by_name(core):
+    with pytest.raises(ValueError, match="in a MODEL of SVD_img2vid: it has no cross-attention to a text"):
+        core.flux.layout(new_model("SVD_img2vid"))
+
+
+def test_wan_that_keeps_the_text_from_frame_to_frame(core):
+    """Two frames of two steps, whose keys and values of the text ComfyUI computes once."""
+    family = new_family("WAN21_CausalAR_T2V")
+
+    def frames(model):
+        noise, sigmas = torch.randn(1, 16, 2, 12, 16, generator=torch.Generator().manual_seed(1)), (1.0, 0.5, 0.0)
+        sampler, positive = comfy.samplers.ksampler("ar_video"), family.positive
+        with torch.inference_mode():
+            return comfy.sample.sample_custom(
+                model,
+                noise,
+                1.0,
+                sampler,
+                torch.tensor(sigmas),
+                positive,
+                positive,
+                noise * 0,
+                disable_pbar=True,
+                seed=0,
+            )
+
+    plain, reference = frames(family.model), Explicit(family.case, strength=0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (comfy.ldm.wan.model, comfy.ldm.wan.ar_model):
+            patch.setattr(module, "optimized_attention", partial(reference, None))
+        expected = frames(family.model)
+    assert reference.changed >= family.case.attentions * 4
+    close(frames(erased(core, family.model, family)), expected, plain)
+    assert torch.equal(frames(erased(core, family.model, family, strength=1.0)), plain)
+    assert torch.equal(frames(family.model), plain)
 
 
 def test_more_keys_than_the_text_and_the_image_are_refused(core):

@@ -12,7 +12,7 @@ from comfy.supported_models_base import ClipTarget
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from tests.comfy.layouts import CASES, UNET, WAN
+from tests.comfy.layouts import CASES, UNET
 
 LLAMA = Path(comfy.text_encoders.__path__[0]) / "llama_tokenizer"
 CPU = torch.device("cpu")
@@ -23,7 +23,6 @@ OTHERS = {  # families that are refused
         "num_classes": "sequential", "use_temporal_attention": True, "use_temporal_resblock": True,
         "video_kernel_size": [3, 1, 1], "merge_strategy": "learned_with_images",
     },
-    "WAN21_CausalAR_T2V": WAN | {"model_type": "t2v", "num_layers": 1, "causal_ar": True},
 }  # fmt: skip
 
 

@@ -7,7 +7,6 @@ from .joint import Joint
 NO_TEXT = "it takes no text"
 REFUSED = {  # names of ComfyUI's classes, and why
     "AceStepConditionGenerationModel": "a language model turns the prompt into codes of sound before sampling",
-    "CausalWanModel": "it keeps the keys and values of the text from frame to frame, past the attention's own module",
     "Hunyuan3Dv2": NO_TEXT,
     "HunYuanDiTPlain": NO_TEXT,
     "LatentSeqMMFlowModel": NO_TEXT,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .cross import Cross
 from .joint import Joint, tokens_of
-from .telling import BlockPatches, CrossPatches, Deaf, Modules, Telling
+from .telling import BlockPatches, CrossPatches, Deaf, Keeping, Modules, Telling
 from .texts import Texts
 
 
@@ -163,6 +163,11 @@ def _wan(model) -> Cross:
     return Cross(Modules(paths), Texts(model.text_embedding[0].in_features), beside=("clip_fea", "clip_fea_ref"))
 
 
+def _wan_causal(model) -> Cross:
+    tells = Keeping(_each("blocks.{}.cross_attn", model.blocks), _each("blocks.{}", model.blocks))
+    return Cross(tells, Texts(model.text_embedding[0].in_features))
+
+
 def _ltxv(model) -> Cross:
     paths = _each("transformer_blocks.{}.attn2", model.transformer_blocks)
     return Cross(Modules(paths), Texts(model.caption_channels))
@@ -255,6 +260,7 @@ LAYOUTS = {  # in comfy.ldm
     "pixeldit.model.PixDiT_T2I": _pixeldit,
     "pixeldit.pid.PidNet": _pixeldit,
     "qwen_image.model.QwenImageTransformer2DModel": _qwen_image,
+    "wan.ar_model.CausalWanModel": _wan_causal,
     "wan.model.CameraWanModel": _wan,
     "wan.model.HumoWanModel": _wan,
     "wan.model.SCAIL2WanModel": _wan,

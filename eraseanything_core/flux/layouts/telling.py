@@ -128,10 +128,51 @@ class Modules(Telling):
         return dict(options), lambda options: options.get(TOLD)
 
 
-class Deaf(Modules):
-    """Modules whose attention takes no options: it is called with those of the forward."""
+class Held(Modules):
+    """Modules that are not given the options of the forward that runs."""
 
-    options: dict | None = None  # of the forward that runs
+    options: dict | None = None  # of it
+
+    def begin(self, options):
+        self.options, block_of = super().begin(options)  # gets the override where the caller adds it
+        return self.options, block_of
+
+    def end(self):
+        self.options = None
+
+
+class Keeping(Held):
+    """Blocks that keep the keys of their text from call to call, past its module: here they compute them anew.
+
+    Args:
+        dual: paths of the modules of cross-attention.
+        blocks: paths of the blocks that hold them.
+    """
+
+    def __init__(self, dual: Sequence[str], blocks: Sequence[str]):
+        super().__init__(dual)
+        self.blocks = blocks
+
+    def patch(self, patcher):
+        super().patch(patcher)
+        for path in self.blocks:
+            name = f"diffusion_model.{path}.forward"
+            patcher.add_object_patch(name, self.renewing(patcher.get_model_object(name)))
+
+    def renewing(self, forward: Callable) -> Callable:
+        """A block's forward without what it has kept of the text."""
+
+        def renewed(*args, **kwargs):
+            if self.options is not None:
+                options = {**self.options, **kwargs.get("transformer_options", {})}
+                kwargs |= {"transformer_options": options, "crossattn_cache": None}
+            return forward(*args, **kwargs)
+
+        return renewed
+
+
+class Deaf(Held):
+    """Modules whose attention takes no options: it is called with those of the forward."""
 
     def telling(self, block, forward):
         """The same code, where `optimized_attention` is a function that adds the options."""
@@ -146,10 +187,3 @@ class Deaf(Modules):
 
         heard = FunctionType(own.__code__, {**names, "optimized_attention": attend}, own.__name__, own.__defaults__)
         return MethodType(heard, forward.__self__)
-
-    def begin(self, options):
-        self.options, block_of = super().begin(options)  # gets the override where the caller adds it
-        return self.options, block_of
-
-    def end(self):
-        self.options = None
