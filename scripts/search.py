@@ -33,6 +33,11 @@ SETTINGS = {
     "text v": {"targets": "add_v"},
     "the teacher's trajectories only": {"on_policy": 0.0},
     "eta 0": {"eta": 0.0},
+    "eta 1": {"eta": 1.0},
+    "half the learning rates": {"lr_low": 1.5e-3, "lr_up": 1.5e-3},
+    "twice the learning rates": {"lr_low": 6e-3, "lr_up": 6e-3},
+    "half the pairs": {"steps": 60},
+    "the empty prompt as neutral": {"neutral": ""},
     "nothing retained": {"retain_weight": 0.0},
     "all q, k, v": {"targets": "all_qkv"},
 }
