@@ -143,7 +143,7 @@ class Hook:
         if not self.met:
             raise ValueError(
                 "the sampled prompt is not the one that the attention node was given: connect that node's conditioning "
-                "to the sampler, or encode exactly its text"
+                "to the sampler, or encode exactly its text, without images or sounds"
             )
         return samples
 

@@ -39,9 +39,10 @@ class TextEncoder:
 DROPPING = {  # ComfyUI's tokenizers whose text encoder drops the first tokens, of its template or its padding
     "gpt_oss.LensTokenizer", "hunyuan_image.HunyuanImageTokenizer", "hunyuan_video.HunyuanVideo15Tokenizer",
     "hunyuan_video.HunyuanVideoTokenizer", "joyimage.JoyImageTokenizer", "kandinsky5.Kandinsky5Tokenizer",
-    "kandinsky5.Kandinsky5TokenizerImage", "krea2.Krea2Tokenizer", "lt.LTXAVGemmaTokenizer",
-    "mage_flow.MageFlowTokenizer", "qwen_image.QwenImageTokenizer",
+    "kandinsky5.Kandinsky5TokenizerImage", "krea2.Krea2Tokenizer", "longcat_image.LongCatImageTokenizer",
+    "lt.LTXAVGemmaTokenizer", "mage_flow.MageFlowTokenizer", "qwen_image.QwenImageTokenizer",
 }  # fmt: skip
+ENDING = {"longcat_image.LongCatImageTokenizer": 5}  # how many of the last tokens, of its template, it drops as well
 PIXELDIT = "pixeldit.PixelDiTGemma2Tokenizer"
 UNLIKE = {"boogu.BooguTokenizer", "gpt_oss.LensTokenizer", PIXELDIT}  # those with another template for no prompt
 
@@ -73,7 +74,8 @@ def context_pieces(clip, prompt: str, length: int, lengths: Sequence[int]) -> li
         if kind == "anima.AnimaTokenizer":
             made = len(pieces)  # the model makes one encoding a token of T5 from those of Qwen
         elif kind in DROPPING:
-            pieces = pieces[-made:]
+            end = len(pieces) - ENDING.get(kind, 0)
+            pieces = pieces[end - made : end]
         elif kind == PIXELDIT:
             pieces = pieces[:1] + pieces[1 - made :]  # the template's own words are cut between these
         if not len(pieces) == made <= taken:

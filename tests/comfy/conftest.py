@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -55,3 +56,14 @@ def pack():
     sys.modules["pack_under_test"] = module
     spec.loader.exec_module(module)
     return {node.GET_SCHEMA().node_id: node for node in module.NODES}
+
+
+@pytest.fixture(scope="session")
+def core(pack):
+    """The pack's modules that AttentionErase is made of."""
+    from pack_under_test.eraseanything_core import flux, hooks
+    from pack_under_test.eraseanything_core.attention import Blocks
+    from pack_under_test.eraseanything_core.methods.attention_map import MapErasure
+    from pack_under_test.nodes.attention import hooked
+
+    return SimpleNamespace(flux=flux, hooks=hooks, Blocks=Blocks, MapErasure=MapErasure, hooked=hooked)

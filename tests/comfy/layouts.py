@@ -1,6 +1,5 @@
 """For each family: the smallest model of its class, what its prompt is made of, and where the text stands by hand."""
 
-from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import comfy.ldm.ernie.model
@@ -9,53 +8,7 @@ import comfy.ldm.pixart.blocks
 import torch
 from comfy.ldm.audio.embedders import NumberConditioner
 
-TOKENS, PLACES = 21, (4, 5, 9)  # of a made-up context
-
-
-def random(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
-
-
-@dataclass(frozen=True)
-class Case:
-    """One family.
-
-    Attributes:
-        config: of the model.
-        size: of the latents.
-        width: features of a token.
-        text: the keys that the text's tokens are; one range a copy of them.
-        keys: of an attention with text among them, all others have another number.
-        image: the queries that are the image's.
-        attentions: with text among their keys.
-        calls: of each of them in one forward.
-        steps: of sampling; where one does not show much, two.
-        more: further entries of the CONDITIONING.
-        deaf: the module in which the attention takes no options.
-        features: of the pooled text.
-        sound: size of the latents of the sound, where there are any.
-        state: what the family reads of a checkpoint besides the model's weights.
-    """
-
-    config: dict
-    size: tuple[int, ...] = (16, 12, 16)
-    width: int = 32
-    text: tuple[int, ...] = (0,)
-    keys: int = TOKENS
-    image: tuple[int | None, int | None] = (0, None)
-    attentions: int = 2
-    calls: int = 1
-    steps: int = 1
-    more: dict = field(default_factory=dict)
-    deaf: object = None
-    features: int = 16
-    sound: tuple[int, ...] = ()
-    state: dict = field(default_factory=dict)
-
-    @property
-    def columns(self) -> list[int]:
-        return [first + place for first in self.text for place in PLACES]
-
+from tests.comfy.case import TOKENS, Case, random
 
 UNET = {
     "image_size": 8, "in_channels": 4, "out_channels": 4, "num_res_blocks": [1, 1], "channel_mult": (1, 2),
@@ -146,6 +99,15 @@ CASES = {
             "txt_ids_dims": [3], "global_modulation": True, "mlp_silu_act": True, "ops_bias": False,
         },
         size=(128, 6, 8), text=(491,), keys=560, image=(512, None), attentions=4,
+    ),
+    "LongCatImage": Case(
+        {
+            "image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": None, "context_in_dim": 16,
+            "hidden_size": 128, "mlp_ratio": 2.0, "num_heads": 2, "depth": 2, "depth_single_blocks": 2,
+            "axes_dim": [16, 24, 24], "theta": 10000, "patch_size": 2, "qkv_bias": True, "guidance_embed": False,
+            "txt_ids_dims": [1, 2],
+        },
+        width=16, attentions=4, **TEXT_FIRST,
     ),
     "QwenImage": Case(
         {
@@ -258,6 +220,14 @@ CASES = {
             "joint_attention_dim": 32, "axes_dims_rope": (16, 24, 24), "in_channels": 128, "out_channels": 128,
         },
         size=(128, 6, 8), **TEXT_FIRST,
+    ),
+    "MiniMaxH3": Case(
+        {
+            "image_model": "minimax_h3", "hidden_size": 128, "num_layers": 2, "token_refiner_num_layers": 1,
+            "num_attention_heads": 2, "attention_head_dim": 64, "ffn_hidden_size": 64, "text_dim": 16,
+            "timestep_input_dim": 32, "time_embed_hidden_size": 32, "time_embed_dim": 32, "rope_inv_freq_len": 4,
+        },
+        size=(24, 1, 12, 16), sound=(32, 2, 5), width=16, keys=79, image=(21, None),
     ),
     "Stable_Cascade_C": Case(
         {

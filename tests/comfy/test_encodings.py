@@ -13,14 +13,6 @@ from comfy.text_encoders.joyimage import JOYIMAGE_DROP_IDX
 from tests.comfy.tiny import checkpoint, new_clip, new_model
 
 
-@pytest.fixture(scope="module")
-def core(pack):
-    """The pack's modules that find them."""
-    from pack_under_test.eraseanything_core import flux, hooks
-
-    return SimpleNamespace(flux=flux, hooks=hooks)
-
-
 @pytest.mark.parametrize(
     "name, prompt, spans",
     [
@@ -36,6 +28,8 @@ def core(pack):
         ("HunyuanVideo", "a video of a red star", {"video": [1], "star": [5]}),
         ("HunyuanVideo15", "a video of a red star", {"video": [1], "star": [5]}),
         ("Kandinsky5", "a video of a red star", {"video": [1], "star": [5]}),
+        ("LongCatImage", 'user, an assistant, a "star" and a star', {"user": [0], "star": [8, 9, 10, 11, 15]}),
+        ("MiniMaxH3", "a red (star:1.2)", {"star": [3]}),
         ("Omnigen2", "a red star", {"star": [25]}),
         ("PixelDiTT2I", "a red star.", {"star": [3]}),
         ("PixelDiTT2I", "a star of prompt " + 400 * "red ", {"star": [2], "red": [*range(5, 300)]}),
@@ -51,6 +45,33 @@ def test_words_are_found_in_the_context_of_each_text_encoder(core, name, prompt,
         layout = replace(layout, texts=replace(layout.texts, features=width))  # the text encoders are small as well
         found, _ = encoded(model, layout, clip, prompt, ", ".join(spans), False)
     assert found.spans == spans and len(found.pieces) == sum(text.shape[1] for text in found.contexts[0])
+
+
+@pytest.mark.parametrize(
+    "name, prompt, other",
+    [
+        ("LongCatImage", 'a text "my star" in red', 'a text "my moon" in red'),
+        ("LongCatImage", "a red star in a dog's house", "a red planet in a dog's house"),
+        ("MiniMaxH3", "a red star above", "a red planet above"),
+    ],
+)
+def test_words_are_found_where_the_encoding_begins_to_differ(core, name, prompt, other):
+    """These text encoders look back only: up to the first letters of another word, nothing changes."""
+    clip = new_clip(name)
+    with torch.inference_mode():
+        one, two = (clip.encode_from_tokens(clip.tokenize(text))[0] for text in (prompt, other))
+    (pieces,) = core.flux.context_pieces(clip, prompt, len(one), [len(one)])
+    first = core.hooks.read_prompt([pieces], ["star"], False, ()).spans["star"][0]
+    same = (one[: len(two)] == two[: len(one)]).all(1)
+    assert same[:first].all() and not same[first]
+
+
+def test_longcat_takes_no_marks_and_512_tokens(core):
+    clip = new_clip("LongCatImage")
+    with pytest.raises(ValueError, match="marks of the text encoder's own template"):
+        core.flux.context_pieces(clip, "<|im_start|>user a star", 512, [512])
+    (pieces,) = core.flux.context_pieces(clip, "star" + 600 * " red" + " star", 512, [512])
+    assert pieces == ["star"] + 511 * ["▁red"]
 
 
 def test_words_are_found_where_the_model_makes_an_encoding_a_token_of_t5(core):

@@ -1,6 +1,5 @@
 """AttentionErase on small random models of ComfyUI's other families, against a full softmax with scaled columns."""
 
-from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -11,9 +10,10 @@ import comfy.samplers
 import comfy.sd
 import pytest
 import torch
-from comfy.nested_tensor import NestedTensor
 
-from tests.comfy.layouts import CASES, PLACES, TOKENS
+from tests.comfy.case import PLACES, TOKENS
+from tests.comfy.columns import Explicit, close, erased, new_family, sample
+from tests.comfy.layouts import CASES
 from tests.comfy.tiny import new_clip, new_model
 
 ADAPTED = (
@@ -32,26 +32,6 @@ ADAPTED = (
 ADAPTED += ("k_proj", "v_proj", "to_key", "blocks.0.v.")  # parts of the names of an attention's weights
 
 
-@pytest.fixture(scope="module")
-def core(pack):
-    """The pack's modules that the node is made of."""
-    from pack_under_test.eraseanything_core import flux, hooks
-    from pack_under_test.eraseanything_core.attention import Blocks
-    from pack_under_test.eraseanything_core.methods.attention_map import MapErasure
-    from pack_under_test.nodes.attention import hooked
-
-    return SimpleNamespace(flux=flux, hooks=hooks, Blocks=Blocks, MapErasure=MapErasure, hooked=hooked)
-
-
-def new_family(name):
-    """A model and a made-up prompt for it."""
-    case, generator = CASES[name], torch.Generator().manual_seed(2)
-    context = torch.randn(1, TOKENS, case.width, generator=generator)
-    pooled = torch.randn(1, case.features, generator=generator)
-    positive = [[context, {"pooled_output": pooled, **case.more}]]
-    return SimpleNamespace(name=name, case=case, model=new_model(name), positive=positive, context=context)
-
-
 @pytest.fixture(scope="module", params=CASES)
 def family(request):
     """With a LoRA on its attention."""
@@ -65,72 +45,6 @@ def family(request):
     family.adapted = comfy.sd.load_lora_for_models(family.model, None, lora, 1.0, 0.0)[0]
     assert family.adapted.patches, "the LoRA took no effect"
     return family
-
-
-def sample(family, model, negative=None):
-    if family.name == "HiDreamO1":
-        model.model.diffusion_model.clear_kv_cache()  # ComfyUI does not when another LoRA comes
-    generator = torch.Generator().manual_seed(1)
-    noise = torch.randn(2, *family.case.size, generator=generator)
-    if family.case.sound:
-        noise = NestedTensor((noise[:1], torch.randn(1, *family.case.sound, generator=generator)))
-    with torch.inference_mode():
-        found = comfy.sample.sample(
-            model, noise, family.case.steps, 1.0 if negative is None else 3.0, "euler", "simple", family.positive,
-            negative or family.positive, noise * 0, disable_pbar=True,
-        )  # fmt: skip
-    return torch.cat([part.flatten() for part in found.unbind()]) if family.case.sound else found
-
-
-def erased(core, model, family, **values):
-    blocks, layout = core.Blocks(values.pop("blocks", "all")), core.flux.layout(model)
-    with torch.inference_mode():
-        known = tuple(layout.texts.known(model, *entry) for entry in family.positive)
-    prompt = core.hooks.Prompt([""] * TOKENS, {"star": values.pop("places", list(PLACES))}, (), known)
-    config = core.MapErasure(**{"strength": 0.0, "blocks": blocks} | values)
-    return core.hooked(model, core.hooks.EraseHook(prompt, (1e9, 0.0), config, layout))
-
-
-class Explicit:
-    """Another pack's override: the full softmax, with the columns of the text's keys changed."""
-
-    def __init__(self, case, strength=1.0, renormalise=False, image_only=False):
-        self.case, self.strength, self.renormalise, self.image_only = case, strength, renormalise, image_only
-        self.changed = 0
-
-    def on(self, model):
-        clone = model.clone()
-        clone.model_options["transformer_options"]["optimized_attention_override"] = self
-        return clone
-
-    def sample(self, family, model, *negative):
-        """Where the attention takes no options, ComfyUI's function itself has to be another one."""
-        if not self.case.deaf:
-            return sample(family, self.on(model), *negative)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(self.case.deaf, "optimized_attention", partial(self, None))
-            return sample(family, model, *negative)
-
-    def __call__(self, _, q, k, v, heads, mask=None, skip_reshape=False, skip_output_reshape=False, **rest):
-        if not skip_reshape:
-            q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
-        if k.shape[1] < q.shape[1]:
-            k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
-        logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-        weights = torch.softmax(logits if mask is None else logits + mask, dim=-1)
-        if k.shape[2] == self.case.keys and q.shape[2] != TOKENS and self.strength < 1:
-            self.changed += 1
-            rows = slice(*self.case.image if self.image_only else (None,))
-            part = weights[:, :, rows].clone()
-            part[..., self.case.columns] *= self.strength
-            weights[:, :, rows] = part / part.sum(-1, keepdim=True) if self.renormalise else part
-        return weights @ v if skip_output_reshape else (weights @ v).transpose(1, 2).flatten(2)
-
-
-def close(found, expected, plain, part=1e-3):
-    moved = (plain - expected).abs().max()
-    assert moved > 1e-3 * plain.abs().max(), "erasing changed nothing: the test says nothing"
-    assert (found - expected).abs().max() < part * moved
 
 
 def test_strength_one_changes_no_bit(core, family):
@@ -264,40 +178,6 @@ def test_more_keys_than_the_text_and_the_image_are_refused(core):
         sample(family, erased(core, replaced, family))
 
 
-def test_a_reference_image_of_as_many_tokens_as_the_text_is_refused(core):
-    """Wan attends to both in one module."""
-    family = new_family("WAN21_I2V")
-    family.context = family.positive[0][0] = torch.randn(1, 7, 32)
-    with pytest.raises(ValueError, match="both have 7 tokens"):
-        sample(family, erased(core, family.model, family))
-
-
-@pytest.mark.parametrize(
-    "name, changed",
-    [("Omnigen2", {}), ("Boogu", {}), ("QwenImage", {}), ("Flux2", {"keys": 564}), ("JoyImage", {"text": (52,)})],
-)
-def test_reference_images_are_counted(core, name, changed):
-    """A further image of four tokens."""
-    family = new_family(name)
-    sides = (4, 4) if name != "Flux2" else (2, 2)
-    family.positive[0][1]["reference_latents"] = [torch.randn(1, *family.case.size[:-2], *sides)]
-    reference = Explicit(replace(family.case, **{"keys": 73} | changed), strength=0.0)
-    expected = reference.sample(family, family.model)
-    assert reference.changed == family.case.attentions
-    close(sample(family, erased(core, family.model, family)), expected, sample(family, family.model))
-
-
-def test_the_reference_image_of_hidream_o1_is_counted(core):
-    """It is read as 12 x 12 tokens in the text, between two marks, and as 8 x 8 beside the image."""
-    family = new_family("HiDreamO1")
-    family.positive[0][1]["reference_latents"] = [torch.rand(1, 256, 256, 3)]
-    case = replace(family.case, keys=TOKENS + 146 + 48 + 64, text=(146,))
-    reference = Explicit(case, strength=0.0)
-    expected = reference.sample(family, family.model)
-    assert reference.changed == case.attentions * case.steps
-    close(sample(family, erased(core, family.model, family)), expected, sample(family, family.model))
-
-
 @pytest.mark.parametrize("name, quoted", [("HunyuanImage21", 21), ("HunyuanVideo15", 7)])
 def test_words_in_quotation_marks_are_erased_twice(core, name, quoted):
     """Two letters of them; and a negative prompt has none."""
@@ -351,7 +231,9 @@ def test_the_probe_does_not_read_behind_padding(core):
         sample(family, core.hooked(family.model, hook))
 
 
-@pytest.mark.parametrize("name", ["SD15", "SDXL", "SD3", "HiDream", "HiDreamO1", "LTXV", "PixArtSigma"])
+@pytest.mark.parametrize(
+    "name", ["SD15", "SDXL", "SD3", "HiDream", "HiDreamO1", "LongCatImage", "LTXV", "MiniMaxH3", "PixArtSigma"]
+)
 def test_the_node_erases_from_its_own_text_encoder(pack, name):
     model, clip = new_model(name), new_clip(name)
     node = pack["EraseAnything_AttentionErase"].PREPARE_CLASS_CLONE(None)

@@ -40,7 +40,7 @@ def randomised(module: torch.nn.Module, seed: int):
         else:
             tensor.fill_(float(name.endswith(("weight", "scale", "gamma"))))
     for name, tensor in module.named_buffers():
-        if "pos_embed" in name:
+        if "pos_embed" in name or "inv_freq" in name:
             tensor.normal_(generator=generator)
 
 
@@ -71,7 +71,7 @@ def new_clip(family: str) -> comfy.sd.CLIP:
     text = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 3, "intermediate_size": 16}
     t5 = {"d_ff": 16, "d_kv": 8, "num_heads": 2, "num_layers": 1, "vocab_size": 6000}  # holds the short words' ids
     qwen = text | {"num_key_value_heads": 1, "num_hidden_layers": 4}
-    names = ("llama", "qwen25_3b", "qwen25_7b", "qwen3_06b", "qwen3vl_8b", "gemma2_2b")
+    names = ("llama", "qwen25_3b", "qwen25_7b", "qwen3_06b", "qwen3vl_8b", "qwen3vl_32b", "gemma2_2b")
     options = {f"{name}_model_config": qwen for name in names}
     options |= {"clip_l_model_config": text, "clip_g_model_config": text, "t5xxl_model_config": t5}
     encoders, f32 = comfy.text_encoders, torch.float32
@@ -89,7 +89,9 @@ def new_clip(family: str) -> comfy.sd.CLIP:
             encoders.hunyuan_image.te(byt5=False, dtype_llama=f32),
         ),
         "Kandinsky5": (encoders.kandinsky5.Kandinsky5Tokenizer, encoders.kandinsky5.te(f32)),
+        "LongCatImage": (encoders.longcat_image.LongCatImageTokenizer, encoders.longcat_image.te(f32)),
         "LTXV": (encoders.lt.LTXVT5Tokenizer, encoders.lt.ltxv_te(f32)),
+        "MiniMaxH3": (encoders.minimax.MiniMaxH3Tokenizer, encoders.minimax.te(f32)),
         "Omnigen2": (encoders.omnigen2.Omnigen2Tokenizer, encoders.omnigen2.te(f32)),
         "PixArtSigma": (encoders.pixart_t5.PixArtTokenizer, encoders.pixart_t5.pixart_te(f32)),
         "PixelDiTT2I": (encoders.pixeldit.PixelDiTGemma2Tokenizer, encoders.pixeldit.pixeldit_te(f32)),

@@ -10,7 +10,6 @@ REFUSED = {  # names of ComfyUI's classes, and why
     "Hunyuan3Dv2": NO_TEXT,
     "HunYuanDiTPlain": NO_TEXT,
     "LatentSeqMMFlowModel": NO_TEXT,
-    "MiniMaxH3Model": "it packs text, references, sound and image into one sequence in an order that varies",
     "NaDiT": NO_TEXT,
     "StageB": "only the pooled text enters it",
 }

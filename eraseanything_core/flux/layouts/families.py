@@ -3,6 +3,8 @@
 They go by the names of their classes: a ComfyUI that lacks some of them can still use the others.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -144,6 +146,20 @@ def _lens(model) -> Joint:
     return Joint(tells, Texts(model.txt_in.in_features), 1, image_first=True)
 
 
+def _minimax(model) -> Joint:
+    """The text, which comes refined, stands before the pictures and sounds of reference, the sound and the video."""
+
+    def others(given: dict) -> int:
+        payload = given["minimax_payload"]
+        pictures = sum(math.prod(latent.shape[2:]) for latent in payload.get("cond_video_latents", ()))
+        references = [latent.shape for latent in payload.get("cond_audio_latents", ())]
+        sounds = sum(math.prod(shape[2:]) for shape in (*given["latent_shapes"][1:], *references))
+        return pictures // math.prod(model.patch_size) + sounds
+
+    texts = Texts(model.condition_proj.in_features, prepared=True)
+    return Joint(BlockPatches(len(model.blocks)), texts, model.patch_size, after=others)
+
+
 def _pixeldit(model) -> Joint:
     """Its pixels attend to themselves in modules that are not told."""
     tells = Modules(_each("patch_blocks.{}.attn", model.patch_blocks))
@@ -253,6 +269,7 @@ LAYOUTS = {  # in comfy.ldm
     "lumina.model.NextDiT": _lumina,
     "lumina.model.NextDiTPixelSpace": _lumina,
     "mage_flow.model.MageFlowTransformer2DModel": _mage,
+    "minimax.model.MiniMaxH3Model": _minimax,
     "modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper": _sd3,
     "modules.diffusionmodules.openaimodel.UNetModel": _unet,
     "omnigen.omnigen2.OmniGen2Transformer2DModel": _omnigen,

@@ -34,7 +34,7 @@ class Joint:
         ahead, behind: how many further tokens a forward's arguments put in front of the text and behind it.
         multiple: text and image are each padded to a multiple of it.
         references: argument of a forward that lists further images, where the model does not count them itself.
-        after: how many tokens of further images a forward's arguments hold in another form.
+        after: how many tokens of further images, or of sounds, a forward's arguments hold in another form.
         image_first: whether the image stands in front of the text.
     """
 
@@ -53,17 +53,18 @@ class Joint:
         """The transformer options of one forward, the columns of its text keys and where they stand.
 
         Args:
-            x: latents [b, c, ..., h, w].
+            x: latents [b, c, ..., h, w]; where others are packed with them, `given` has the shapes.
             select: [b, tokens], the columns of the encodings.
             given: the other arguments of the forward.
         """
         options, block_of = self.tells.begin(options)
         select = self.texts.keys(select, given)
-        text, image = (self.padded(count) for count in (select.shape[1], self.tokens(x)))
+        shape = given.get("latent_shapes", (x.shape,))[0]
+        text, image = (self.padded(count) for count in (select.shape[1], self.tokens(shape)))
         before = self.before + self.ahead(given)
         others = before + text + self.behind(given)
         references = given.get(self.references) or ()
-        counted = sum(self.tokens(found) for found in references) + self.after(given)
+        counted = sum(self.tokens(found.shape) for found in references) + self.after(given)
 
         def place(rows: int, keys: int, options: dict) -> Place | None:
             block = block_of(options)
@@ -80,11 +81,11 @@ class Joint:
     def padded(self, count: int) -> int:
         return math.ceil(count / self.multiple) * self.multiple
 
-    def tokens(self, image: Tensor) -> int:
+    def tokens(self, shape: Sequence[int]) -> int:
         """Of latents [b, c, ..., h, w]."""
         patch = (self.patch, self.patch) if isinstance(self.patch, int) else tuple(self.patch)
-        sides = (1,) * (image.ndim - 2 - len(patch)) + patch
-        return math.prod(-(-size // side) for size, side in zip(image.shape[2:], sides, strict=True))
+        sides = (1,) * (len(shape) - 2 - len(patch)) + patch
+        return math.prod(-(-size // side) for size, side in zip(shape[2:], sides, strict=True))
 
 
 def expect(found: tuple[int, int], expected: tuple[int, int]):
