@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
+from itertools import dropwhile
 from os.path import commonprefix
 
 SPECIAL = {"<pad>", "</s>", "<s>", "<unk>", "<bos>", "<eos>", "<|startoftext|>", "<|endoftext|>"}
@@ -90,9 +91,14 @@ def own_pieces(pieces: Sequence[str], template: Sequence[str]) -> list[str]:
         template: the pieces of the empty prompt.
     """
     start = len(commonprefix([pieces, template]))
-    rest = [list(reversed(found[start:])) for found in (pieces, template)]
-    stop = len(pieces) - len(commonprefix(rest))
+    rest = [_backwards(found[start:]) for found in (pieces, template)]
+    stop = start + len(rest[0]) - len(commonprefix(rest))
     return [piece if start <= i < stop else "" for i, piece in enumerate(pieces)]
+
+
+def _backwards(pieces: Sequence[str]) -> list[str]:
+    """The pieces from the last word on; padding is left out, of which a shorter prompt has more."""
+    return list(dropwhile(lambda piece: not piece, reversed(pieces)))
 
 
 def find_spans(pieces: Sequence[str], concept: str) -> list[range]:

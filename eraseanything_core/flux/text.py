@@ -40,7 +40,7 @@ DROPPING = {  # ComfyUI's tokenizers whose text encoder drops the first tokens, 
     "gpt_oss.LensTokenizer", "hunyuan_image.HunyuanImageTokenizer", "hunyuan_video.HunyuanVideo15Tokenizer",
     "hunyuan_video.HunyuanVideoTokenizer", "joyimage.JoyImageTokenizer", "kandinsky5.Kandinsky5Tokenizer",
     "kandinsky5.Kandinsky5TokenizerImage", "krea2.Krea2Tokenizer", "longcat_image.LongCatImageTokenizer",
-    "lt.LTXAVGemmaTokenizer", "mage_flow.MageFlowTokenizer", "qwen_image.QwenImageTokenizer",
+    "lt.LTXAVGemmaTokenizer", "mage_flow.MageFlowTokenizer", "ovis.OvisTokenizer", "qwen_image.QwenImageTokenizer",
 }  # fmt: skip
 ENDING = {"longcat_image.LongCatImageTokenizer": 5}  # how many of the last tokens, of its template, it drops as well
 PIXELDIT = "pixeldit.PixelDiTGemma2Tokenizer"
@@ -109,6 +109,7 @@ ENCODINGS = (  # names of the tokenizers; those of each encoding, those in one t
     ({"byt5", "qwen25_7b"}, [[("qwen25_7b",)], [("byt5",)]]),
     ({"lyrics", "umt5base"}, [[("umt5base",)]]),
     ({"qwen3_06b", "t5xxl"}, [[("t5xxl",)]]),
+    ({"gemma", "jina"}, [[("gemma",)]]),
     ({"g", "l", "llama", "t5xxl"}, [[("t5xxl",)], [("llama",)]]),
     ({"hydit_clip", "mt5xl"}, [[("hydit_clip",)], [("mt5xl",)]]),
 )

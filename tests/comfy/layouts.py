@@ -20,6 +20,11 @@ CHROMA = {
     "qkv_bias": True, "in_dim": 64, "hidden_dim": 32, "n_layers": 1, "txt_ids_dims": [], "vec_in_dim": None,
     "hidden_size": 128, "axes_dim": [16, 24, 24], "out_dim": 128, "patch_size": 2,
 }  # fmt: skip
+FLUX = {
+    "image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": None, "context_in_dim": 16,
+    "hidden_size": 128, "mlp_ratio": 2.0, "num_heads": 2, "depth": 2, "depth_single_blocks": 2, "patch_size": 2,
+    "axes_dim": [16, 24, 24], "theta": 10000, "qkv_bias": True, "guidance_embed": False, "txt_ids_dims": [1, 2],
+}  # fmt: skip
 HUNYUAN = {
     "image_model": "hunyuan_video", "vec_in_dim": 16, "context_in_dim": 32, "hidden_size": 128, "mlp_ratio": 2.0,
     "num_heads": 2, "depth": 2, "depth_single_blocks": 2, "theta": 256, "qkv_bias": True, "guidance_embed": False,
@@ -100,15 +105,8 @@ CASES = {
         },
         size=(128, 6, 8), text=(491,), keys=560, image=(512, None), attentions=4,
     ),
-    "LongCatImage": Case(
-        {
-            "image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": None, "context_in_dim": 16,
-            "hidden_size": 128, "mlp_ratio": 2.0, "num_heads": 2, "depth": 2, "depth_single_blocks": 2,
-            "axes_dim": [16, 24, 24], "theta": 10000, "patch_size": 2, "qkv_bias": True, "guidance_embed": False,
-            "txt_ids_dims": [1, 2],
-        },
-        width=16, attentions=4, **TEXT_FIRST,
-    ),
+    "FluxSchnell": Case(FLUX | {"yak_mlp": True, "txt_norm": True}, width=16, attentions=4, **TEXT_FIRST),  # Ovis-Image
+    "LongCatImage": Case(FLUX, width=16, attentions=4, **TEXT_FIRST),
     "QwenImage": Case(
         {
             "image_model": "qwen_image", "num_layers": 2, "attention_head_dim": 64, "num_attention_heads": 2,
@@ -120,7 +118,7 @@ CASES = {
         {
             "image_model": "lumina2", "in_channels": 16, "dim": 128, "n_layers": 2, "n_refiner_layers": 1,
             "n_heads": 2, "n_kv_heads": 1, "axes_dims": [16, 24, 24], "cap_feat_dim": 32, "qk_norm": True,
-            "pad_tokens_multiple": 8,
+            "pad_tokens_multiple": 8, "clip_text_dim": 16,  # which NewBie has
         },
         keys=72, image=(24, None),
     ),

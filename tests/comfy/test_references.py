@@ -90,7 +90,12 @@ def test_a_prompt_that_minimax_encodes_with_its_references_is_not_taken_for_the_
     given |= {"model": family.model, "clip": clip, "prompt": "a red star", "concept": "star"}
     with torch.inference_mode():
         changed = node.execute(**given).args[0]
-        tokens = clip.tokenize("a red star", minimax_ref_items=[{"type": "audio"}])
-        family.positive = clip.encode_from_tokens_scheduled(tokens)
+        alone, beside = (
+            clip.encode_from_tokens_scheduled(clip.tokenize("a red star", images=[], minimax_ref_items=items))
+            for items in ([], [{"type": "audio"}])
+        )
+    family.positive = alone
+    assert not torch.equal(sample(family, changed), sample(family, family.model))
+    family.positive = beside
     with pytest.raises(ValueError, match="the sampled prompt is not the one"):
         sample(family, changed)

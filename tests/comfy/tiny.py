@@ -62,7 +62,8 @@ def checkpoint() -> dict[str, torch.Tensor]:
     marked = Tokenizer.from_file(str(LLAMA / "tokenizer.json"))
     marked.add_special_tokens(["<|start|>", "<|channel|>", "<|message|>", "<|end|>"])
     pieces = (LLAMA.parent / "t5_pile_tokenizer" / "tokenizer.model").read_bytes()
-    files = {"tokenizer_json": marked.to_str().encode(), "spiece_model": pieces}
+    files = {"tokenizer_json": marked.to_str().encode()}
+    files |= dict.fromkeys(("spiece_model", "gemma_spiece_model", "jina_spiece_model"), pieces)
     return {name: torch.frombuffer(bytearray(file), dtype=torch.uint8) for name, file in files.items()}
 
 
@@ -71,7 +72,7 @@ def new_clip(family: str) -> comfy.sd.CLIP:
     text = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 3, "intermediate_size": 16}
     t5 = {"d_ff": 16, "d_kv": 8, "num_heads": 2, "num_layers": 1, "vocab_size": 6000}  # holds the short words' ids
     qwen = text | {"num_key_value_heads": 1, "num_hidden_layers": 4}
-    names = ("llama", "qwen25_3b", "qwen25_7b", "qwen3_06b", "qwen3vl_8b", "qwen3vl_32b", "gemma2_2b")
+    names = ("llama", "qwen25_3b", "qwen25_7b", "qwen3_06b", "qwen3_2b", "qwen3vl_8b", "qwen3vl_32b", "gemma2_2b")
     options = {f"{name}_model_config": qwen for name in names}
     options |= {"clip_l_model_config": text, "clip_g_model_config": text, "t5xxl_model_config": t5}
     encoders, f32 = comfy.text_encoders, torch.float32
@@ -93,6 +94,7 @@ def new_clip(family: str) -> comfy.sd.CLIP:
         "LTXV": (encoders.lt.LTXVT5Tokenizer, encoders.lt.ltxv_te(f32)),
         "MiniMaxH3": (encoders.minimax.MiniMaxH3Tokenizer, encoders.minimax.te(f32)),
         "Omnigen2": (encoders.omnigen2.Omnigen2Tokenizer, encoders.omnigen2.te(f32)),
+        "Ovis": (encoders.ovis.OvisTokenizer, encoders.ovis.te(f32)),
         "PixArtSigma": (encoders.pixart_t5.PixArtTokenizer, encoders.pixart_t5.pixart_te(f32)),
         "PixelDiTT2I": (encoders.pixeldit.PixelDiTGemma2Tokenizer, encoders.pixeldit.pixeldit_te(f32)),
         "QwenImage": (encoders.qwen_image.QwenImageTokenizer, encoders.qwen_image.te(f32)),

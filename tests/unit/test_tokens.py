@@ -83,9 +83,12 @@ def test_a_tokenizer_that_is_not_known():
     [("", []), ("star", [3]), ("user", [3]), ("▁ user", [3, 4]), ("assistant", [3]), ("a star assistant", [3, 4, 5])],
 )
 def test_pieces_of_the_template_are_blanked(text, own):
+    """Also where the shorter of the two is padded."""
     template = ["", "user", "▁", "", "▁", "", "assistant"]
     pieces = [*template[:3], *text.split(), *template[3:]]
     found = tokens.own_pieces(pieces, template)
+    padded = tokens.own_pieces([*pieces, ""], [*template, *[""] * (1 + len(text.split()))])
+    assert padded == [*found, ""]
     assert [i for i, piece in enumerate(found) if piece] == own and len(found) == len(pieces)
 
 
