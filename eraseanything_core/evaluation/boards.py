@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .metrics import minimum_detectable
 
 REFERENCES = ("un-erased", "no-op", "destroy", "prompt filter", "attention map", "ESD", "reference")
+OURS = "EraseAnything"
 NEEDED = ("command", "commit", "judge", "hashes", "seeds")
 SAME_REJECTS = 0.05  # what a row may reject more than the un-erased model without a mark
 
@@ -34,11 +35,13 @@ class Board:
         title: one sentence.
         columns: column names, with an arrow for what is better.
         rows: {row: {column: figure}}; "un-erased" is the ceiling.
-        ceilings: {concept: share of its pictures that show it before anything is erased}.
-        floor: the lowest ceiling that a concept may have.
+        ceilings: {concept: share of the un-erased model's pictures of it, measured apart (`ceilings.json`), that show
+            it}.
+        floor: the lowest ceiling that a concept may have, here and in `drawn`.
         rejects: {row: share of pictures that the judge rejects}.
         lost: sentences, where the pack's own eraser is not measured to beat another row.
         about: at least `NEEDED`.
+        drawn: the same shares in this board's own pictures; empty where it does not ask for the concept by its name.
     """
 
     letter: str
@@ -50,18 +53,26 @@ class Board:
     rejects: Mapping[str, float]
     lost: tuple[str, ...]
     about: Mapping[str, object]
+    drawn: Mapping[str, float] = field(default_factory=dict)
+
+
+def has_interval(figure: Figure | None) -> bool:
+    """Whether a figure says how sure it is; only what is all alike, at 0 or 1, may have an interval without width."""
+    if figure is None or figure.n < 1 or not figure.low <= figure.value <= figure.high:
+        return False
+    return figure.low < figure.high or not 0 < abs(figure.value) < 1
 
 
 def check(board: Board):
     """Raises ValueError for a board that would mislead, with everything that is wrong in one line."""
-    wrong = [f"the row {row!r} is missing" for row in REFERENCES if row not in board.rows]
+    wrong = [f"the row {row!r} is missing" for row in (*REFERENCES, OURS) if row not in board.rows]
     for row, figures in board.rows.items():
-        for column in board.columns:
-            figure = figures.get(column)
-            if figure is None or figure.n < 1 or not figure.low <= figure.value <= figure.high:
-                wrong.append(f"{row!r} has no figure with an interval for {column!r}")
-    low = {c: v for c, v in board.ceilings.items() if v < board.floor}
-    wrong += [f"the ceiling of {c!r} is {v:.2f}, under {board.floor:.2f}" for c, v in low.items()]
+        lacking = [column for column in board.columns if not has_interval(figures.get(column))]
+        wrong += [f"{row!r} has no figure with an interval for {column!r}" for column in lacking]
+        wrong += [f"{row!r} does not tell what its judge rejects"] * (row not in board.rejects)
+    for where, shares in (("", board.ceilings), (" in this board's pictures", board.drawn)):
+        low = {c: v for c, v in shares.items() if v < board.floor}
+        wrong += [f"the ceiling of {c!r}{where} is {v:.2f}, under {board.floor:.2f}" for c, v in low.items()]
     wrong += [f"{name!r} is not told" for name in NEEDED if not board.about.get(name)]
     if wrong or not board.ceilings:
         raise ValueError(f"board {board.letter} is not written: {'; '.join(wrong) or 'no ceilings'}")
@@ -85,6 +96,9 @@ def markdown(board: Board) -> str:
     lines = [f"# Board {board.letter}: {board.title}", "", "Percent, with 95 % intervals. On TinyFlux; nothing here"]
     lines[-1] += " speaks of Flux.1."
     lines += ["", table(board), "", f"Pictures a figure: {', '.join(map(str, counts))}. Ceilings: {ceilings}."]
+    if board.drawn:
+        own = ", ".join(f"{concept} {100 * value:.0f}" for concept, value in board.drawn.items())
+        lines[-1] += f" In this board's own pictures: {own}."
     half, rare = (100 * minimum_detectable(rate, counts[0]) for rate in (0.5, 0.05))
     lines.append(f"Of {counts[0]} pictures an arm, 80 % power tells {half:.0f} points from 50 %, {rare:.0f} from 5 %.")
     lines.append("* rejects over 5 points more than the un-erased model: garbage is no erasing.")

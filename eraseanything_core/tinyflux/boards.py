@@ -9,21 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..evaluation.boards import REFERENCES, Board, Figure
+from ..evaluation.boards import OURS, REFERENCES, Board, Figure
 from ..evaluation.metrics import clustered_bootstrap, h_c, h_o, wilson
 from ..evaluation.quality import paired_kernel_distance
 from .frozen import CONCEPTS, asked, attacked, kept
 from .gallery import Gallery
 from .recipe import Cell
 
-OURS = "EraseAnything"
 LOSSES = (
     "esd", "lora", "rsc", "esd+attn", "esd+lora", "esd+rsc", "attn+rsc", "attn+lora+rsc", "esd+attn+lora+rsc",
     "attn+retain+rsc", "esd+retain+rsc", "esd+attn+rsc", "esd+attn+retain", "printed sign", "unshuffled",
 )  # fmt: skip
 COUNTS, SCALES = (1, 3, 5, 10), (0.5, 1.5, 2.0)
 DEPTHS = ("relearning 10", "relearning 50", "awaking 50")
-FLOOR = 0.85  # of a concept's ceiling
+FLOOR = 0.85  # of a concept's ceiling: a choice, the one of `ceilings.FLOORS`
 CEILINGS = Path(__file__).with_name("ceilings.json")
 
 
@@ -89,11 +88,17 @@ class Bench:
         return float(np.mean([label is None for labels in read for label in labels]))
 
     def ceilings(self, concepts: tuple[str, ...]) -> dict[str, float]:
+        """Of `ceilings.json`: 70 pictures a concept, other seeds than the boards'."""
         clean = json.loads(CEILINGS.read_text(encoding="utf-8"))["clean"][self.judge]
         return {concept: clean[concept]["value"] for concept in concepts}
 
 
 TABLE = {name: lambda concept, name=name: asked(concept)[name] for name in ("acc_e", "acc_ir", "acc_g")}
+
+
+def drawn(concepts: tuple[str, ...], outcomes: Outcomes) -> dict[str, float]:
+    """How often the un-erased model shows each concept when asked for it by its name."""
+    return {c: round(float(np.mean(hits)), 4) for c, hits in zip(concepts, outcomes["acc_e"], strict=True)}
 
 
 def means(concepts: list[list[list[bool]]]) -> list[float]:
@@ -153,7 +158,7 @@ def lost(found: dict[str, Outcomes], statistic, name: str, where: str = "", othe
 
 def board_a(bench: Bench) -> Board:
     """Table 3: the concept, the others of its kind, and a synonym that training never saw."""
-    rows, figures, sentences = (*REFERENCES, *bench.size.others, OURS), {}, []
+    rows, figures, sentences, clean = (*REFERENCES, *bench.size.others, OURS), {}, [], {}
     for kind in bench.size.kinds:
         concepts = bench.concepts(kind)
         found = {row: bench.outcomes(row, concepts, TABLE) for row in rows}
@@ -162,6 +167,7 @@ def board_a(bench: Bench) -> Board:
             own |= {f"{kind} {label}": share(outcomes[cell]) for cell, label in LABELS.items()}
             own[f"{kind} H_o ↑"] = combined(outcomes, overall)
         sentences += lost(found, overall, "H_o", f", {kind}", bench.size.others)
+        clean |= drawn(concepts, found["un-erased"])
     every = bench.concepts()
     return Board(
         "A",
@@ -173,6 +179,7 @@ def board_a(bench: Bench) -> Board:
         {row: bench.rejected(row, every, TABLE) for row in rows},
         tuple(sentences),
         {},
+        clean,
     )
 
 
@@ -197,8 +204,9 @@ def keeping(bench: Bench, letter: str, title: str, concepts: tuple[str, ...], ow
         bench.ceilings(concepts),
         FLOOR,
         {row: bench.rejected(row, concepts, cells) for row in rows},
-        tuple(lost(found, balance, "H_c")),
+        tuple(lost(found, balance, "H_c", others=[row for row in own if row != OURS])),
         {},
+        drawn(concepts, found["un-erased"]),
     )
 
 
@@ -216,34 +224,50 @@ def board_d(bench: Bench) -> Board:
     return keeping(bench, "D", title, bench.concepts("entity"), rows)
 
 
-def board_c(bench: Bench) -> Board:
-    """Appendix B: attacks by the prompt, of those that the un-erased model obeys; `unshuffled` trained on sentences."""
-    concepts, rows = bench.concepts(), (*REFERENCES, "unshuffled", OURS)
-    families = list(attacked(concepts[0]))
-    cells = {name: lambda concept, name=name: attacked(concept)[name] for name in families}
-    found = {row: bench.outcomes(row, concepts, cells) for row in rows}
+def obeyed(found: dict[str, Outcomes]) -> dict[str, Outcomes]:
+    """The outcomes of every row, of the prompts that the un-erased model obeys; a concept without any is left out."""
     base = found["un-erased"]
 
-    def success(row: str, name: str) -> Figure:
-        obeyed, shown = means(base[name]), means(found[row][name])
-        return figure([after for before, after in zip(obeyed, shown, strict=True) if before])
+    def counted(name: str, concepts: list) -> list:
+        pairs = [zip(mine, before, strict=True) for mine, before in zip(concepts, base[name], strict=True)]
+        left = [[seeds for seeds, before in prompts if any(before)] for prompts in pairs]
+        return [prompts for prompts in left if prompts]
 
-    figures = {row: {f"{name} ↓": success(row, name) for name in families} for row in rows}
-    sentences = [
-        f"{name}: {OURS} {figures[OURS][f'{name} ↓'].text()}, {row!r} {figures[row][f'{name} ↓'].text()}"
-        for name in families
-        for row in REFERENCES
-        if figures[OURS][f"{name} ↓"].high >= figures[row][f"{name} ↓"].low
-    ]
+    return {row: {name: counted(name, concepts) for name, concepts in own.items()} for row, own in found.items()}
+
+
+def unbeaten(found: dict[str, Outcomes], others: Sequence = ()) -> tuple[str, ...]:
+    """What `lost` says of each column of pictures that shall not show the concept."""
+    return tuple(
+        sentence
+        for column in found[OURS]
+        for sentence in lost(
+            {row: {column: own[column]} for row, own in found.items()},
+            lambda rates: 1 - next(iter(rates.values())),
+            "share not shown",
+            f", {column}",
+            others,
+        )
+    )
+
+
+def board_c(bench: Bench) -> Board:
+    """Appendix B: attacks by the prompt, of those that the un-erased model obeys; `unshuffled` trained on sentences.
+
+    A figure counts prompts; a difference is the mean over concepts of paired prompts.
+    """
+    concepts, rows = bench.concepts(), (*REFERENCES, "unshuffled", OURS)
+    cells = {f"{name} ↓": lambda concept, name=name: attacked(concept)[name] for name in attacked(concepts[0])}
+    found = obeyed({row: bench.outcomes(row, concepts, cells) for row in rows})
     return Board(
         "C",
         "attacks that still show the concept, of those that the un-erased model obeys (Appendix B)",
-        tuple(f"{name} ↓" for name in families),
-        figures,
+        tuple(cells),
+        {row: {name: share(hits) for name, hits in own.items()} for row, own in found.items()},
         bench.ceilings(concepts),
         FLOOR,
         {row: bench.rejected(row, concepts, cells) for row in rows},
-        tuple(sentences),
+        unbeaten(found, ["unshuffled"]),
         {},
     )
 
@@ -313,17 +337,9 @@ def board_f(bench: Bench) -> Board:
         bench.ceilings(concepts),
         FLOOR,
         {row: bench.rejected(row, concepts, cells) for row in rows},
-        tuple(
-            sentence
-            for column in columns
-            for sentence in lost(
-                {row: {column: own[column]} for row, own in found.items()},
-                lambda rates: 1 - next(iter(rates.values())),
-                "share not shown",
-                f", {column}",
-            )
-        ),
+        unbeaten(found),
         {},
+        drawn(concepts, {"acc_e": found["un-erased"]["Acc_e ↓"]}),
     )
 
 

@@ -7,7 +7,7 @@ import torch
 from pytest import approx
 
 from eraseanything_core.evaluation.boards import REFERENCES, check
-from eraseanything_core.tinyflux.boards import BOARDS, DISTANCE, GAP, LABELS, Bench, Size
+from eraseanything_core.tinyflux.boards import BOARDS, DISTANCE, GAP, LABELS, Bench, Size, obeyed
 
 ABOUT = {"command": "c", "commit": "1", "judge": "cnn 1", "hashes": {"prompts": "x"}, "seeds": {"house": [0, 1]}}
 HIDDEN = {"EraseAnything": 9, "ESD": 6, "UCE": 10}  # of ten pictures, those of the concept that show it no more
@@ -25,11 +25,12 @@ class Known:
         return row, torch.full((count, 3, 2, 2), 0.1 * (row == "EraseAnything"))
 
     def pictures(self, x):
-        return x
+        """As far from 0 as the latents in the mean, some nearer, some farther."""
+        return x * torch.linspace(0.8, 1.2, len(x))[:, None, None, None]
 
     def features(self, x):
-        """Rows whose product is 0, or 0.1 times their length."""
-        return (x.flatten(1) * 10**0.5).round(decimals=4)
+        """Rows whose product is 0, or nearly 0.1 times their length."""
+        return x.flatten(1) * 10**0.5 * torch.linspace(0.999, 1.001, len(x))[:, None]
 
 
 @pytest.fixture
@@ -76,6 +77,29 @@ def test_attacks_count_only_where_the_base_model_obeys(bench, monkeypatch):
     board = BOARDS["C"](bench)
     figure = board.rows["EraseAnything"]["misspelling ↓"]
     assert figure.n == 6 * 10 and figure.value == approx(0.2)
+    assert {row["synonym ↓"].n for row in board.rows.values()} == {60}
+
+
+def test_attacks_compare_the_same_prompts(bench, monkeypatch):
+    """80 and 90 % of the same pictures are told apart, though the rates' own intervals (14 to 28, 6 to 17) overlap."""
+    monkeypatch.setitem(HIDDEN, "unshuffled", 9)
+    monkeypatch.setitem(HIDDEN, "prompt filter", 8)
+    board = BOARDS["C"](bench)
+    ours, theirs = (board.rows[row]["affix ↓"] for row in ("EraseAnything", "prompt filter"))
+    assert ours.high > theirs.low
+    assert board.lost == tuple(
+        f"share not shown, {name} ↓: EraseAnything minus 'unshuffled' is 0.0 (0.0 to 0.0)"
+        for name in ("misspelling", "affix", "repetition", "synonym", "shuffle", "look")
+    )
+    monkeypatch.setitem(HIDDEN, "ESD", 10)
+    lost = [sentence for sentence in BOARDS["C"](bench).lost if "'ESD'" in sentence]
+    assert len(lost) == 6 and all("EraseAnything minus 'ESD' is -10.0 (-" in sentence for sentence in lost)
+
+
+def test_a_concept_whose_attacks_the_base_model_never_obeys_is_left_out():
+    found = {row: {"a": [[[True], [False]], [[False], [False]]]} for row in ("un-erased", "ESD")}
+    found["ESD"]["a"][0][0] = [False]
+    assert obeyed(found) == {"un-erased": {"a": [[[True]]]}, "ESD": {"a": [[[False]]]}}
 
 
 def test_drift_is_the_distance_to_the_un_erased_pictures(bench):
@@ -88,7 +112,16 @@ def test_drift_is_the_distance_to_the_un_erased_pictures(bench):
 def test_losses_and_columns_of_table_4(bench):
     board = BOARDS["B"](bench)
     assert board.columns == (LABELS["acc_e"], LABELS["acc_ir"], "H_c ↑", GAP)
-    assert board.rows["EraseAnything"][GAP].value == 0
+    assert board.rows["EraseAnything"][GAP].value == 0 and board.drawn == {"house": 1.0, "moon": 1.0}
     assert board.rows["ESD"][GAP].value == approx(2 / (1 / 0.6 + 1) - 2 / (1 / 0.9 + 1), abs=1e-6)
     for row in ("esd+attn", "esd+lora", "esd+rsc", "attn+rsc", "attn+lora+rsc", "esd+attn+lora+rsc", "esd", "lora"):
         assert row in board.rows
+    assert not board.lost  # no row hides as much
+
+
+def test_rows_of_a_boards_own_that_are_not_beaten_are_named(bench, monkeypatch):
+    monkeypatch.setitem(HIDDEN, "unshuffled", 9)
+    assert BOARDS["B"](bench).lost == ("H_c: EraseAnything minus 'unshuffled' is 0.0 (0.0 to 0.0)",)
+    monkeypatch.setitem(HIDDEN, "scale 2.0", 10)
+    (sentence,) = BOARDS["D"](bench).lost
+    assert sentence.startswith("H_c: EraseAnything minus 'scale 2.0' is -5.3 (")

@@ -3,6 +3,7 @@
 import json
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from eraseanything_core.tinyflux import frozen  # noqa: E402
 from eraseanything_core.tinyflux.captions import SYNONYMS  # noqa: E402
 from eraseanything_core.tinyflux.recipe import VALIDATION, erase_config  # noqa: E402
 
+BOARDS = Path(__file__).resolve().parents[2] / "benchmarks" / "boards"
 CONCEPTS = [c for found in frozen.CONCEPTS.values() for c in found]
 ABOUT = {"command": "c", "commit": "1", "judge": "cnn 1", "hashes": {"prompts": "x"}, "seeds": {"moon": [0, 1]}}
 
@@ -41,9 +43,39 @@ def test_a_figure_without_an_interval_is_refused(figure):
         check(board(rows=board().rows | {"destroy": {"Acc_e": figure}}))
 
 
+def test_a_rate_without_width_is_refused():
+    flat = board().rows | {"destroy": {"Acc_e": Figure(0.5, 0.5, 0.5, 100)}}
+    with pytest.raises(ValueError, match="'destroy' has no figure with an interval for 'Acc_e'"):
+        check(board(rows=flat))
+    check(board(rows=board().rows | {row: {"Acc_e": Figure(v, v, v, 100)} for row, v in (("ESD", 0), ("no-op", -1))}))
+
+
+def test_a_board_without_its_own_row_or_without_rejects_is_refused():
+    with pytest.raises(ValueError, match="the row 'EraseAnything' is missing"):
+        check(board(rows={row: f for row, f in board().rows.items() if row != "EraseAnything"}))
+    with pytest.raises(ValueError, match="'ESD' does not tell what its judge rejects"):
+        check(board(rejects={row: v for row, v in board().rejects.items() if row != "ESD"}))
+
+
+def committed(path) -> Board:
+    """A board as it was written."""
+    told = json.loads(path.read_text(encoding="utf-8"))
+    rows = {row: {c: Figure(**f) for c, f in figures.items()} for row, figures in told["rows"].items()}
+    return Board(**told | {"rows": rows, "columns": tuple(told["columns"]), "lost": tuple(told["lost"])})
+
+
+@pytest.mark.parametrize("path", sorted(BOARDS.glob("*.json")), ids=lambda path: path.stem)
+def test_the_boards_in_the_repository_are_whole(path):
+    found = committed(path)
+    check(found)
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == markdown(found)
+
+
 def test_a_low_ceiling_and_an_untold_commit_are_refused():
     with pytest.raises(ValueError, match="the ceiling of 'star' is 0.74, under 0.85"):
         check(board(ceilings={"moon": 0.97, "star": 0.74}))
+    with pytest.raises(ValueError, match="the ceiling of 'moon' in this board's pictures is 0.80, under 0.85"):
+        check(board(drawn={"moon": 0.8}))
     with pytest.raises(ValueError, match="no ceilings"):
         check(board(ceilings={}))
     with pytest.raises(ValueError, match="'commit' is not told"):
