@@ -5,6 +5,7 @@ from collections import OrderedDict
 
 import comfy.ops
 import torch
+from comfy.quant_ops import QuantizedTensor
 from torch import nn
 
 
@@ -27,10 +28,14 @@ class _FrozenLinear(torch.autograd.Function):
         if own:  # GGUF's layers unpack themselves
             return grad @ own(grad)[0], None, None
         weight, _, offload = comfy.ops.cast_bias_weight(module, grad, offloadable=True)
-        x_grad = grad @ weight
+        x_grad = grad @ _plain(weight).to(grad)  # a product with a quantised tensor may round `grad`, or be unknown
         comfy.ops.uncast_bias_weight(module, weight, None, offload)
         smooth = getattr(module, "pre_quant_scale", None)  # ModelOpt's, which the forward multiplies its input with
         return x_grad if smooth is None else x_grad * smooth.to(x_grad), None, None
+
+
+def _plain(weight: torch.Tensor) -> torch.Tensor:
+    return weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
 
 
 def private_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -10,6 +10,7 @@ import comfy.ops
 import comfy.sd
 import folder_paths
 import gguf
+import numpy as np
 import pytest
 import torch
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
@@ -18,7 +19,8 @@ from eraseanything_core import flux, trainer
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 CITY96 = Path(os.environ["COMFYUI_PATH"]) / "custom_nodes" / "ComfyUI-GGUF"
-QUANTISED = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise", "nvfp4", "mxfp8")
+ROWS, ROTATED = {"per_channel": True}, {"per_channel": True, "convrot": True}
+QUANTISED = [(form, {}) for form in QUANT_ALGOS] + [("int8_tensorwise", ROWS), ("int8_tensorwise", ROTATED)]
 
 
 def load(state, **options):
@@ -30,18 +32,19 @@ def is_linear(name, tensor):
     return name.endswith(".weight") and tensor.ndim == 2 and "blocks" in name and "modulation" not in name
 
 
-def quantised(state, form):
+def quantised(state, form, options=None):
     """A state dict as ComfyUI's quantised checkpoints hold it, and the same with the weights unpacked again."""
+    options = options or {}
     packed, plain = {}, {}
     for name, tensor in state.items():
         if not is_linear(name, tensor):
             packed[name] = plain[name] = tensor
             continue
-        held = QuantizedTensor.from_float(tensor.float(), QUANT_ALGOS[form]["comfy_tensor_layout"])
+        held = QuantizedTensor.from_float(tensor.float(), QUANT_ALGOS[form]["comfy_tensor_layout"], **options)
         packed |= held.state_dict(name)
-        told = json.dumps({"format": form}).encode()
+        told = json.dumps({"format": form, **options}).encode()
         packed[name.removesuffix("weight") + "comfy_quant"] = torch.tensor(list(told), dtype=torch.uint8)
-        plain[name] = held.dequantize().to(tensor.dtype)
+        plain[name] = held.dequantize()
     return packed, plain
 
 
@@ -88,15 +91,24 @@ def test_narrow_weights(state, clip, config, dtype, checkpoint):
     assert aligned(found, gradient(load(state), clip, config)) > (0.9 if dtype in FP8 else 0.999)
 
 
-@pytest.mark.parametrize("form", QUANTISED)
-def test_quantised_tensors(state, clip, config, form):
-    packed, plain = quantised(state, form)
-    patcher = load(packed)
+def round_no_inputs(patcher):
+    """Makes the linears multiply what they are given with the unpacked weights; ComfyUI rounds the inputs as well."""
+    for module in patcher.model.diffusion_model.modules():
+        if isinstance(getattr(module, "weight", None), QuantizedTensor):
+            module.comfy_force_cast_weights = True
+            module._forward = lambda x, w, b: torch.nn.functional.linear(x, getattr(w, "dequantize", lambda: w)(), b)
+
+
+@pytest.mark.parametrize("form, options", QUANTISED, ids=str)
+def test_quantised_tensors(state, clip, config, form, options):
+    """All that ComfyUI has. Backward is exact for the unpacked weights: it rounds no gradient."""
+    packed, plain = quantised(state, form, options)
+    patcher, expected = load(packed), gradient(load(plain, dtype=torch.float32), clip, config)
     weight = patcher.model.diffusion_model.double_blocks[0].img_attn.qkv.weight
     assert isinstance(weight, QuantizedTensor)
-    found = gradient(patcher, clip, config)
-    close(found, gradient(load(plain), clip, config), 0.05)
-    assert aligned(found, gradient(load(state), clip, config)) > 0.9
+    assert aligned(gradient(patcher, clip, config), gradient(load(state), clip, config)) > 0.9
+    round_no_inputs(patcher)
+    close(gradient(patcher, clip, config), expected, 1e-4)
 
 
 def test_smoothed_inputs(state, clip, config):
@@ -118,18 +130,32 @@ def test_partly_loaded(state, clip, config):
     close(gradient(patcher, clip, config), gradient(load(state), clip, config), 1e-6)
 
 
+K_SCALES = {"Q4_K": {0: 2.4e-4, 2: 1.8e-3}, "Q6_K": {208: 5e-5}}  # where a block's halves lie, and fit values
+
+
+def k_blocks(form, rows, columns):
+    """Random blocks of a K form with sensible scales: the package can only unpack these."""
+    count, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[form]]
+    blocks = np.random.default_rng(rows).integers(0, 256, (rows, columns // count, size), dtype=np.uint8)
+    for place, scale in K_SCALES[form].items():
+        blocks[..., place : place + 2] = np.frombuffer(np.float16(scale).tobytes(), np.uint8)
+    return blocks.reshape(rows, -1)
+
+
 def ggml(form):
     """Operations as city96's GGUF nodes have them, in short: GGML's own blocks, which the layer itself unpacks."""
-    kind = gguf.GGMLQuantizationType[form]
 
     class Linear(comfy.ops.manual_cast.Linear):
         def _load_from_state_dict(self, state_dict, prefix, *args):
-            blocks = torch.from_numpy(gguf.quantize(state_dict[prefix + "weight"].float().numpy(), kind))
-            self.weight = torch.nn.Parameter(blocks, requires_grad=False)
+            weight = state_dict[prefix + "weight"].float().numpy()
+            chosen = "Q8_0" if form in K_SCALES and weight.shape[1] % 256 else form
+            self.kind = gguf.GGMLQuantizationType[chosen]
+            blocks = k_blocks(form, *weight.shape) if chosen in K_SCALES else gguf.quantize(weight, self.kind)
+            self.weight = torch.nn.Parameter(torch.from_numpy(blocks), requires_grad=False)
             self.bias = torch.nn.Parameter(state_dict[prefix + "bias"], requires_grad=False)
 
         def unpacked(self):
-            return torch.from_numpy(gguf.dequantize(self.weight.numpy(), kind))
+            return torch.from_numpy(gguf.dequantize(self.weight.numpy(), self.kind))
 
         def cast_bias_weight(self, x):
             return self.unpacked().to(x), self.bias.to(x)
@@ -140,17 +166,34 @@ def ggml(form):
     return type("GGML", (comfy.ops.manual_cast,), {"Linear": Linear})
 
 
+@pytest.fixture
+def of_blocks(state, clip, config):
+    """The gradient on every linear in GGML's blocks, held to that on the unpacked weights."""
+
+    def found(form):
+        packed, plain = load(state, custom_operations=ggml(form)), dict(state)
+        for name, module in packed.model.diffusion_model.named_modules():
+            if hasattr(module, "unpacked"):
+                plain[name + ".weight"] = module.unpacked()
+        flux_ = packed.model.diffusion_model
+        assert flux_.img_in.weight.dtype == torch.uint8 and flux_.single_blocks[0].linear1.kind.name == form
+        found = gradient(packed, clip, config)
+        close(found, gradient(load(plain, dtype=torch.float32), clip, config), 1e-4)
+        return found
+
+    return found
+
+
 @pytest.mark.parametrize("form, likeness", (("Q8_0", 0.99), ("Q5_1", 0.95), ("Q4_0", 0.85)))
-def test_layers_that_unpack_themselves(state, clip, config, form, likeness):
-    """Every linear in GGML's blocks; the files and the loader itself are not here."""
-    packed, plain = load(state, custom_operations=ggml(form)), dict(state)
-    for name, module in packed.model.diffusion_model.named_modules():
-        if hasattr(module, "unpacked"):
-            plain[name + ".weight"] = module.unpacked()
-    assert packed.model.diffusion_model.img_in.weight.dtype == torch.uint8
-    found = gradient(packed, clip, config)
-    close(found, gradient(load(plain, dtype=torch.float32), clip, config), 1e-4)
-    assert aligned(found, gradient(load(state), clip, config)) > likeness
+def test_layers_that_unpack_themselves(of_blocks, state, clip, config, form, likeness):
+    """The files and the loader itself are not here."""
+    assert aligned(of_blocks(form), gradient(load(state), clip, config)) > likeness
+
+
+@pytest.mark.parametrize("form", K_SCALES)
+def test_k_blocks(of_blocks, form):
+    """Of random bytes, so there are no weights before them to be like."""
+    assert of_blocks(form).isfinite().all()
 
 
 @pytest.fixture
