@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 sys.path.insert(0, os.environ["COMFYUI_PATH"])
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, load_file, save_file
 
 from eraseanything_core import flux, trainer
 
@@ -65,11 +65,12 @@ def unreadable(folder: Path) -> list[str]:
     bad = []
     for path in folder.glob("[!.]*.safetensors"):
         try:
-            with safe_open(path, "pt") as file:
-                [file.get_tensor(key) for key in file.keys()]
+            content = path.read_bytes()  # opened once: safe_open does it twice, and a file may go in between
         except FileNotFoundError:
             continue  # pools that were used up in this moment
-        except Exception as error:
+        try:
+            load(content)
+        except SafetensorError as error:
             bad.append(f"{path.name}: {error}")
     return bad
 

@@ -1,6 +1,7 @@
 """Work is never lost: kills, full disks, damaged states, interrupts, SIGTERM, names that are taken."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import signal
@@ -25,6 +26,29 @@ def test_twenty_kills_leave_the_same_bits(tmp_path):
     assert len(told["saved"]) == 20 and told["same"] and not told["unreadable"], told
     assert sum(pairs > 0 for pairs in told["saved"]) >= 3 and told["looks"] > 20, told
     assert sorted(set(told["left"])) == ["finished.safetensors", "state.safetensors"], told
+
+
+def test_a_file_that_goes_while_it_is_looked_at_is_not_unreadable(tmp_path, monkeypatch):
+    """A damaged one is."""
+    spec = importlib.util.spec_from_file_location("killed", Path(__file__).with_name("killed.py"))
+    killed = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(killed)
+    pools, second_open = tmp_path / "pools-0.safetensors", torch.UntypedStorage.from_file
+    save_file({"x": torch.ones(8)}, pools)
+
+    def gone(*args, **more):
+        pools.unlink()
+        return second_open(*args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.UntypedStorage, "from_file", gone)
+        assert killed.unreadable(tmp_path) == []
+    pools.write_bytes(pools.read_bytes()[:-1])
+    (bad,) = killed.unreadable(tmp_path)
+    assert bad.startswith("pools-0.safetensors: ")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "glob", lambda *_: [tmp_path / "pools-1.safetensors"])
+        assert killed.unreadable(tmp_path) == []
 
 
 def stop_at(pair):
