@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from eraseanything_core import flux, losses, pools, sampling, trainer
+from eraseanything_core import flux, lora, losses, pools, sampling, trainer
 from eraseanything_core.config import PRESETS
+from eraseanything_core.tinyflux.recipe import erase_config
 
 
 @pytest.fixture
@@ -69,6 +70,15 @@ def is_the_published_codes(result, seen):
     assert [(rate, decay) for _, _, rate, decay in seen.optimizers] == [(1e-3, 1e-5)] * 2
     assert [getattr(config, weight) for weight in WEIGHTS.values()] == [1.0, 0.001, 0.1, 0.1]
     assert all(set(capture.maps) == {1} for capture in seen.blocks)
+
+
+@pytest.mark.parametrize("preset", ("paper", "reference"))
+def test_the_papers_are_the_papers_over_tinyflux_recipe_too(preset):
+    """What the shipped workflow holds trains keys and values on trajectories that the student walks."""
+    recipe = erase_config("star")
+    assert (recipe.targets, recipe.on_policy) == ("text_kv", 0.75)
+    config = dataclasses.replace(recipe, **PRESETS[preset])
+    assert lora.target_names(config.targets) == ("add_q", "add_k") and config.student_rows(config.pool) == 0
 
 
 def drawn(preset, number):
