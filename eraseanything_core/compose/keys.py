@@ -41,7 +41,9 @@ OUTSIDE = {
     "vector_in.in_layer": ("time_text_embed.text_embedder.linear_1",),
     "vector_in.out_layer": ("time_text_embed.text_embedder.linear_2",),
     "final_layer.linear": ("proj_out",),
+    "final_layer.adaLN_modulation.1": ("norm_out.linear",),
 }
+SWAPPED = "norm_out.linear"  # diffusers has its scale before its shift, ComfyUI and an `Eraser` after it
 BLOCKS = {"double_blocks": "transformer_blocks", "single_blocks": "single_transformer_blocks"}
 
 PREFIX = re.compile(
@@ -63,7 +65,7 @@ class Factors(NamedTuple):
     down: Tensor  # rank columns
 
 
-Eraser = dict[str, Factors]  # by the linear's name in diffusers' transformer
+Eraser = dict[str, Factors]  # by the linear's name in diffusers' transformer, rows as ComfyUI has them
 
 
 class Place(NamedTuple):
@@ -121,25 +123,25 @@ def read(tensors: dict[str, Tensor], header: dict[str, str], name: str) -> Erase
     for module, sides in parts.items():
         if not {"up", "down"} <= set(sides):
             raise ValueError(f"{name}: {module} has only {', '.join(sides)}: the file is not whole")
-        for key, factors in _cut(module, _scaled(sides, header), name).items():
+        for key, factors in _cut(module, _scaled(sides, header, name), name).items():
             if key in eraser:
                 raise ValueError(f"{name}: {module} changes {key} a second time")
             eraser[key] = factors
     return eraser
 
 
-def _scaled(sides: dict[str, Tensor], header: dict[str, str]) -> Factors:
+def _scaled(sides: dict[str, Tensor], header: dict[str, str], name: str) -> Factors:
     up, down = (sides[side].detach().float() for side in ("up", "down"))
     rank = down.shape[0]
-    alpha = float(sides["alpha"]) if "alpha" in sides else _peft_alpha(header, rank)
+    alpha = float(sides["alpha"]) if "alpha" in sides else _peft_alpha(header, rank, name)
     return Factors(up * (alpha / rank), down)
 
 
-def _peft_alpha(header: dict[str, str], rank: int) -> float:
+def _peft_alpha(header: dict[str, str], rank: int, name: str) -> float:
     """alpha as peft's own metadata has it; ComfyUI ignores it, so without it the scale is 1."""
     told = {k.rpartition(".")[2]: v for k, v in json.loads(header.get("lora_adapter_metadata", "{}")).items()}
     if told.get("use_dora") or told.get("use_rslora") or told.get("alpha_pattern") or told.get("rank_pattern"):
-        raise ValueError("its metadata has DoRA, rsLoRA or patterns of alpha and rank: merge it in diffusers first")
+        raise ValueError(f"{name} has DoRA, rsLoRA or patterns of alpha and rank in its metadata: merge it in diffusers")
     return told.get("lora_alpha", rank) * rank / told.get("r", rank)
 
 
@@ -156,7 +158,13 @@ def _cut(module: str, factors: Factors, name: str) -> Eraser:
         shapes = f"{tuple(factors.up.shape)} and {tuple(factors.down.shape)}"
         raise ValueError(f"{name}: {module} has factors of shapes {shapes}, which do not fit")
     keys = [n.format(number[0] if number else "") for n in names]
-    return {key: Factors(up, factors.down) for key, up in zip(keys, factors.up.split(sizes), strict=True)}
+    up = _swapped(factors.up) if flat == SWAPPED.replace(".", "_") else factors.up
+    return {key: Factors(part, factors.down) for key, part in zip(keys, up.split(sizes), strict=True)}
+
+
+def _swapped(up: Tensor) -> Tensor:
+    """Both halves of the rows in the other order."""
+    return up.roll(len(up) // 2, 0)
 
 
 def write(eraser: Eraser, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -164,7 +172,7 @@ def write(eraser: Eraser, dtype: torch.dtype) -> dict[str, Tensor]:
     found = {}
     for key, (up, down) in eraser.items():
         found[f"transformer.{key}.lora_A.weight"] = down.to(dtype).contiguous()
-        found[f"transformer.{key}.lora_B.weight"] = up.to(dtype).contiguous()
+        found[f"transformer.{key}.lora_B.weight"] = (_swapped(up) if key == SWAPPED else up).to(dtype).contiguous()
     return found
 
 

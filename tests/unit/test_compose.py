@@ -222,12 +222,23 @@ def test_single_blocks_are_cut_into_q_k_v_and_mlp():
     assert rows == {"to_q": (0, 12), "to_k": (12, 12), "to_v": (24, 12), "proj_mlp": (36, 48)}
 
 
+def test_the_last_modulation_has_its_halves_swapped_in_diffusers():
+    f, parts = factors(2, 0, rows=24), ("lora_A", "lora_B")
+    ours = {f"diffusion_model.final_layer.adaLN_modulation.1.{p}.weight": t for p, t in zip(parts, f[::-1])}
+    eraser = keys.read(ours, {}, "x")
+    ((key, (up, _)),) = eraser.items()
+    assert keys.place(key, 12) == ("final_layer.adaLN_modulation.1", 0) and torch.equal(up, f.up)
+    theirs = keys.write(eraser, torch.float32)
+    assert torch.equal(theirs["transformer.norm_out.linear.lora_B.weight"], torch.cat(f.up.chunk(2)[::-1]))
+    assert torch.equal(keys.read(theirs, {}, "y")[key].up, f.up)
+
+
 def test_alpha_of_peft_metadata():
     tensors, f = split("diffusers, ai-toolkit")
     told = {"transformer.r": 2, "transformer.lora_alpha": 6}
     eraser = keys.read(tensors, {"lora_adapter_metadata": json.dumps(told)}, "x")
     assert torch.allclose(eraser[Q].up, 3 * f.up[:12])
-    with pytest.raises(ValueError, match="rsLoRA"):
+    with pytest.raises(ValueError, match="^x has DoRA, rsLoRA"):
         keys.read(tensors, {"lora_adapter_metadata": json.dumps(told | {"transformer.use_rslora": True})}, "x")
 
 
