@@ -21,14 +21,14 @@ def check_model(patcher):
     """
     base = patcher.model
     inner = getattr(base, "diffusion_model", None)
-    compiled = hasattr(inner, "_orig_mod") or "torch_compile_kwargs" in patcher.model_options
-    if compiled or any("diffusion_model" in key for key in patcher.object_patches):
+    placed = [part for key, part in patcher.object_patches.items() if "diffusion_model" in key]
+    if "torch_compile_kwargs" in patcher.model_options or any(hasattr(part, "_orig_mod") for part in (inner, *placed)):
         raise ValueError("the MODEL is compiled: connect it without the compile node")
     plain = type(base) is comfy.model_base.Flux and isinstance(inner, Flux)
     if not plain or inner.in_channels != inner.out_channels:
         raise ValueError(f"the MODEL is a {type(base).__name__}: only a text-to-image Flux.1 can be trained here")
     options = {k: v for k, v in patcher.model_options.get("transformer_options", {}).items() if v}
-    changes = patcher.patches or patcher.weight_wrapper_patches or patcher.injections or patcher.hook_patches
+    changes = placed or patcher.patches or patcher.weight_wrapper_patches or patcher.injections or patcher.hook_patches
     wrapped = any(found for kind in patcher.wrappers.values() for found in kind.values())
     if changes or options or wrapped or "model_function_wrapper" in patcher.model_options:
         raise ValueError("the MODEL is already patched (a LoRA or another node): connect it straight from its loader")

@@ -34,6 +34,21 @@ def test_compiled(patcher, clip, config):
     refused(compiled, clip, config, "compiled")
 
 
+@pytest.mark.parametrize("part", ("diffusion_model", "diffusion_model.double_blocks.0"))
+def test_compiled_in_place(patcher, clip, config, part):
+    """As nodes do it that put what torch.compile makes where a module was."""
+    compiled = patcher.clone()
+    compiled.add_object_patch(part, torch.compile(patcher.get_model_object(part), backend="eager"))
+    refused(compiled, clip, config, "compiled")
+
+
+def test_another_forward_is_no_compilation(patcher, clip, config):
+    """As nodes do it that skip blocks or cache steps."""
+    patched = patcher.clone()
+    patched.add_object_patch("diffusion_model.forward_orig", patcher.model.diffusion_model.forward_orig)
+    refused(patched, clip, config, "already patched")
+
+
 def test_patched_by_a_lora(patcher, clip, config):
     zeros = {"lora_A": torch.zeros(4, 256), "lora_B": torch.zeros(256, 4)}
     key = "transformer.transformer_blocks.0.attn.add_k_proj"
