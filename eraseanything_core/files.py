@@ -6,13 +6,15 @@ from itertools import chain, count
 from pathlib import Path
 
 FORBIDDEN = set('/\\:*?"<>|')
+# Of Windows, with any ending: Microsoft, "Naming Files, Paths, and Namespaces".
+DEVICES = {*"CON PRN AUX NUL CONIN$ CONOUT$".split(), *(f"{d}{n}" for d in ("COM", "LPT") for n in "0123456789¹²³")}
 
 
 def check_name(name: str, ending: str = ".safetensors") -> str:
     """A plain file name without its ending.
 
     Raises:
-        ValueError: empty, hidden, or with a path separator or a character that some system refuses.
+        ValueError: empty, hidden, or a path, a character, an end or a device's name that some system refuses.
     """
     stem = name.strip().removesuffix(ending)
     bad = sorted(c for c in set(stem) if c in FORBIDDEN or ord(c) < 32)
@@ -20,6 +22,10 @@ def check_name(name: str, ending: str = ".safetensors") -> str:
         raise ValueError(f"the output name {name!r} holds {' '.join(map(repr, bad))}: type a plain file name")
     if not stem or stem.startswith("."):
         raise ValueError(f"the output name {name!r} is no file name")
+    if stem.endswith((".", " ")):
+        raise ValueError(f"the output name {name!r} ends in a dot or a blank, which Windows drops: leave it off")
+    if stem.partition(".")[0].rstrip().upper() in DEVICES:
+        raise ValueError(f"the output name {name!r} is a device's on Windows: take another")
     return stem
 
 

@@ -81,7 +81,12 @@ def test_the_version_is_the_packages():
     assert declared == lora.VERSION
 
 
-@pytest.mark.parametrize("name", ("", "  ", "..", ".hidden", "a/b", "a\\b", "c:d", "a\nb", ".safetensors"))
+NAMELESS = ("", "  ", "..", ".hidden", "a/b", "a\\b", "c:d", "a\nb", ".safetensors")
+DEVICES = ("CON", "nul", "Com1", "lpt9.safetensors", "COM²", "aux.txt", "prn .x", "conin$")
+ENDS = ("eraser.", "eraser ..", "a .safetensors")
+
+
+@pytest.mark.parametrize("name", NAMELESS + DEVICES + ENDS)
 def test_names_that_are_no_file_names(name):
     with pytest.raises(ValueError, match="output name") as caught:
         files.check_name(name)
@@ -91,3 +96,5 @@ def test_names_that_are_no_file_names(name):
 def test_names_that_are():
     assert files.check_name("my eraser v1.2") == "my eraser v1.2"
     assert files.check_name("star.safetensors") == "star"
+    assert files.check_name(" star ") == "star"
+    assert all(files.check_name(name) == name for name in ("aux2", "console", "COM", "a.con"))
