@@ -2,7 +2,6 @@
 
 import comfy.patcher_extension
 import torch
-from comfy.ldm.flux.model import Flux
 from comfy_api.latest import io, ui
 
 from ..eraseanything_core import flux, heatmap
@@ -109,7 +108,7 @@ class AttentionProbe(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, prompt, concept, blocks, start, end, fuzzy, heads) -> io.NodeOutput:
-        if not isinstance(model.get_model_object("diffusion_model"), Flux):
+        if not flux.is_flux(model):
             raise ValueError(f"the MODEL is of {flux.family(model)}: AttentionProbe reads only Flux")
         chosen, layout = Blocks(blocks), flux.layout(model)
         chosen.check(layout.tells.dual, layout.tells.single)

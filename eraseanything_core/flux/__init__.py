@@ -12,7 +12,7 @@ from .architecture import new_autoencoder, new_flux, t5_tokenizer
 from .attacks import breed, invert, relearn
 from .capture import Capture
 from .gradients import exact_gradients
-from .layouts import family, layout
+from .layouts import family, is_flux, layout
 from .loan import borrow, check_model, fingerprint
 from .model import Cond, FluxModel
 from .previews import small_pictures
@@ -33,6 +33,7 @@ __all__ = [
     "family",
     "fingerprint",
     "invert",
+    "is_flux",
     "layout",
     "new_autoencoder",
     "new_flux",

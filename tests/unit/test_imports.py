@@ -26,15 +26,20 @@ core_files = sorted(CORE.rglob("*.py"))
 pack_files = [ROOT / "__init__.py", *sorted((ROOT / "nodes").glob("*.py")), *core_files]
 
 
-def absolute_imports(source: str) -> set[str]:
-    """The top-level packages that a module names absolutely, wherever in the file."""
+def modules(source: str) -> set[str]:
+    """What a module imports absolutely, wherever in the file; of `from a import b` both a and a.b."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            found.add(node.module.partition(".")[0])
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
+
+
+def absolute_imports(source: str) -> set[str]:
+    """The top-level packages of them."""
+    return {module.partition(".")[0] for module in modules(source)}
 
 
 def sibling_imports(source: str) -> set[str]:
@@ -53,6 +58,11 @@ def name(path: Path) -> str:
 @pytest.mark.parametrize("path", [path for path in core_files if BRIDGE not in path.parents], ids=name)
 def test_only_the_bridge_of_the_core_imports_comfyui(path):
     assert not absolute_imports(path.read_text(encoding="utf-8")) & COMFYUI
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "nodes").glob("*.py")), ids=name)
+def test_nodes_leave_comfyuis_models_to_the_bridge(path):
+    assert not {m for m in modules(path.read_text(encoding="utf-8")) if f"{m}.".startswith("comfy.ldm.")}
 
 
 @pytest.mark.parametrize("path", pack_files, ids=name)
@@ -89,3 +99,4 @@ def test_the_reader_of_imports_sees_all_forms():
     source = f"import comfy.ops as ops\n{inside}from . import lora\nfrom .losses import esd\n"
     assert absolute_imports(source) == {"comfy", "folder_paths"}
     assert sibling_imports(source) == {"lora", "losses"}
+    assert "comfy.ldm" in modules("from comfy import ldm") & modules("def f():\n    import comfy.ldm")

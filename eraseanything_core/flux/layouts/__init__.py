@@ -1,5 +1,7 @@
 """Where the text stands among the keys of each attention, for the models of ComfyUI whose code makes it certain."""
 
+from comfy.ldm.flux.model import Flux
+
 from .cross import Cross
 from .families import LAYOUTS
 from .joint import Joint
@@ -18,6 +20,11 @@ REFUSED = {  # names of ComfyUI's classes, and why
 def family(model) -> str:
     """What ComfyUI calls the family of a MODEL, such as SD15."""
     return type(model.model.model_config).__name__
+
+
+def is_flux(model) -> bool:
+    """Whether a MODEL runs ComfyUI's Flux."""
+    return isinstance(model.get_model_object("diffusion_model"), Flux)
 
 
 def layout(model) -> Joint | Cross:
