@@ -1,6 +1,5 @@
 """SIGTERM while something is being made: it is finished and kept first, then the process ends as it was told."""
 
-import os
 import signal
 import threading
 from collections.abc import Callable
@@ -27,4 +26,4 @@ def kept_on_sigterm(interrupt: Callable[[], None], in_main_thread: Callable[[Cal
     finally:
         in_main_thread(lambda: signal.signal(signal.SIGTERM, before[0]))
         if asked.is_set():
-            in_main_thread(lambda: os.kill(os.getpid(), signal.SIGTERM))
+            in_main_thread(lambda: signal.raise_signal(signal.SIGTERM))

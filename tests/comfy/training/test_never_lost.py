@@ -157,7 +157,7 @@ def test_sigterm_is_an_interrupt_first():
     told, before = [], signal.signal(signal.SIGTERM, lambda *_: told.append("passed on"))
     try:
         with kept_on_sigterm(lambda: told.append("interrupt"), lambda work: work()):
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
             told.append("work ends")
         assert told == ["interrupt", "work ends", "passed on"]
         with kept_on_sigterm(lambda: told.append("interrupt"), lambda work: work()):
