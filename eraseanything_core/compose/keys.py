@@ -141,7 +141,7 @@ def _peft_alpha(header: dict[str, str], rank: int, name: str) -> float:
     """alpha as peft's own metadata has it; ComfyUI ignores it, so without it the scale is 1."""
     told = {k.rpartition(".")[2]: v for k, v in json.loads(header.get("lora_adapter_metadata", "{}")).items()}
     if told.get("use_dora") or told.get("use_rslora") or told.get("alpha_pattern") or told.get("rank_pattern"):
-        raise ValueError(f"{name} has DoRA, rsLoRA or patterns of alpha and rank in its metadata: merge it in diffusers")
+        raise ValueError(f"{name} has DoRA, rsLoRA or patterns of alpha or rank in its metadata: merge it in diffusers")
     return told.get("lora_alpha", rank) * rank / told.get("r", rank)
 
 

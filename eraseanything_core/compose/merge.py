@@ -12,6 +12,7 @@ from .keys import Eraser, Factors
 NEGLIGIBLE = 1e-6  # singular values below this part of the largest are the rounding of float32
 MODES = ("normalised sum", "sum", "concatenate", "truncated", "ties_svd", "dare_ties_svd", "magnitude_prune_svd")
 SPARSE = ("ties_svd", "dare_ties_svd", "magnitude_prune_svd")
+ENTRIES = 100 * 256**2  # that these compare at most, of all erasers, a linear: about a second's work
 
 
 def concatenated(erasers: list[Eraser], weights: list[float]) -> Eraser:
@@ -70,13 +71,18 @@ def sparse(erasers: list[Eraser], weights: list[float], mode: str, density: floa
 
     dW = U f(U^T dW_1 V, .., U^T dW_N V) V^T with peft's f. U are the left singular vectors of [dW_1, .., dW_N] and V
     the right ones of [dW_1; ..; dW_N], after KnOTS (Stoica et al. 2024): erasers that have no direction in common are
-    added as they are, where entries of the weights themselves would always collide.
+    added as they are, where entries of the weights themselves would always collide. That departs from peft's
+    `add_weighted_adapter`, whose f works on those entries, with every dW_i whole in memory; the two agree where U and V
+    are axes.
 
     Args:
         mode: of `SPARSE`.
         density: the share of entries of each U^T dW_i V that survives.
         rank: the most directions of U and of V, the strongest first; 0 is all, which loses nothing.
         seed: of DARE's random choice.
+
+    Raises:
+        ValueError: more than `ENTRIES` entries are to be compared.
     """
     from peft.utils import merge_utils  # takes seconds to import
 
@@ -88,9 +94,18 @@ def sparse(erasers: list[Eraser], weights: list[float], mode: str, density: floa
             having = [(e[key], w) for e, w in zip(erasers, weights, strict=True) if key in e]
             u = directions([factors for factors, _ in having], rank)
             v = directions([Factors(down.T, up.T) for (up, down), _ in having], rank)
+            _check_entries(len(having), u.shape[1], v.shape[1], mode)
             cores = [core(u.T @ up, down @ v) for (up, down), _ in having]
             made[key] = Factors(u @ combine(cores, torch.tensor([w for _, w in having]), density), v.T)
     return made
+
+
+def _check_entries(count: int, rows: int, columns: int, mode: str):
+    if count * rows * columns > ENTRIES:
+        most = int((ENTRIES / count) ** 0.5)
+        raise ValueError(
+            f"{mode} of {count} erasers in {max(rows, columns)} directions takes minutes: set rank to 1 to {most}"
+        )
 
 
 def directions(parts: list[Factors], rank: int) -> Tensor:

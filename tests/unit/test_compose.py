@@ -100,6 +100,49 @@ def test_ties_adds_erasers_that_share_no_direction():
     assert error(merge.combined(apart, [1.0] * 3, "ties_svd", density=0.9), dense(apart, [1.0] * 3)) < 1e-4
 
 
+@pytest.mark.parametrize("mode", ("ties_svd", "magnitude_prune_svd"))
+def test_where_directions_are_axes_it_is_pefts_own_merge(mode):
+    """One entry in every row and column: U and V only order them, and peft's choice among the weights is the same."""
+    peft, g, size = pytest.importorskip("peft"), torch.Generator().manual_seed(0), 8
+    changes = [torch.randn(size, size, generator=g) * torch.eye(size)[torch.randperm(size, generator=g)] for _ in "abc"]
+    config = peft.LoraConfig(r=size, lora_alpha=size, target_modules=["0"])
+    model = peft.get_peft_model(nn.Sequential(nn.Linear(size, size, bias=False)), config, adapter_name="0")
+    layer = model.base_model.model[0]
+    for i, change in enumerate(changes):
+        if i:
+            model.add_adapter(str(i), config)
+        layer.lora_A[str(i)].weight.data, layer.lora_B[str(i)].weight.data = torch.eye(size), change
+    three = [str(i) for i in range(3)]
+    model.add_weighted_adapter(three, WEIGHTS, "all", combination_type=mode, svd_rank=size, density=0.1)
+    wanted = layer.get_delta_weight("all")
+    made = merge.combined([{Q: Factors(change, torch.eye(size))} for change in changes], WEIGHTS, mode, density=0.1)
+    assert error(made, {Q: wanted}) < 1e-5
+    assert (
+        wanted - dense([{Q: Factors(c, torch.eye(size))} for c in changes], WEIGHTS)[Q]
+    ).norm() > 0.1 * wanted.norm()
+
+
+@pytest.mark.parametrize("mode, theirs_off", (("ties_svd", 0.57), ("magnitude_prune_svd", 0.17)))
+def test_elsewhere_pefts_own_merge_loses_part_of_erasers_that_share_nothing(mode, theirs_off):
+    """The departure by number: off the sum of four erasers in orthogonal spaces, by peft's entries and by ours."""
+    combine = getattr(pytest.importorskip("peft.utils.merge_utils"), mode.removesuffix("_svd"))
+    spaces = torch.linalg.qr(factors(32, 0, 32, 32).up)[0].split(8)
+    apart = [{Q: Factors(s.T @ factors(2, i, 8).up, factors(2, i, 8, 8).down @ s)} for i, s in enumerate(spaces)]
+    wanted = dense(apart, [1.0] * 4)[Q]
+    theirs = combine([e[Q].up @ e[Q].down for e in apart], torch.ones(4), 0.5)
+    made = merge.combined(apart, [1.0] * 4, mode, density=0.5)
+    off = float((theirs - wanted).norm() / wanted.norm())
+    assert error(made, {Q: wanted}) < 1e-4 and off == pytest.approx(theirs_off, abs=0.005)
+
+
+def test_a_rank_that_would_take_minutes_is_refused_with_one_that_would_not(monkeypatch, erasers):
+    pytest.importorskip("peft")
+    monkeypatch.setattr(merge, "ENTRIES", 3 * 4**2)
+    with pytest.raises(ValueError, match="ties_svd of 3 erasers in 6 directions takes minutes: set rank to 1 to 4"):
+        merge.combined(erasers, WEIGHTS, "ties_svd")
+    assert len(merge.combined(erasers, WEIGHTS, "ties_svd", rank=4)[Q].down) == 4
+
+
 def test_dare_drops_by_its_own_seed(erasers):
     state = torch.random.get_rng_state()
     one, two, three = (merge.combined(erasers, WEIGHTS, "dare_ties_svd", seed=seed)[Q].up for seed in (5, 5, 6))
