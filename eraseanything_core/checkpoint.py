@@ -13,7 +13,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from .lora import load_lora, save_lora
+from . import files
+from .lora import load_lora
 
 STATE = "state.safetensors"
 FREE = {"steps", "save_every", "checkpoint", "pool_gib"}  # settings that a resumed run may change
@@ -40,7 +41,7 @@ def save(folder: Path, lora, optimizers: list[torch.optim.Optimizer], config, to
         state = optimizer.state_dict()
         tensors |= {f"optimizer.{i}.{j}.{key}": v for j, held in state["state"].items() for key, v in _flat(held)}
         groups.append(state["param_groups"])
-    plain = {key: t.cpu().clone().contiguous() for key, t in tensors.items() if torch.is_tensor(t)}  # some are shared
+    plain = {key: t.cpu().contiguous() for key, t in tensors.items() if torch.is_tensor(t)}
     rest = {key: value for key, value in tensors.items() if not torch.is_tensor(value)}
     run = {"config": dataclasses.asdict(config), "told": told, "groups": groups, "rest": rest}
     _write(folder / STATE, plain, {"run": json.dumps(run)})
@@ -103,7 +104,7 @@ def _pools(folder: Path, number: int) -> Path:
 def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_lora(tensors, path, header | {"sha256": _digest(tensors)})
+        files.replace(path, *_parts(tensors, header | {"sha256": _digest(tensors)}))
     except OSError as error:
         told = f"cannot save the run in {path.parent} ({error.strerror}): make room and resume it"
         raise OSError(error.errno, told) from error
@@ -124,5 +125,28 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _digest(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for key in sorted(tensors):
-        digest.update(key.encode() + tensors[key].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(key.encode())
+        digest.update(_raw(tensors[key]))
     return digest.hexdigest()
+
+
+def _parts(tensors: dict[str, Tensor], header: dict[str, str]) -> list[bytes | memoryview]:
+    """A safetensors file in parts that lie where the tensors lie: its own writer first makes all bytes in memory.
+
+    The format: length of the header, JSON, data; wide types first, which keeps all of them aligned.
+    """
+    entries, end = {"__metadata__": header}, 0
+    keys = sorted(tensors, key=lambda key: (-tensors[key].element_size(), key))
+    for key in keys:
+        tensor = tensors[key]
+        begin, end = end, end + tensor.nbytes
+        kind = str(tensor.dtype).removeprefix("torch.").replace("uint", "U").replace("int", "I")
+        kind = kind.replace("bfloat", "BF").replace("float", "F").upper()
+        entries[key] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    told = json.dumps(entries).encode()
+    told += b" " * (-len(told) % 8)
+    return [len(told).to_bytes(8, "little"), told, *(_raw(tensors[key]) for key in keys)]
+
+
+def _raw(tensor: Tensor) -> memoryview:
+    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -49,8 +49,12 @@ def check_folder(folder: Path):
         raise ValueError(f"cannot write into {folder}: {error.strerror}") from error
 
 
-def replace(path: Path, content: bytes) -> Path:
+def replace(path: Path, *content: bytes | memoryview) -> Path:
     """Writes a file under a temporary name and renames it, so that it is whole or not there.
+
+    Args:
+        path: where to.
+        content: its parts in order.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -58,7 +62,7 @@ def replace(path: Path, content: bytes) -> Path:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
-            file.write(content)
+            file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
