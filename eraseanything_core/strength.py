@@ -1,12 +1,13 @@
 """A dial for an eraser: 0 leaves the model as it is, 1 is the LoRA as trained, 0.5 is half of its effect.
 
 A LoRA's scale is no such dial: a seed's picture keeps the concept up to some scale, which is its own, and loses it
-there. So that scale is measured for some seeds. What a picture shows is asked of the frozen model's velocity, as a
-diffusion classifier does (Li et al. 2023, arXiv:2303.16203): the concept, another word in its place, or nothing there.
-The dial is the share of seeds past their scale.
+within a small step there. So that scale is found for some seeds by bisection, and the dial is the share of seeds past
+theirs. Whether a picture has lost the concept is told by a judge, or else by the model itself: by what the eraser's
+change of the velocity adds up to along the sampling.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +20,8 @@ from .compose.erased import Erased
 from .compose.keys import Eraser
 
 HEADER = "eraseanything.strength"
-TIMES = (0.95, 0.95, 0.9, 0.9)  # to which an image is noised, each time anew, before the model is asked what it shows
-RIVALS = 2  # words that an image is compared with: those that the full LoRA's image is nearest to
-FROM_RIVAL, FROM_BARE = 0.5, 0.4  # where on the way from another prompt's velocity to the concept's it is lost
+LOST = 0.5  # of the way from the frozen model's latent to the full eraser's
+MOVED = 0.6  # of the upper quartile of all moves; what the full eraser moves less has not lost the concept
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class StrengthConfig:
     """How the response to the scale is measured."""
 
     images: int = 32  # seeds
-    halvings: int = 5  # of the interval of scales in which a seed's picture flips
-    steps: int = 10
+    halvings: int = 6  # of the interval of scales in which a seed's picture flips
+    steps: int = 20
+    batch: int = 4  # images painted at once
     width: int = 512  # px
     height: int = 512
     guidance: float = 3.5
@@ -48,6 +49,7 @@ class Curve:
 
     scale: tuple[float, ...]
     effect: tuple[float, ...]
+    reader: str = "the model"  # who told which pictures have flipped
 
     def scale_at(self, dial: float) -> float:
         """The LoRA's scale at a setting of the dial; past 1 the two are the same, below 0 the sign turns."""
@@ -56,7 +58,8 @@ class Curve:
 
     def text(self) -> str:
         """For the header of the LoRA's file."""
-        return json.dumps({name: [round(v, 4) for v in values] for name, values in vars(self).items()})
+        rounded = {name: [round(v, 4) for v in getattr(self, name)] for name in ("scale", "effect")}
+        return json.dumps(rounded | {"reader": self.reader})
 
     @classmethod
     def of(cls, header: dict[str, str]) -> "Curve | None":
@@ -64,100 +67,106 @@ class Curve:
         if HEADER not in header:
             return None
         told = json.loads(header[HEADER])
-        return cls(tuple(told["scale"]), tuple(told["effect"]))
+        return cls(tuple(told["scale"]), tuple(told["effect"]), told.get("reader", cls.reader))
 
 
-class Seed:
-    """One image: painted at any scale of the eraser, and read by the frozen model.
+class Painter:
+    """Images of an eraser at any scale, a seed each.
 
     Args:
-        model: the seam, see `flux.FluxModel`, with the eraser applied at `dial`.
-        prompts: context [1, tokens, features] and pooled [1, features] of a prompt with the concept, of the same
-            without it, and of the same with each of some other words in its place.
-        rng: of the noise.
+        prompts: context [1, tokens, features] and pooled [1, features] for every image.
     """
 
-    def __init__(self, model, dial: Dial, prompts: list[tuple], config: StrengthConfig, rng: torch.Generator):
-        shape = (1, model.channels, config.height // model.downscale, config.width // model.downscale)
-        self.noise, *looks = (torch.randn(shape, generator=rng).to(model.device) for _ in (None, *TIMES))
-        self.looks, self.times = torch.cat(looks), torch.tensor(TIMES, device=model.device)
-        self.model, self.dial = model, dial
-        self.sigmas = sampling.shifted_sigmas(config.steps, model.mu)
-        self.painted = model.cond(*prompts[0], config.guidance)
-        conds = [model.cond(*(x.expand(len(TIMES), *x.shape[1:]) for x in prompt), 1.0) for prompt in prompts]
-        self.named, self.bare, *rivals = conds
-        found, velocities = self.read(1.0, rivals)
-        errors = [float((v - found).square().sum()) for v in velocities]
-        self.rivals = [rivals[i] for i in np.argsort(errors)[:RIVALS]]
+    def __init__(self, prompts: list[tuple[Tensor, Tensor]], config: StrengthConfig):
+        self.prompts, self.config = prompts, config
 
-    def read(self, scale: float, conds: list) -> tuple[Tensor, list[Tensor]]:
-        """The velocity from the image at a scale to the noise, and what the frozen model expects with some prompts."""
-        self.dial.scale = scale
-        image = list(self.model.trajectory(self.painted, self.noise, self.sigmas))[-1][0]
-        self.dial.scale = 0.0
-        t = self.times[:, None, None, None]
-        x = (1 - t) * image + t * self.looks
-        return self.looks - image, [self.model.velocity(x, self.times, c, adapters=False) for c in conds]
+    def paint(self, model, eraser: Eraser, scale: Tensor) -> Tensor:
+        """Latents [n, c, h, w] in the model's space, on the CPU, each at its own scale [n].
 
-    def margin(self, scale: float) -> float:
-        """How much the image at a scale is the concept's rather than any other prompt's; lost below 0."""
-        found, (named, bare, *rivals) = self.read(scale, [self.named, self.bare, *self.rivals])
-        return min([way(found, bare, named) - FROM_BARE, *(way(found, r, named) - FROM_RIVAL for r in rivals)])
+        Args:
+            model: the seam, see `flux.FluxModel`.
+        """
+        config, dial, made = self.config, Dial(), []
+        shape = (model.channels, config.height // model.downscale, config.width // model.downscale)
+        noise = torch.randn(len(scale), *shape, generator=torch.Generator().manual_seed(config.seed))
+        sigmas = sampling.shifted_sigmas(config.steps, model.mu)
+        with applied(model.module, eraser, dial):
+            for first in range(0, len(scale), config.batch):
+                part = slice(first, first + config.batch)
+                cond = model.cond(*(torch.cat(x) for x in zip(*self.prompts[part], strict=True)), config.guidance)
+                dial.scale = scale[part, None]  # alike for every rank
+                made.append(list(model.trajectory(cond, noise[part], sigmas))[-1][0].cpu())
+        return torch.cat(made)
 
 
-def way(found: Tensor, start: Tensor, end: Tensor) -> float:
-    """How far on the way from `start` to `end` a velocity lies; nearer to `end` past 0.5."""
-    line = end - start
-    return float(((found - start) * line).sum() / line.square().sum().clamp(min=torch.finfo(line.dtype).tiny))
+class Moves:
+    """Reads images by how far the eraser has moved them, which needs nothing but the model.
+
+    The integral of the change of the velocity is the change of the latent. An image has lost the concept where its
+    latent is nearer to the full eraser's than to the frozen model's.
+    """
+
+    name = Curve.reader
+
+    def ends(self, start: Tensor, end: Tensor) -> Tensor:
+        """Takes latents [n, ...] at scales 0 and 1; which of them lose the concept between, [n]."""
+        self.start, self.line = start, (end - start).flatten(1)
+        moved = self.line.norm(dim=1)
+        return (moved > 0) & (moved >= MOVED * moved.quantile(0.75))
+
+    def lost(self, found: Tensor) -> Tensor:
+        """Which latents [n, ...], the same seeds in the same order, have lost it, [n]."""
+        size = self.line.square().sum(1).clamp(min=torch.finfo(self.line.dtype).tiny)
+        return ((found - self.start).flatten(1) * self.line).sum(1) / size > LOST
 
 
-def measure(model, eraser: Eraser, prompts: list[list[tuple]], config: StrengthConfig) -> Curve:
+class Judged:
+    """Reads images with a judge.
+
+    Args:
+        name: of the judge.
+        shows: whether latents [n, ...] show the concept, [n].
+    """
+
+    def __init__(self, name: str, shows: Callable[[Tensor], Tensor]):
+        self.name, self.shows = name, shows
+
+    def ends(self, start: Tensor, end: Tensor) -> Tensor:
+        """As `Moves.ends`."""
+        return self.shows(start) & ~self.shows(end)
+
+    def lost(self, found: Tensor) -> Tensor:
+        """As `Moves.lost`."""
+        return ~self.shows(found)
+
+
+def measure(paint: Callable[[Tensor], Tensor], reader: Moves | Judged, images: int, halvings: int) -> Curve:
     """The effect of an eraser along its scale, of all that it has at scale 1.
 
     Args:
-        model: the seam, see `flux.FluxModel`.
-        prompts: what `Seed` takes, for every image.
+        paint: latents [n, ...] at scales [n], a seed each.
+        reader: tells which images have lost the concept.
+        images: n.
+        halvings: how often the interval of scales in which an image flips is halved.
 
     Raises:
-        ValueError: no image shows the concept at scale 0 and loses it at 1.
+        ValueError: no image loses the concept.
     """
-    rng, dial = torch.Generator().manual_seed(config.seed), Dial()
-    with applied(model.module, eraser, dial):
-        flips = [flip(Seed(model, dial, one, config, rng).margin, config.halvings) for one in prompts]
-    found = [scale for scale in flips if scale is not None]
-    if not found:
+    low, high = torch.zeros(images), torch.ones(images)
+    counted = reader.ends(paint(low), paint(high))
+    if not counted.any():
         raise ValueError(
-            f"none of {len(flips)} images shows the concept without the LoRA and loses it at scale 1: there is no "
-            "effect to divide; take more images, or train the eraser longer"
+            f"by {reader.name}, none of {images} images shows the concept without the LoRA and loses it at scale 1: "
+            "there is no effect to divide; take more images, or train the eraser longer"
         )
-    return curve(found)
-
-
-def flip(margin, halvings: int) -> float | None:
-    """The scale between 0 and 1 at which an image loses the concept, by bisection and a line in the last interval.
-
-    Args:
-        margin: of the image at a scale, see `Seed.margin`.
-        halvings: how often the interval is halved, an image each.
-
-    Returns:
-        None if the concept is not there at 0, or still there at 1.
-    """
-    low, high = 0.0, 1.0
-    under, over = margin(low), margin(high)
-    if under <= 0 or over > 0:
-        return None
     for _ in range(halvings):
         middle = (low + high) / 2
-        found = margin(middle)
-        if found > 0:
-            low, under = middle, found
-        else:
-            high, over = middle, found
-    return low + (high - low) * under / (under - over)
+        lost = reader.lost(paint(middle))
+        low, high = torch.where(lost, low, middle), torch.where(lost, middle, high)
+    return curve(((low + high) / 2)[counted].tolist(), reader.name)
 
 
-def curve(flips: list[float]) -> Curve:
+def curve(flips: list[float], reader: str = Curve.reader) -> Curve:
     """The share of seeds that have flipped, from the scale at which each did."""
     middles = [(i + 0.5) / len(flips) for i in range(len(flips))]
-    return Curve((0.0, *sorted(flips), 1.0), (0.0, *middles, 1.0))
+    return Curve((0.0, *sorted(flips), 1.0), (0.0, *middles, 1.0), reader)

@@ -1,4 +1,4 @@
-"""Nodes that combine erasers and set their strength."""
+"""The node that combines erasers."""
 
 import functools
 from pathlib import Path
@@ -10,14 +10,12 @@ from comfy_api.latest import io, ui
 from ..eraseanything_core.compose import fusion, gate, keys, merge
 from ..eraseanything_core.compose.erased import Erased, joint_header, listed
 from ..eraseanything_core.flux import TextEncoder, merging, patch
-from ..eraseanything_core.lora import LoraModel, load_lora, save_lora
+from ..eraseanything_core.lora import LoraModel, load_lora
 from ..eraseanything_core.prompts import lines_of
-from ..eraseanything_core.strength import HEADER, Curve, StrengthConfig
+from .inputs import LORA_MODEL
 
 CATEGORY = "EraseAnything/lora"
-LORA_MODEL = io.Custom("LORA_MODEL")
 FUSION, GATED = "closed-form fusion", "prompt-gated"
-LINKED = "(the linked lora)"
 
 
 def read_file(name: str) -> tuple[LoraModel, Path]:
@@ -195,94 +193,4 @@ def describe(mode: str, names: list[str], weights: list[float], gates: list[floa
     return "\n".join(lines)
 
 
-def strength_inputs() -> list:
-    """An eraser, its dial and its window."""
-    files = [LINKED, *folder_paths.get_filename_list("loras")]
-    file = "An eraser of the loras folder, or the one that is linked."
-    dial = "0: untouched. 0.5: half of the effect. 1: the eraser as trained. Past 1: more of it. "
-    start = "From which part of the sampling on it works; 0 is the first step."
-    end = "Up to which part of the sampling it works; 1 is the last step."
-    part = {"min": 0.0, "max": 1.0, "step": 0.01}
-    dialled = {"default": 1.0, "min": -3.0, "max": 3.0, "step": 0.05}
-    seeds = "Seeds that the measurement takes; each is painted eight times in ten steps."
-    count = {"default": StrengthConfig.images, "min": 1, "max": 256}
-    return [
-        io.Model.Input("model", tooltip="Flux.1; for the first measurement straight from its loader."),
-        io.Combo.Input("file", options=files, tooltip=file),
-        io.Float.Input("strength", **dialled, tooltip=dial + "Below 0 the concept is amplified."),
-        io.Float.Input("start_percent", default=0.0, **part, tooltip=start),
-        io.Float.Input("end_percent", default=1.0, **part, tooltip=end),
-        LORA_MODEL.Input("lora", optional=True, tooltip="An eraser, instead of a file."),
-        io.Clip.Input("clip", optional=True, tooltip="Needed once, to measure an eraser that was not yet."),
-        io.Int.Input("images", **count, tooltip=seeds, advanced=True),
-    ]
-
-
-class EraseStrength(io.ComfyNode):
-    """Applies an eraser at a calibrated strength, in a window of the sampling."""
-
-    @classmethod
-    def define_schema(cls):
-        return io.Schema(
-            node_id="EraseAnything_EraseStrength",
-            display_name="Erase Strength",
-            category=CATEGORY,
-            description="Applies an eraser with a dial whose middle is half of its effect.",
-            search_aliases=["lora strength", "erase amount"],
-            inputs=strength_inputs(),
-            outputs=[
-                io.Model.Output(display_name="model", tooltip="The model with the eraser at this strength."),
-                LORA_MODEL.Output(display_name="lora", tooltip="The eraser at full strength, with its measured dial."),
-                io.Float.Output(display_name="scale", tooltip="The LoRA scale that the strength stands for."),
-                io.String.Output(display_name="summary", tooltip="The measured dial."),
-            ],
-            is_output_node=True,
-        )
-
-    @classmethod
-    def fingerprint_inputs(cls, file=LINKED, **others):
-        return "" if file == LINKED else Path(folder_paths.get_full_path_or_raise("loras", file)).stat().st_mtime_ns
-
-    @classmethod
-    def execute(cls, model, file, strength, start_percent, end_percent, images, lora=None, clip=None):
-        if file == LINKED and lora is None:
-            raise ValueError("there is no eraser: choose a file, or link a LORA_MODEL")
-        if start_percent >= end_percent:
-            raise ValueError(f"start_percent {start_percent:g} must be below end_percent {end_percent:g}")
-        made, path = read_file(file) if file != LINKED else (with_header(lora), None)
-        eraser = keys.read(made, made.header, file)
-        patch.check_fits(model, eraser)
-        made, curve = calibrated(model, clip, made, eraser, file, images)
-        if path and made.header != load_lora(path)[1]:
-            save_lora(made, path, made.header)
-        scale = curve.scale_at(strength)
-        summary = (
-            f"strength {strength:g} is a scale of {scale:.3f}\nscale: share of seeds that have flipped\n"
-            + "\n".join(f"{s:.2f}: {e:.2f}" for s, e in zip(curve.scale, curve.effect, strict=True))
-        )
-        window = (start_percent, end_percent)
-        return io.NodeOutput(placed(model, eraser, scale, window), made, scale, summary, ui=ui.PreviewText(summary))
-
-
-def calibrated(model, clip, made: LoraModel, eraser: keys.Eraser, name: str, images: int):
-    """The LoRA with its measured dial in the header, and the dial; it is measured when it is not there."""
-    known = Curve.of(made.header)
-    if known:
-        return made, known
-    if clip is None:
-        raise ValueError(f"the strength of {name} was not measured yet: connect the CLIP of this model once")
-    erased = Erased.of(made.header, name)
-    config = StrengthConfig.like(erased, images)
-    curve = merging.calibrate(model, clip, eraser, erased, config)
-    return LoraModel(made, made.header | {HEADER: curve.text()}), curve
-
-
-def placed(model, eraser: keys.Eraser, scale: float, window: tuple[float, float]):
-    """The MODEL with the eraser: in its weights, or only in a window of the sampling."""
-    if window == (0.0, 1.0):
-        return patch.patched(model, eraser, scale)
-    sampling = model.get_model_object("model_sampling")
-    return patch.scheduled(model, eraser, scale, *(sampling.percent_to_sigma(percent) for percent in window))
-
-
-NODES = [MultiEraseLoRA, EraseStrength]
+NODES = [MultiEraseLoRA]

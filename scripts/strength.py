@@ -2,8 +2,9 @@
 
     python scripts/dev.py strength
 
-For every concept the dial is calibrated as the node does it, without any judge, on prompts of training; then pictures
-of held-out prompts are read by both judges. The concepts are those of the boards, on which nothing was chosen. Writes
+For every concept the dial is calibrated as the node does it, on prompts of training: by the model alone, and by the
+CNN as judge. Then pictures of held-out prompts and other seeds are read by the CNN, and some of them by the oracle.
+The concepts are those of the boards, on which nothing was chosen, and so are the erasers. Writes
 benchmarks/strength.json, strength.md and strength.png.
 """
 
@@ -11,46 +12,95 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
+from eraseanything_core import files
+from eraseanything_core.compose import keys
 from eraseanything_core.compose.adapter import Dial, applied
+from eraseanything_core.compose.erased import Erased
 from eraseanything_core.evaluation.metrics import rate
-from eraseanything_core.files import replace
-from eraseanything_core.strength import FROM_BARE, FROM_RIVAL, RIVALS, TIMES, StrengthConfig, measure
+from eraseanything_core.lora import header, strings
+from eraseanything_core.strength import LOST, MOVED, Judged, Moves, Painter, StrengthConfig, measure
+from eraseanything_core.tinyflux import judge, oracle
+from eraseanything_core.tinyflux.boards import OURS
+from eraseanything_core.tinyflux.erasers import GUIDES
 from eraseanything_core.tinyflux.frozen import CONCEPTS
-from eraseanything_core.tinyflux.measure import read_cell
+from eraseanything_core.tinyflux.gallery import Gallery, digest
+from eraseanything_core.tinyflux.prompts import kind_of
+from eraseanything_core.tinyflux.recipe import Cell, erase_config
 from scripts.board import UNFINISHED
-from scripts.demo import commit
-from scripts.erasers import CACHE, order
+from scripts.demo import ROOT, commit
 from scripts.multi import OUT, Bench, asked, kept
 
 DIALS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
+BELOW = (0.0, -0.5, -1.0, -2.0)  # of prompts that do not name the concept
+DIALLED, RAW = ("by the model", "by the CNN"), "raw scale"
+BY_ORACLE = 24  # pictures of each that the oracle reads too: it takes a third of a second for one
+CACHE = ROOT / ".cache" / "strength"
 
 
-def concept_curve(bench: Bench, concept: str, images: int) -> dict:
-    """Outcomes of a concept for every setting of the dial and of the raw scale, and the measured curve."""
-    (eraser,), (erased,) = bench.erasers([concept])
-    config = StrengthConfig.like(erased, StrengthConfig.images)
-    prompts = [[bench.text.encode(s) for s in one] for one in erased.rivals(config.images)]
-    curve, cell = measure(bench.model, eraser, prompts, config), asked([concept], [], images, 400_000)
-    found, drawn, dial = {"curve": json.loads(curve.text())}, {}, Dial()
-    with applied(bench.before.module, eraser, dial):
-        for name, scale_at in (("dial", curve.scale_at), ("raw", float)):
-            found[name] = []
-            for setting in DIALS:
-                dial.scale = scale_at(setting)
-                if dial.scale not in drawn:
-                    drawn[dial.scale] = read_cell(bench.before, bench.net, cell)[0]
-                found[name].append(drawn[dial.scale])
-    return found
+class Dialled:
+    """A concept's eraser, its dials, and what its pictures show.
+
+    Args:
+        bench: TinyFlux and the CNN.
+        gallery: where the boards' erasers are kept.
+        seeds: that the dials are measured with.
+    """
+
+    def __init__(self, bench: Bench, gallery: Gallery, concept: str, seeds: int):
+        self.bench, self.gallery, self.concept, self.kind = bench, gallery, concept, kind_of(concept)
+        self.eraser = keys.read(gallery.lora(OURS, concept, 0), {}, concept)
+        erased = Erased.of(strings(header(erase_config(concept), bench.base_model)), concept)
+        config = replace(StrengthConfig.like(erased, seeds), batch=32)
+        painter = Painter([bench.text.encode(s) for s in erased.asking(seeds)], config)
+        readers = dict(zip(DIALLED, (Moves(), Judged("the CNN", self.shows)), strict=True))
+        paint = lambda scale: painter.paint(bench.model, self.eraser, scale)  # noqa: E731
+        self.curves = {name: measure(paint, reader, seeds, config.halvings) for name, reader in readers.items()}
+
+    def shows(self, latents: torch.Tensor) -> torch.Tensor:
+        """Whether latents show the concept, by the CNN."""
+        return torch.tensor(self.read(self.gallery.pictures(latents))["cnn"])
+
+    def read(self, pictures: torch.Tensor, by_oracle: int = 0) -> dict[str, list[bool]]:
+        """Whether pictures show the concept; the oracle reads the first of them."""
+        read = {
+            "cnn": judge.read(self.bench.net, pictures, self.kind),
+            "oracle": oracle.read(pictures[:by_oracle], self.kind) if by_oracle else [],
+        }
+        return {name: [getattr(r, self.kind) == self.concept for r in found] for name, found in read.items()}
+
+    def drawn(self, cell: Cell, scales: list[float], by_oracle: int) -> list[dict[str, list[bool]]]:
+        """What the pictures of a cell show at each of some scales."""
+        found, dial = {}, Dial()
+        with applied(self.bench.before.module, self.eraser, dial):
+            for dial.scale in dict.fromkeys(scales):
+                found[dial.scale] = self.read(self.bench.before.pictures(cell.prompts, cell.seeds), by_oracle)
+        return [found[scale] for scale in scales]
+
+
+def concept_curve(one: Dialled, images: int) -> dict:
+    """Outcomes of a concept for every setting of the dials and of the raw scale, and the measured curves."""
+    cell = asked([one.concept], [], images, 400_000)
+    nameless = asked([one.concept], [], images, 600_000, {one.concept: GUIDES[one.kind]})
+    scales = [curve.scale_at(d) for curve in one.curves.values() for d in DIALS] + list(DIALS)
+    told = one.drawn(cell, scales, BY_ORACLE)
+    parts = [told[i : i + len(DIALS)] for i in range(0, len(told), len(DIALS))]
+    return {
+        "curves": {name: asdict(curve) for name, curve in one.curves.items()},
+        "below": one.drawn(nameless, list(BELOW), BY_ORACLE),
+        **dict(zip((*DIALLED, RAW), parts, strict=True)),
+    }
 
 
 def lines(found: dict, judge: str, name: str) -> dict:
-    """acc_e of all concepts together along one of the dials, and how far it is from a straight line.
+    """acc_e along one of the dials, and how far it is from a straight line.
 
-    The line leads from the rate at 0 to the rate at 1; `off` is the largest distance from it between them.
+    The line leads from the rate at 0 to the rate at 1; `off` is the largest distance from it between them, of all
+    concepts together and of each.
     """
     hits = [[c[name][i][judge] for c in found.values()] for i in range(len(DIALS))]
     rates = [rate([hit for concept in row for hit in concept]) for row in hits]
@@ -78,68 +128,91 @@ def falling(values: list[float]) -> bool:
 def markdown(report: dict) -> str:
     head = " | ".join(f"{d:g}" for d in DIALS)
     made = [f"| judge | setting | {head} | off the line | monotone |", "| --- | --- |" + " ---: |" * (len(DIALS) + 2)]
-    for judge, told in report["judges"].items():
+    for judge_name, told in report["judges"].items():
         for name, line in told.items():
             rates = " | ".join(f"{r['value']:.3f} ({r['low']:.3f} to {r['high']:.3f})" for r in line["acc_e"])
-            made.append(f"| {judge} | {name} | {rates} | {line['off']:.3f} | {'yes' if line['monotone'] else 'no'} |")
+            straight = "yes" if line["monotone"] else "no"
+            made.append(f"| {judge_name} | {name} | {rates} | {line['off']:.3f} | {straight} |")
             for concept, values in line["concepts"].items():
                 cells = " | ".join(f"{v:.3f}" for v in values)
                 straight = "yes" if line["monotone_each"][concept] else "no"
                 made.append(f"| | {name}, {concept} | {cells} | {line['off_each'][concept]:.3f} | {straight} |")
-    note = f"{report['images']} pictures a concept and setting. `{report['command']}` at {report['commit']}."
+    below = "; ".join(
+        f"{d:g}: {r['value']:.3f} ({r['low']:.3f} to {r['high']:.3f})" for d, r in report["below"].items()
+    )
+    note = (
+        f"{report['images']} pictures a concept and setting, of which the oracle read {BY_ORACLE}; dials measured with "
+        f"{report['seeds']} other seeds. Prompts that do not name the concept, by the dial below 0, CNN: {below}. "
+        f"`{report['command']}` at {report['commit']}."
+    )
     return "\n".join([*made, "", note, ""])
 
 
 def plot(report: dict, path: Path):
-    """acc_e against both dials by the CNN, thin lines the concepts."""
+    """acc_e against the dials by the CNN, thin lines the concepts."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panel = pyplot.subplots(figsize=(6, 4.5))
-    for (name, line), colour in zip(report["judges"]["cnn"].items(), ("C0", "C1")):
-        for values in line["concepts"].values():
-            panel.plot(DIALS, values, colour, alpha=0.25, linewidth=0.8)
-        label = "calibrated dial" if name == "dial" else "raw LoRA scale"
-        panel.plot(DIALS, [r["value"] for r in line["acc_e"]], f"{colour}o-", label=label)
-    ends = [report["judges"]["cnn"]["dial"]["acc_e"][DIALS.index(d)]["value"] for d in (0.0, 1.0)]
-    panel.plot((0, 1), ends, "k:", label="straight")
-    panel.set(xlabel="strength", ylabel="acc_e", ylim=(-0.02, 1.02))
-    panel.legend()
+    figure, panels = pyplot.subplots(1, 3, figsize=(12, 4), sharey=True)
+    for panel, name in zip(panels, (*DIALLED, RAW), strict=True):
+        line = report["judges"]["cnn"][name]
+        for concept, values in line["concepts"].items():
+            panel.plot(DIALS, values, alpha=0.6, linewidth=1, label=concept)
+        values = [r["value"] for r in line["acc_e"]]
+        panel.plot(DIALS, values, "ko-", label="all six")
+        panel.plot((0, 1), (values[0], values[DIALS.index(1.0)]), "k:", label="straight")
+        panel.set(xlabel="strength", title=name if name == RAW else f"dial {name}", ylim=(-0.02, 1.02))
+    panels[0].set(ylabel="acc_e (CNN)")
+    panels[0].legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
 
+def make_report(found: dict, setting: dict) -> dict:
+    judges = {j: {n: lines(found, j, n) for n in (*DIALLED, RAW)} for j in ("cnn", "oracle")}
+    below = {d: rate([hit for c in found.values() for hit in c["below"][i]["cnn"]]) for i, d in enumerate(BELOW)}
+    command = {"command": "python scripts/dev.py strength", "commit": commit()}
+    return (
+        setting | {"curves": {c: t["curves"] for c, t in found.items()}} | command | {"below": below, "judges": judges}
+    )
+
+
 def main() -> int:
+    every = [c for two in CONCEPTS.values() for c in two]
     parser = argparse.ArgumentParser(prog="dev.py strength", description=__doc__)
-    parser.add_argument("--concepts", nargs="*", choices=order(), default=[c for two in CONCEPTS.values() for c in two])
-    parser.add_argument("--images", type=int, default=50, help="pictures a concept and setting")
+    parser.add_argument("--concepts", nargs="*", choices=every, default=every)
+    parser.add_argument("--images", type=int, default=150, help="pictures a concept and setting")
+    parser.add_argument("--seeds", type=int, default=128, help="that each dial is measured with")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after these; the next call goes on")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    OUT.mkdir(exist_ok=True)
     CACHE.mkdir(parents=True, exist_ok=True)
     bench, begun = Bench(), time.monotonic()
-    calibration = {n: getattr(StrengthConfig, n) for n in ("images", "halvings", "steps")}
-    calibration |= {"times": list(TIMES), "rivals": RIVALS, "from_rival": FROM_RIVAL, "from_bare": FROM_BARE}
-    setting = bench.setting(args.images) | {"dials": list(DIALS), "calibration": calibration}
-    raw = CACHE / f"strength.{args.images}.json"
+    gallery = Gallery(bench.before, bench.net, ROOT / ".cache" / "boards")
+    calibration = {n: getattr(StrengthConfig, n) for n in ("halvings", "steps")} | {"lost": LOST, "moved": MOVED}
+    erasers = digest(*(erase_config(concept) for concept in every))
+    setting = {"images": args.images, "seeds": args.seeds, "dials": list(DIALS), "below_0": list(BELOW)}
+    setting |= {
+        "base_model": bench.base_model,
+        "erasers": erasers,
+        "judges": gallery.judges,
+        "calibration": calibration,
+    }
+    raw = CACHE / f"{args.images}.{args.seeds}.json"
     found = kept(raw, setting)
     for concept in args.concepts:
         if concept in found:
             continue
         if time.monotonic() - begun > args.seconds:
             return UNFINISHED
-        found[concept] = concept_curve(bench, concept, args.images)
-        replace(raw, json.dumps(found).encode())
-        print(f"{concept}: {time.monotonic() - begun:.0f} s", flush=True)
-    concepts = {c: found[c] for c in args.concepts}
-    judges = {j: {name: lines(concepts, j, name) for name in ("dial", "raw")} for j in ("oracle", "cnn")}
-    curves = {c: told["curve"] for c, told in concepts.items()}
-    command = {"command": "python scripts/dev.py strength", "commit": commit()}
-    report = setting | {"curves": curves} | command | {"judges": judges}
+        found[concept] = concept_curve(Dialled(bench, gallery, concept, args.seeds), args.images)
+        files.replace(raw, json.dumps(found).encode())
+        rates = {n: [sum(t["cnn"]) for t in found[concept][n]] for n in (*DIALLED, RAW)}
+        print(f"{concept}: {rates}, {time.monotonic() - begun:.0f} s", flush=True)
+    report = make_report({c: found[c] for c in args.concepts}, setting)
     (OUT / "strength.json").write_text(json.dumps(report, indent=1) + "\n")
     (OUT / "strength.md").write_text(markdown(report))
     plot(report, OUT / "strength.png")

@@ -2,7 +2,6 @@
 
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 
 from .keys import Eraser, Factors, place
@@ -12,7 +11,13 @@ class Dial:
     """The scale that applied factors have at the moment: one number, or one for every image and rank."""
 
     def __init__(self, scale: float | Tensor = 1.0):
-        self.scale = scale  # or [b, rank]
+        self.scale = scale  # or [b, rank]; [b, 1] is one for all ranks of an image
+
+    def of(self, hidden: Tensor) -> float | Tensor:
+        """The scale for hidden states [b, rank] or [b, l, rank]."""
+        if not isinstance(self.scale, Tensor):
+            return self.scale
+        return self.scale.to(hidden) if hidden.ndim == 2 else self.scale.to(hidden)[:, None]
 
 
 @contextmanager
@@ -43,8 +48,7 @@ def _hook(parts: list[tuple[int, Factors]], dial: Dial):
         x, y = args[0], y.clone()
         for start, (up, down) in parts:
             hidden = x @ down.to(x).T
-            scale = dial.scale.to(x)[:, None] if isinstance(dial.scale, torch.Tensor) else dial.scale
-            y[..., start : start + len(up)] += (hidden * scale) @ up.to(x).T
+            y[..., start : start + len(up)] += (hidden * dial.of(hidden)) @ up.to(x).T
         return y
 
     return add

@@ -50,11 +50,9 @@ class Erased:
         every = [prompts.fill(t, name) for t in self.templates for name in self.names]
         return random.Random(seed).sample(every, min(count, len(every)))
 
-    def rivals(self, count: int, words: int = 9) -> list[list[str]]:
-        """`count` templates, each filled with the concept, with nothing, and with `words` irrelevant words at most."""
-        fillings = (self.names[0], "", *self.irrelevant[:words])
-        templates = [self.templates[i % len(self.templates)] for i in range(count)]
-        return [[prompts.fill(template, filling) for filling in fillings] for template in templates]
+    def asking(self, count: int) -> list[str]:
+        """`count` prompts that ask for the concept by its name, the templates in turn."""
+        return [prompts.fill(self.templates[i % len(self.templates)], self.names[0]) for i in range(count)]
 
     def kept(self) -> list[str]:
         """Prompts that its training kept."""

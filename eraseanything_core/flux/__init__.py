@@ -15,7 +15,7 @@ from .gradients import exact_gradients
 from .layouts import family, is_flux, layout
 from .loan import borrow, check_model, fingerprint
 from .model import Cond, FluxModel
-from .previews import small_pictures
+from .previews import pictures_of, small_pictures
 from .text import TextEncoder, context_pieces
 from .training import train_eraser
 from .twin import private_copy
@@ -37,6 +37,7 @@ __all__ = [
     "layout",
     "new_autoencoder",
     "new_flux",
+    "pictures_of",
     "private_copy",
     "relearn",
     "small_pictures",

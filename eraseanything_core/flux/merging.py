@@ -11,7 +11,7 @@ from ..compose import fusion
 from ..compose.erased import Erased, kept_by_all
 from ..compose.keys import Eraser
 from ..lora import save_lora
-from ..strength import Curve, StrengthConfig, measure
+from ..strength import Curve, Judged, Moves, Painter, StrengthConfig, measure
 from .loan import borrow, fingerprint
 from .text import TextEncoder
 
@@ -61,10 +61,17 @@ def _load(path: Path) -> dict[str, Tensor]:
     return {name: rows.float() for name, rows in load_file(path).items()}
 
 
-def calibrate(patcher, clip, eraser: Eraser, erased: Erased, config: StrengthConfig) -> Curve:
-    """Measures an eraser's dial on a loaded Flux; see `strength.measure`."""
-    text, sentences = TextEncoder(clip), erased.rivals(config.images)
+def calibrate(patcher, clip, eraser: Eraser, erased: Erased, config: StrengthConfig, reader: Moves | Judged) -> Curve:
+    """Measures an eraser's dial on a loaded Flux; see `strength.measure`.
+
+    The model is borrowed anew for every scale: a judge's VAE may take its place in memory between two of them.
+    """
+    text = TextEncoder(clip)
     with torch.inference_mode(False):
-        encoded = {s: text.encode(s) for one in sentences for s in one}
-    with borrow(patcher) as model:
-        return measure(model, eraser, [[encoded[s] for s in one] for one in sentences], config)
+        painter = Painter([text.encode(sentence) for sentence in erased.asking(config.images)], config)
+
+    def paint(scale: Tensor) -> Tensor:
+        with borrow(patcher) as model:
+            return painter.paint(model, eraser, scale)
+
+    return measure(paint, reader, config.images, config.halvings)

@@ -1,4 +1,4 @@
-"""Small pictures of latents on the CPU, with no model more in the device's memory."""
+"""Pictures of latents; the small ones on the CPU, with no model more in the device's memory."""
 
 import comfy.taesd.taesd
 import folder_paths
@@ -23,6 +23,11 @@ def small_pictures(patcher, latents: Tensor, vae=None) -> Tensor:
     factors, bias = torch.tensor(latent_format.latent_rgb_factors), latent_format.latent_rgb_factors_bias
     rgb = latents.movedim(1, -1) @ factors + (torch.tensor(bias) if bias else 0)
     return (rgb / 2 + 0.5).clamp(0, 1)
+
+
+def pictures_of(patcher, latents: Tensor, vae) -> Tensor:
+    """Pictures [n, 3, h, w] in [0, 1] of latents in the model's space, as the stock VAEDecode makes them."""
+    return vae.decode(patcher.model.latent_format.process_out(latents)).movedim(-1, 1)[:, :3].float().cpu()
 
 
 def taesd_path(latent_format) -> str | None:

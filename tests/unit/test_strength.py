@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from eraseanything_core.compose.adapter import Dial
-from eraseanything_core.strength import FROM_BARE, HEADER, TIMES, Curve, Seed, StrengthConfig, curve, flip, measure
+from eraseanything_core.strength import HEADER, LOST, Curve, Judged, Moves, Painter, StrengthConfig, curve, measure
 
 
 def test_the_dial_is_the_share_of_seeds_that_flipped():
@@ -26,69 +25,92 @@ def test_seeds_that_flip_together_leave_no_step_out():
 
 
 def test_it_goes_through_a_header():
-    measured = curve([0.5, 0.25])
+    measured = curve([0.5, 0.25], "NudeNet (exposed)")
     assert Curve.of({HEADER: measured.text()}) == measured and Curve.of({}) is None
 
 
-def test_the_flip_is_found():
-    """A margin that hardly falls, drops through 0 at 0.6347 and hardly falls again."""
+def test_a_header_of_an_earlier_version_was_read_by_the_model():
+    assert Curve.of({HEADER: '{"scale": [0, 0.4, 1], "effect": [0, 0.5, 1]}'}).reader == Moves.name
+
+
+FLIPS = torch.tensor([0.2, 0.55, 0.9, 0.35])
+
+
+def painted(scale):
+    """Latents [4, 1, 1, 2] that jump to another place at their own scale, and drift a little before and after."""
+    place = torch.where(scale > FLIPS, 3.0, 0.0) + 0.4 * scale
+    return torch.stack([place, torch.ones(4)], dim=1)[:, None, None]
+
+
+def test_the_flips_are_found():
+    measured = measure(painted, Moves(), 4, halvings=8)
+    assert measured.scale == pytest.approx((0.0, *sorted(FLIPS.tolist()), 1.0), abs=2**-8)
+    assert measured.effect == (0.0, 0.125, 0.375, 0.625, 0.875, 1.0) and measured.reader == "the model"
+
+
+def test_each_halving_paints_every_seed_once_at_its_own_scale():
     asked = []
-
-    def drops(scale):
-        asked.append(scale)
-        return 0.5 - (0.1 * scale if scale < 0.6347 else 0.9 + 0.1 * scale)
-
-    assert flip(drops, 5) == pytest.approx(0.6347, abs=1 / 32) and asked[:2] == [0, 1] and len(asked) == 7
-    assert flip(lambda scale: 0.3 - 0.7 * scale, 5) == pytest.approx(3 / 7)
-    assert flip(lambda scale: 0.25 - scale**2, 5) == pytest.approx(0.5, abs=1e-3)
+    measure(lambda scale: asked.append(scale.tolist()) or painted(scale), Moves(), 4, halvings=2)
+    assert asked == [[0.0] * 4, [1.0] * 4, [0.5] * 4, [0.25, 0.75, 0.75, 0.25]]
 
 
-def test_an_image_that_never_showed_it_or_never_loses_it_has_no_flip():
-    assert flip(lambda scale: -0.1 - scale, 5) is None and flip(lambda scale: 0.4 - 0.3 * scale, 5) is None
+def test_an_image_is_lost_past_the_middle_of_its_own_way():
+    start, end = torch.zeros(3, 2), torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 2.0]])
+    reader = Moves()
+    assert reader.ends(start, end).all()
+    at = torch.tensor([[2 * LOST + 0.1, -5.0], [9.0, 2 * LOST - 0.1], [2.0, 0.5]])
+    assert reader.lost(at).tolist() == [True, False, True], "what goes aside of the way does not count"
 
 
-class Painter:
-    """A seam whose image is constant, its context less the dial, and whose prompts expect their own context."""
+def test_a_seed_that_the_eraser_hardly_moves_has_not_lost_the_concept():
+    end = torch.tensor([[10.0], [11.0], [12.0], [13.0], [4.0], [0.0]])
+    assert Moves().ends(torch.zeros(6, 1), end).tolist() == [True] * 4 + [False] * 2
+
+
+def test_a_judge_reads_instead():
+    """It sees the concept up to another place than the middle, and never in the last seed."""
+
+    def shows(x):
+        return (x[:, 0, 0, 0] < 0.3) & torch.tensor([True, True, True, False])
+
+    measured = measure(painted, Judged("a judge", shows), 4, halvings=8)
+    assert measured.scale == pytest.approx((0.0, 0.2, 0.55, 0.75, 1.0), abs=2**-8), "0.4 s < 0.3 until s = 0.75"
+    assert measured.reader == "a judge"
+
+
+def test_an_eraser_that_loses_nothing_has_no_dial():
+    for reader in (Moves(), Judged("a judge", lambda x: torch.ones(len(x), dtype=torch.bool))):
+        with pytest.raises(ValueError, match=f"by {reader.name}, none of 4 images shows the concept without the LoRA"):
+            measure(lambda scale: torch.ones(4, 1), reader, 4, halvings=2)
+
+
+class Still:
+    """A seam whose images are what their context and the dial say, whatever the noise."""
 
     device, mu, channels, downscale = "cpu", 1.15, 1, 8
 
-    def __init__(self, dial):
-        self.dial, self.module = dial, torch.nn.Module()
+    def __init__(self):
+        self.module, self.batches = torch.nn.Linear(1, 1, bias=False), []
+        self.module.weight.data.zero_()
 
     def cond(self, context, pooled, guidance):
         return context, guidance
 
     def trajectory(self, cond, noise, sigmas):
-        yield torch.full_like(noise, float(cond[0][0]) - self.dial.scale), None
-
-    def velocity(self, x_t, sigma, cond, adapters):
-        assert self.dial.scale == 0 and not adapters and cond[1] == 1.0, "the frozen model reads, without guidance"
-        assert len(x_t) == len(sigma) == len(cond[0]) == len(TIMES)
-        # (x_t - image) / t is noise - image where the image is what was expected
-        return (x_t - cond[0][:, None, None, None]) / sigma[:, None, None, None]
+        self.batches.append((len(noise), cond[1], len(sigmas) - 1))
+        yield noise, None
+        yield (cond[0] + self.module(torch.ones(len(noise), 1, 1)))[..., None].expand_as(noise), None
 
 
-def seed_of(*contexts):
-    dial, prompts = Dial(), [(torch.tensor([c]), torch.zeros(1, 1)) for c in contexts]
-    config = StrengthConfig(width=32, height=32)
-    return Seed(Painter(dial), dial, prompts, config, torch.Generator().manual_seed(0))
+def test_images_are_painted_in_batches_each_at_its_own_scale(monkeypatch):
+    from eraseanything_core.compose import adapter
+    from eraseanything_core.compose.keys import Factors
 
-
-def test_without_rivals_an_image_is_lost_two_fifths_of_the_way_from_the_bare_prompt():
-    seed = seed_of(2.0, 1.0)
-    assert [seed.margin(s) for s in (0.0, 0.5, 1.0)] == pytest.approx([1 - FROM_BARE, 0.5 - FROM_BARE, -FROM_BARE])
-    assert flip(seed.margin, 5) == pytest.approx(1 - FROM_BARE)
-
-
-def test_a_rival_wins_where_it_explains_the_image_better():
-    seed = seed_of(2.0, -3.0, 1.4, 7.0, 9.0)
-    assert [float(context[0]) for context, _ in seed.rivals] == pytest.approx([1.4, 7.0]), (
-        "nearest to the full eraser's"
-    )
-    assert flip(seed.margin, 5) == pytest.approx(0.3), "half-way from 2 to 1.4"
-
-
-def test_an_eraser_that_loses_nothing_has_no_dial():
-    prompts = [[(torch.tensor([c]), torch.zeros(1, 1)) for c in (9.0, 0.0)]] * 3
-    with pytest.raises(ValueError, match="none of 3 images shows the concept without the LoRA and loses it"):
-        measure(Painter(Dial(0.0)), {}, prompts, StrengthConfig(width=32, height=32))
+    monkeypatch.setattr(adapter, "place", lambda key, width: ("", 0))
+    model, eraser = Still(), {"x": Factors(torch.full((1, 1), 2.0), torch.ones(1, 1))}
+    config = StrengthConfig(steps=3, batch=2, width=16, height=16, guidance=2.5)
+    prompts = [(torch.full((1, 1, 1), float(i)), torch.zeros(1, 1)) for i in range(3)]
+    found = Painter(prompts, config).paint(model, eraser, torch.tensor([0.0, 0.25, 1.0]))
+    assert found.shape == (3, 1, 2, 2) and found[:, 0, 0, 0].tolist() == [0.0, 1.5, 4.0]
+    assert model.batches == [(2, 2.5, 3), (1, 2.5, 3)]
+    assert not model.module._forward_hooks, "the model is as it was"

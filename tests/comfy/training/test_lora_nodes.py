@@ -14,7 +14,6 @@ import torch
 
 from eraseanything_core import flux, lora, strength
 from eraseanything_core.compose import keys
-from eraseanything_core.compose.adapter import Dial, applied
 from eraseanything_core.compose.erased import Erased
 from eraseanything_core.compose.gate import Gate
 
@@ -227,7 +226,8 @@ def tinyflux(pack, unmeasured, folder, monkeypatch):
     tensors, header = lora.load_lora(folder / "star.safetensors")
     strong = {name: 40 * t if "lora_B" in name else t for name, t in tensors.items()}
     lora.save_lora(strong, folder / "star.safetensors", header)
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "text_encoders", ([str(WEIGHTS)], {".safetensors"}))
+    for kind in ("text_encoders", "vae"):
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(WEIGHTS)], {".safetensors"}))
     model = comfy.sd.load_diffusion_model(str(WEIGHTS / "tinyflux.safetensors"))
     return unmeasured | {"model": model, "clip": execute(pack["TinyFlux"], {"text_encoder": TEXT}).args[0]}
 
@@ -246,17 +246,31 @@ def test_the_dial_is_measured_once_and_kept_in_the_file(pack, tinyflux, folder):
 
 
 def test_the_middle_of_the_dial_is_where_the_seed_flips(pack, tinyflux, folder):
-    """Sampled anew at the scale that the dial names, with the same seed."""
+    """Sampled anew just below and just above the scale that the dial names, with the same seed."""
     scale = execute(pack["EraseStrength"], tinyflux | {"strength": 0.5, "images": 1}).args[2]
     tensors, header = lora.load_lora(folder / "star.safetensors")
-    erased, dial, text = Erased.of(header, "x"), Dial(), flux.TextEncoder(tinyflux["clip"])
+    erased, reader, eraser = Erased.of(header, "x"), strength.Moves(), keys.read(tensors, {}, "x")
     config = strength.StrengthConfig.like(erased, 1)
     with torch.inference_mode(False):
-        prompts = [text.encode(sentence) for sentence in erased.rivals(1)[0]]
-    with flux.borrow(tinyflux["model"]) as model, applied(model.module, keys.read(tensors, {}, "x"), dial):
-        seed = strength.Seed(model, dial, prompts, config, torch.Generator().manual_seed(config.seed))
-        whole, middle, full = (seed.margin(s) for s in (0.0, scale, 1.0))
-    assert whole > 0.3 and full < 0 and middle == pytest.approx(0, abs=0.05)
+        prompts = [flux.TextEncoder(tinyflux["clip"]).encode(sentence) for sentence in erased.asking(1)]
+    painter, near = strength.Painter(prompts, config), 0.5**config.halvings
+    with flux.borrow(tinyflux["model"]) as model:
+        painted = [painter.paint(model, eraser, torch.tensor([s])) for s in (0.0, 1.0, scale - near, scale + near)]
+    assert reader.ends(*painted[:2]).all() and [bool(reader.lost(x)) for x in painted[2:]] == [False, True]
+
+
+def test_the_dial_follows_a_judge(pack, tinyflux, folder):
+    """Chosen by a node, it reads what the VAE makes of the latents; without one the dial that is there is taken."""
+    vae = nodes.VAELoader().load_vae("tinyflux_vae.safetensors")[0]
+    given = {"labels": "", "template": "{}", "weights": "", "threshold": 0.0}
+    judge = execute(pack["ChooseJudge"], given | {"label": "star", "judge": "TinyFlux CNN"}).args[0]
+    with pytest.raises(ValueError, match="connect the VAE"):
+        execute(pack["EraseStrength"], tinyflux | {"judge": judge})
+    asked = tinyflux | {"images": 4, "strength": 0.5, "judge": judge, "vae": vae}
+    _, made, scale, summary = execute(pack["EraseStrength"], asked).args
+    assert "by TinyFlux CNN (star)" in summary and strength.Curve.of(made.header).reader == "TinyFlux CNN (star)"
+    again = execute(pack["EraseStrength"], tinyflux | {"strength": 0.5, "clip": None}).args
+    assert again[2] == pytest.approx(scale, abs=1e-4) and again[1].header == made.header
 
 
 def test_zero_is_untouched_and_below_it_is_the_opposite(pack, dial, patcher):
@@ -298,9 +312,11 @@ def test_a_window_through_the_stock_sampler(pack, dial, patcher, clip):
 
 def test_what_strength_refuses(pack, unmeasured, folder):
     node, dial = pack["EraseStrength"], unmeasured
+    tensors, header = lora.load_lora(folder / "star.safetensors")
+    lora.save_lora({name: 0 * t for name, t in tensors.items()}, folder / "nothing.safetensors", header)
     for change, words in (
-        ({}, "none of 2 images shows the concept without the LoRA and loses it at scale 1"),
-        ({"clip": None}, "was not measured yet: connect the CLIP"),
+        ({"file": "nothing.safetensors"}, "by the model, none of 2 images .* loses it at scale 1"),
+        ({"clip": None}, "was not measured so yet: connect the CLIP"),
         ({"file": "(the linked lora)"}, "there is no eraser"),
         ({"start_percent": 0.5, "end_percent": 0.5}, "must be below"),
     ):
