@@ -12,6 +12,7 @@ from eraseanything_core.tinyflux.erase import train_eraser
 from eraseanything_core.tinyflux.pipeline import Pipeline
 from eraseanything_core.tinyflux.prompts import kind_of
 from eraseanything_core.tinyflux.recipe import erase_config
+from eraseanything_core.trainer import EraseConfig
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "erasers"
 QUICK = {"steps": 60, "batch": 4, "retain_batch": 8, "pool": 16, "refresh": 60}  # a quarter of the recipe's time
@@ -20,7 +21,6 @@ SHORT = {  # the least that erased the concepts it was tried on; a style needs i
     "style": QUICK | {"steps": 120, "refresh": 30},
     "relation": QUICK,
 }
-TARGETS = "text_qkv"  # of these erasers; the recipe has moved on
 
 
 def order(seed: int = 0) -> list[str]:
@@ -30,20 +30,24 @@ def order(seed: int = 0) -> list[str]:
     return [concept for row in zip(*kinds) for concept in row]
 
 
+def config(concept: str) -> EraseConfig:
+    """The recipe of a concept, shortened."""
+    return erase_config(concept, **SHORT[kind_of(concept)])
+
+
 def eraser(pipeline: Pipeline, concept: str, base_model: str) -> tuple[dict, dict]:
     """The tensors and header of a concept's eraser, trained when it is not there yet.
 
     Args:
         base_model: names the generator's weights; an eraser of others is not taken.
     """
-    config = erase_config(concept, targets=TARGETS, **SHORT[kind_of(concept)])
-    info = strings(header(config, base_model))
+    info = strings(header(config(concept), base_model))
     name = hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()[:12]
     path = CACHE / f"{concept}-{name}.safetensors"
     if not path.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         begun = time.monotonic()
-        result = train_eraser(pipeline, config)
+        result = train_eraser(pipeline, config(concept))
         save_lora({k: t.bfloat16() for k, t in result.lora.items()}, path, info)
         print(f"{concept} erased in {time.monotonic() - begun:.0f} s", flush=True)
     return load_lora(path)

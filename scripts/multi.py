@@ -4,7 +4,8 @@
     python scripts/dev.py multi --modes sum --counts 3
 
 `acc_e`: pictures that still show the erased concept they ask for. `acc_g`: the same, asked by the synonym that no
-eraser was told. `acc_ir`: pictures that show one of the concepts that were not erased. `kept`: right colour and
+eraser was told. `acc_e2_entity`, `acc_e2_style`: pictures of two erased concepts, an entity in a style, that still show
+the one or the other. `acc_ir`: pictures that show one of the concepts that were not erased. `kept`: right colour and
 background of a nameless thing; it stands for what is left when all thirty concepts are erased. Held-out templates;
 every mode draws the same prompts and seeds. Writes benchmarks/multi.json, multi.md and multi.png; the erasers are
 trained once and kept in .cache.
@@ -26,8 +27,8 @@ from eraseanything_core.compose.erased import Erased, kept_by_all
 from eraseanything_core.evaluation.metrics import paired_bootstrap, rate
 from eraseanything_core.files import replace
 from eraseanything_core.flux import FluxModel
-from eraseanything_core.tinyflux import GUIDANCE, MU, oracle
-from eraseanything_core.tinyflux.captions import SYNONYMS
+from eraseanything_core.tinyflux import GUIDANCE, MU, oracle, world
+from eraseanything_core.tinyflux.captions import HELD_OUT, SYNONYMS, caption
 from eraseanything_core.tinyflux.gallery import digest
 from eraseanything_core.tinyflux.measure import merged, read_cell
 from eraseanything_core.tinyflux.pipeline import WEIGHTS, Pipeline, TrainerText, flux, judge_net
@@ -36,22 +37,23 @@ from eraseanything_core.tinyflux.recipe import Cell
 from eraseanything_core.tinyflux.world import BACKGROUNDS, COLOURS
 from scripts.board import UNFINISHED
 from scripts.demo import commit
-from scripts.erasers import CACHE, SHORT, eraser, order
+from scripts.erasers import CACHE, SHORT, config, eraser, order
 
 OUT = Path(__file__).resolve().parent.parent / "benchmarks"
 COUNTS = (10, 30, 3, 5, 1)  # those of the goal first
-RANK = 32  # of the modes that choose one
+RANK, ENERGY, DENSITY = 256, 0.99, 0.5  # the node's defaults
+FUSION = ("steps", "prompts", "kept_prompts", "rows", "kept_weight", "ridge", "seed")
 MODES = {
     "normalised sum": {},
-    "sum": {},  # concatenate is the same change of weights
-    "closed-form fusion": {},
+    "sum": {},
+    "concatenate": {},
+    "closed-form fusion": {name: getattr(fusion.FusionConfig, name) for name in FUSION},
     "prompt-gated": {"off": gate.OFF, "on": gate.ON},
-    "truncated": {"rank": RANK},
-    "ties_svd": {"density": 0.5},
-    "dare_ties_svd": {"density": 0.5},
-    "magnitude_prune_svd": {"density": 0.5},
+    "truncated": {"rank": RANK, "energy": ENERGY},
+    **{mode: {"rank": RANK, "density": DENSITY} for mode in merge.SPARSE},
 }
 BY_SYNONYM = ("un-erased", "single", "sum", "prompt-gated")  # whose acc_g is measured
+TOGETHER = ("un-erased", "sum", "prompt-gated")  # whose acc_e2 is
 
 
 class Bench:
@@ -66,7 +68,13 @@ class Bench:
     def setting(self, images: int) -> dict:
         """All that decides an outcome besides the mode and the concepts."""
         judges = digest(self.before.decode, self.net, Path(oracle.__file__).read_text(encoding="utf-8"))
-        return {"images": images, "base_model": self.base_model, "judges": judges, "short_recipe": SHORT}
+        decides = {
+            "judges": judges,
+            "text_encoder": digest(self.before.encoder),
+            "recipes": digest([config(concept) for concept in order()]),
+            "prompts": digest(asked(order(), [], images, 0)),  # a sample, of every concept
+        }
+        return {"images": images, "base_model": self.base_model, "short_recipe": SHORT} | decides
 
     def erasers(self, concepts: list[str]) -> tuple[list[keys.Eraser], list[Erased]]:
         """The factors of every concept's eraser, and what its header says."""
@@ -103,6 +111,18 @@ def asked(concepts: list[str], without: list[str], count: int, seed: int, names:
     return Cell([kind_of(c) for c in chosen], chosen, prompts, [seed + i for i in range(count)])
 
 
+def together(concepts: list[str], count: int, seed: int) -> dict[str, Cell]:
+    """`count` prompts that ask for an erased entity in an erased style, to be read for either; none without both."""
+    kinds = {kind: [c for c in concepts if kind_of(c) == kind] for kind in ("entity", "style")}
+    if not all(kinds.values()):
+        return {}
+    rng = random.Random(f"{concepts} {seed}")
+    pairs = [{kind: rng.choice(names) for kind, names in kinds.items()} for _ in range(count)]
+    prompts = [caption(rng, world.single(rng, **pair), HELD_OUT, synonyms=0.0, generic=0.0) for pair in pairs]
+    seeds = [seed + i for i in range(count)]
+    return {f"acc_e2_{kind}": Cell([kind] * count, [p[kind] for p in pairs], prompts, seeds) for kind in kinds}
+
+
 def nameless(count: int, seed: int) -> Cell:
     """Prompts for a thing of a colour on a background."""
     rng = random.Random(seed)
@@ -122,14 +142,29 @@ def cells(mode: str, concepts: list[str], count: int) -> dict[str, Cell]:
     made = {"acc_e": asked(concepts, [], count, 100_000)}
     if mode in BY_SYNONYM:
         made["acc_g"] = asked(concepts, [], count, 500_000, {c: names[2] for c, names in SYNONYMS.items()})
+    if mode in TOGETHER:
+        made |= together(concepts, count, 600_000)
     if mode != "single":
         made |= {"acc_ir": asked(rest, concepts, count, 200_000)} if rest else {"kept": nameless(count, 300_000)}
     return made
 
 
-def hits(bench: Bench, pipeline: Pipeline, made: dict[str, Cell]) -> dict[str, dict[str, list[bool]]]:
+class Once:
+    """A pipeline that draws the same prompts once, for cells that read them for different concepts."""
+
+    def __init__(self, pipeline):
+        self.pipeline, self.drawn = pipeline, {}
+
+    def pictures(self, prompts: list[str], seeds: list[int], guidance: float = GUIDANCE) -> torch.Tensor:
+        asked_for = (*prompts, *seeds, guidance)
+        if asked_for not in self.drawn:
+            self.drawn[asked_for] = self.pipeline.pictures(prompts, seeds, guidance)
+        return self.drawn[asked_for]
+
+
+def hits(bench: Bench, pipeline, made: dict[str, Cell]) -> dict[str, dict[str, list[bool]]]:
     """{judge: {cell: outcomes}}."""
-    found = {"oracle": {}, "cnn": {}}
+    found, pipeline = {"oracle": {}, "cnn": {}}, Once(pipeline)
     for name, cell in made.items():
         if name == "kept":
             right = kept_hits(pipeline.pictures(cell.prompts, cell.seeds), cell)
@@ -216,8 +251,8 @@ def meets(row: dict) -> bool:
 def markdown(report: dict) -> str:
     lines = [
         "| judge | concepts | mode | acc_e | to single erasers | acc_ir (30: kept) | to un-erased | goal "
-        "| acc_g | to single erasers |",
-        "| --- | ---: | --- | ---: | ---: | ---: | ---: | --- | ---: | ---: |",
+        "| acc_g | to single erasers | acc_e2: entity, style |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: |",
     ]
     for row in report["rows"]:
         rates = {n: f"{row[n]['value']:.3f}" if n in row else "" for n in ("acc_e", "acc_g", "acc_ir", "kept")}
@@ -228,10 +263,18 @@ def markdown(report: dict) -> str:
         left = (rates["acc_ir"] or rates["kept"], gaps["gap_ir"] or gaps["gap_kept"])
         told = (row["judge"], str(row["concepts"]), row["mode"], rates["acc_e"], gaps["gap_e"], *left)
         goal = "" if row["mode"] in ("single", "un-erased") else "met" if meets(row) else "missed"
-        lines.append(f"| {' | '.join((*told, goal, rates['acc_g'], gaps['gap_g']))} |")
+        two = ", ".join(f"{row[n]['value']:.3f}" for n in ("acc_e2_entity", "acc_e2_style") if n in row)
+        lines.append(f"| {' | '.join((*told, goal, rates['acc_g'], gaps['gap_g'], two))} |")
     return "\n".join(
         [*lines, "", f"{report['images']} pictures a cell. `{report['command']}` at {report['commit']}.", ""]
     )
+
+
+def series(rows: list[dict], mode: str, name: str) -> tuple[list[int], list[float]]:
+    """Numbers of concepts and a mode's rates by the CNN; where no concept is left, `kept` stands for acc_ir."""
+    found = [(r["concepts"], r.get(name) or name == "acc_ir" and r.get("kept")) for r in rows
+             if (r["mode"], r["judge"]) == (mode, "cnn")]  # fmt: skip
+    return [count for count, told in found if told], [told["value"] for _, told in found if told]
 
 
 def plot(report: dict, path: Path):
@@ -242,13 +285,12 @@ def plot(report: dict, path: Path):
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, 3, figsize=(13, 4), sharex=True)
-    titles = {"acc_e": "erased", "acc_g": "erased, by a held-out synonym", "acc_ir": "not erased"}
+    titles = {"acc_e": "erased", "acc_g": "erased, by a held-out synonym", "acc_ir": "not erased (30: kept)"}
     modes = {mode: f"C{i}" for i, mode in enumerate(dict.fromkeys(row["mode"] for row in report["rows"]))}
     for panel, (name, title) in zip(panels, titles.items()):
         for mode, colour in modes.items():
-            rows = [r for r in report["rows"] if r["mode"] == mode and r["judge"] == "cnn" and name in r]
             style = {"un-erased": "k:", "single": "k--"}.get(mode, f"{colour}o-")
-            panel.plot([r["concepts"] for r in rows], [r[name]["value"] for r in rows], style, label=mode, markersize=3)
+            panel.plot(*series(report["rows"], mode, name), style, label=mode, markersize=3)
         panel.set(xscale="log", ylim=(-0.02, 1.02), title=f"{name}: concepts {title}", xlabel="erasers combined")
         panel.set_xticks(sorted(COUNTS), [str(n) for n in sorted(COUNTS)])
     panels[2].legend(fontsize=7)

@@ -1,0 +1,65 @@
+"""What scripts/multi.py measures: every mode, prompts of two erased concepts, and no outcome of another recipe."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from eraseanything_core.compose import merge
+from eraseanything_core.tinyflux.prompts import kind_of
+from scripts import multi
+
+
+def test_every_mode_of_the_node_is_measured():
+    assert set(multi.MODES) == {*merge.MODES, "closed-form fusion", "prompt-gated"}
+
+
+@pytest.mark.parametrize("mode", multi.TOGETHER)
+def test_prompts_of_two_erased_concepts(mode):
+    concepts = multi.order()[:6]
+    made = multi.cells(mode, concepts, 20)
+    entity, style = made["acc_e2_entity"], made["acc_e2_style"]
+    assert entity.prompts == style.prompts and entity.seeds == style.seeds
+    for *pair, prompt in zip(entity.concepts, style.concepts, entity.prompts, strict=True):
+        assert [kind_of(c) for c in pair] == ["entity", "style"] and set(pair) <= set(concepts)
+        assert set(pair) <= {word.strip(",") for word in prompt.split(" ")}, prompt
+    assert not {"acc_e2_entity", "acc_e2_style"} & set(multi.cells(mode, concepts[:1], 20)), "one is no pair"
+
+
+def test_a_cell_that_is_read_twice_is_drawn_once():
+    class Counting:
+        calls = 0
+
+        def pictures(self, prompts, seeds, guidance):
+            self.calls += 1
+            return torch.zeros(len(prompts), 3, 96, 96)
+
+    counting = Counting()
+    once = multi.Once(counting)
+    drawn = [once.pictures(["a"], [seed]) for seed in (1, 1, 2)]
+    assert counting.calls == 2 and drawn[0] is drawn[1] and drawn[0] is not drawn[2]
+
+
+def test_what_is_kept_when_all_are_erased_is_a_point_of_the_plot():
+    rows = [
+        {"mode": "sum", "judge": judge, "concepts": 10, "acc_e": {"value": 0.1}, "acc_ir": {"value": 0.99}}
+        for judge in ("cnn", "oracle")
+    ]
+    rows.append({"mode": "sum", "judge": "cnn", "concepts": 30, "acc_e": {"value": 0.2}, "kept": {"value": 0.92}})
+    assert multi.series(rows, "sum", "acc_ir") == ([10, 30], [0.99, 0.92])
+    assert multi.series(rows, "sum", "acc_e") == ([10, 30], [0.1, 0.2])
+    assert multi.series(rows, "sum", "acc_g") == ([], [])
+
+
+def test_outcomes_of_another_recipe_are_not_used(monkeypatch, tmp_path):
+    bench = multi.Bench()
+    before = bench.setting(20)
+    raw = tmp_path / "raw.json"
+    raw.write_text(json.dumps({"setting": before, "sum 3": {}}))
+    assert "sum 3" in multi.kept(raw, bench.setting(20))
+    recipe = multi.config
+    monkeypatch.setattr(multi, "config", lambda concept: dataclasses.replace(recipe(concept), targets="text_qkv"))
+    after = bench.setting(20)
+    assert [name for name in before if before[name] != after[name]] == ["recipes"]
+    assert "sum 3" not in multi.kept(raw, after)
