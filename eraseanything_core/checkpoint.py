@@ -7,6 +7,7 @@ present epoch. All chance is derived from the seed and the step number, so there
 import dataclasses
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -97,6 +98,12 @@ def load_pools(folder: Path, number: int) -> dict[str, Tensor] | None:
     return _read(path)[0] if path.exists() else None
 
 
+def discard(folder: Path):
+    """Removes a run that has not come to its first state, and leaves any other as it is."""
+    if folder.is_dir() and not (folder / STATE).exists():
+        shutil.rmtree(folder)
+
+
 def _pools(folder: Path, number: int) -> Path:
     return folder / f"pools-{number}.safetensors"
 
@@ -106,7 +113,8 @@ def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]):
         path.parent.mkdir(parents=True, exist_ok=True)
         files.replace(path, *_parts(tensors, header | {"sha256": _digest(tensors)}))
     except OSError as error:
-        told = f"cannot save the run in {path.parent} ({error.strerror}): make room and resume it"
+        again = "resume it" if (path.parent / STATE).exists() else "start again"
+        told = f"cannot save the run in {path.parent} ({error.strerror}): make room and {again}"
         raise OSError(error.errno, told) from error
 
 

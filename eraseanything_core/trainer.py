@@ -99,7 +99,22 @@ def train(
     lora = model.attach(config.targets, config.rank, torch.Generator().manual_seed(config.seed))
     optimizers = [optimizer(lora, rate, config) for rate in (config.lr_low, config.lr_up)]
     run = Run(config, lora, optimizers, run_dir, READ_EVERY if "defer" in plan.shortcuts else 1)
-    first, start, interrupted = run.done, time.monotonic(), False
+    start = time.monotonic()
+    try:
+        interrupted = loop(model, plan, run, progress, stops, show)
+        run.save(finished=not interrupted)
+    except BaseException:
+        run.withdraw()
+        raise
+    seconds, notes = time.monotonic() - start, [note for note in [over(config, run.seen)] if note]
+    samples = compare(model, plan) if config.samples and not interrupted else None
+    made = lora.tensors(torch.float32), run.history, run.done, interrupted, seconds, config
+    return EraseResult(*made, samples, run.seen, notes)
+
+
+def loop(model, plan: Plan, run: "Run", progress, stops, show) -> bool:
+    """The pairs that are left, with what `train` was given; whether a user interrupted after a whole one."""
+    config, first = plan.config, run.done
     try:
         eyes = Watch(model, plan) if config.watch_every else None
         previews = Previews(model, plan) if show and eyes else None
@@ -109,7 +124,7 @@ def train(
             if step == first or step % config.refresh == 0:
                 epoch = run.epoch(model, plan, step // config.refresh)
             with model.uninterrupted():
-                run.add(step, pair(model, plan, epoch, step, lora, optimizers))
+                run.add(step, pair(model, plan, epoch, step, run.lora, run.optimizers))
             looked = eyes is not None and run.done % config.watch_every == 0
             if looked:
                 run.see(eyes.look())
@@ -122,17 +137,13 @@ def train(
     except stops:
         if not run.done:
             raise
-        interrupted = True
+        return True
     except FloatingPointError:
         raise
     except Exception:
         run.save()
         raise
-    run.save(finished=not interrupted)
-    seconds, notes = time.monotonic() - start, [note for note in [over(config, run.seen)] if note]
-    samples = compare(model, plan) if config.samples and not interrupted else None
-    made = lora.tensors(torch.float32), run.history, run.done, interrupted, seconds, config
-    return EraseResult(*made, samples, run.seen, notes)
+    return False
 
 
 def pair(model, plan: Plan, epoch: Epoch, step: int, lora, optimizers: list[torch.optim.Optimizer]) -> Losses:
@@ -170,7 +181,7 @@ class Run:
 
     def __init__(self, config: EraseConfig, lora, optimizers: list, folder: Path | None, read_every: int = READ_EVERY):
         self.config, self.lora, self.optimizers, self.folder = config, lora, optimizers, folder
-        self.read_every = read_every
+        self.read_every, self.new = read_every, bool(folder) and not folder.exists()
         self.history, self.seen = checkpoint.resume(folder, lora, optimizers, config) if folder else ({}, {})
         self.done, self.waiting = len(self.history.get("loss", [])), []
         self.kept = self.fingerprint()
@@ -211,6 +222,11 @@ class Run:
         self.read()
         if self.folder and self.done and self.kept == self.fingerprint():
             checkpoint.save(self.folder, self.lora, self.optimizers, self.config, (self.history, self.seen), finished)
+
+    def withdraw(self):
+        """Removes the folder that this run has made, unless a state lies in it to go on from."""
+        if self.new:
+            checkpoint.discard(self.folder)
 
 
 def compare(model, plan: Plan) -> tuple[Tensor, Tensor]:

@@ -100,6 +100,23 @@ def test_an_error_between_pairs_keeps_all_of_them(patcher, clip, config, tmp_pat
     assert all(torch.equal(rest.lora[k], whole.lora[k]) for k in whole.lora)
 
 
+def test_an_error_before_the_first_state_leaves_no_run(patcher, clip, config, tmp_path, monkeypatch):
+    """But a folder that was there before keeps its pools, which a run that was killed has left."""
+
+    def fail(*args):
+        raise RuntimeError("out of memory")
+
+    def files_after(folder):
+        with pytest.raises(RuntimeError, match="out of memory"):
+            flux.train_eraser(patcher, clip, config, run_dir=folder)
+        return {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+
+    monkeypatch.setattr(trainer, "preserve_graphs", fail)
+    assert files_after(tmp_path / "run") == set()
+    (tmp_path / "run").mkdir()
+    assert files_after(tmp_path / "run") == {"run", "run/pools-0.safetensors"}
+
+
 def test_an_error_within_a_pair_leaves_the_last_whole_one(patcher, clip, config, tmp_path, monkeypatch):
     """After the erasing step of the third pair: its state would be that of no pair."""
     config = dataclasses.replace(config, save_every=1)
@@ -184,7 +201,7 @@ def test_a_read_only_folder(patcher, clip, config, tmp_path):
     with pytest.raises(ValueError, match="cannot write into /sys/kernel/eraser: "):
         files.check_folder(Path("/sys/kernel/eraser"))
     with pytest.raises(
-        OSError, match="cannot save the run in /sys/kernel/eraser .*: make room and resume it"
+        OSError, match="cannot save the run in /sys/kernel/eraser .*: make room and start again"
     ) as caught:
         flux.train_eraser(patcher, clip, config, run_dir=Path("/sys/kernel/eraser"))
     assert "\n" not in str(caught.value)

@@ -127,7 +127,8 @@ def test_an_interrupt_before_the_first_pair_writes_nothing(trainer_node, widgets
     comfy.model_management.interrupt_current_processing()
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         execute(trainer_node, widgets)
-    assert nothing_written(loras) and not comfy.model_management.in_training
+    runs = Path(folder_paths.get_output_directory()) / "eraseanything"
+    assert nothing_written(loras) and nothing_written(runs) and not comfy.model_management.in_training
 
 
 def test_pictures_with_a_vae(trainer_node, widgets, loras, monkeypatch):
@@ -172,20 +173,27 @@ def test_bad_input_is_one_line_and_nothing_is_written(name, trainer_node, widget
 
 
 def test_a_loss_that_is_not_a_number(trainer_node, widgets, loras, monkeypatch):
-    """In the second pair: the first one is thrown away with it."""
+    """In the second pair: the first one is thrown away with it, and so are the pools, unless a state was saved."""
     from pack_under_test.eraseanything_core import losses
 
-    original, calls = losses.esd_loss, []
+    original, calls, runs = losses.esd_loss, [], Path(folder_paths.get_output_directory()) / "eraseanything"
 
     def broken(*args):
         calls.append(1)
-        return original(*args) * (float("nan") if len(calls) == 2 else 1)
+        return original(*args) * (float("nan") if len(calls) % 2 == 0 else 1)
 
     monkeypatch.setattr(losses, "esd_loss", broken)
     with pytest.raises(FloatingPointError, match="the esd loss became nan at step 2") as caught:
         execute(trainer_node, widgets)
     assert "\n" not in str(caught.value)
-    assert nothing_written(loras) and not comfy.model_management.in_training
+    assert nothing_written(loras) and nothing_written(runs) and not comfy.model_management.in_training
+    with pytest.raises(FloatingPointError):
+        execute(trainer_node, widgets | {"save_every": 1})
+    assert [run.name for run in runs.iterdir()] == ["eraser"] and nothing_written(loras)
+    assert {file.name for file in (runs / "eraser").iterdir()} == {"state.safetensors", "pools-0.safetensors"}
+    monkeypatch.setattr(losses, "esd_loss", original)
+    execute(trainer_node, widgets | {"resume": "eraser"})
+    assert [file.name for file in loras.iterdir()] == ["eraser.safetensors"]
 
 
 def test_unwritable_folder(trainer_node, widgets, loras):
