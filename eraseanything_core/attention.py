@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def attention_columns(q: Tensor, k: Tensor, select: Tensor) -> Tensor:
-    """W @ select with W = softmax(q k^T / sqrt(d)): the post-softmax weight of chosen keys over all keys.
+def attention_columns(q: Tensor, k: Tensor, select: Tensor, mask: Tensor | None = None) -> Tensor:
+    """W @ select with W = softmax(q k^T / sqrt(d) + mask): the post-softmax weight of chosen keys over all keys.
 
     One attention call whose values are `select` itself, so any fused kernel gives it with exact gradients to q and
     k, in memory linear in the number of tokens. A one-hot column of `select` reads out a column of W; a column with
@@ -21,6 +22,7 @@ def attention_columns(q: Tensor, k: Tensor, select: Tensor) -> Tensor:
         q: [b, h, queries, d], after RMSNorm and RoPE.
         k: [b, h, keys, d], likewise.
         select: [b, keys, c] with c <= d.
+        mask: expands to [b, h, queries, keys]; bool, true where a key is attended to, or added to the logits.
 
     Returns:
         [b, h, queries, c].
@@ -28,7 +30,8 @@ def attention_columns(q: Tensor, k: Tensor, select: Tensor) -> Tensor:
     b, h, _, d = q.shape
     values = F.pad(select.to(q), (0, d - select.shape[-1]))  # b keys d
     values = values[:, None].expand(b, h, -1, -1)
-    columns = F.scaled_dot_product_attention(q, k, values)[..., : select.shape[-1]]
+    mask = mask if mask is None or mask.dtype == torch.bool else mask.to(q)
+    columns = F.scaled_dot_product_attention(q, k, values, attn_mask=mask)[..., : select.shape[-1]]
     return columns.contiguous()  # a view would keep all d of them alive
 
 

@@ -132,6 +132,10 @@ class Hook:
         self.prompt, self.sigmas, self.met = prompt, sigmas, False
 
     acts = True  # whether it does anything at all
+    missed = (
+        "the sampled prompt is not the one that the attention node was given: connect that node's conditioning "
+        "to the sampler, or encode exactly its text, without images or sounds"
+    )
 
     def patch(self, patcher):
         """Adds to a clone of the MODEL what this needs besides the wrappers."""
@@ -141,10 +145,7 @@ class Hook:
         self.met = False
         samples = executor(*args, **kwargs)
         if not self.met:
-            raise ValueError(
-                "the sampled prompt is not the one that the attention node was given: connect that node's conditioning "
-                "to the sampler, or encode exactly its text, without images or sounds"
-            )
+            raise ValueError(self.missed)
         return samples
 
     def apply_model(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, **rest):
@@ -169,6 +170,23 @@ class Hook:
 
     def done(self):
         """The forward has ended."""
+
+
+class GatedHook(Hook):
+    """Changes nothing: it refuses the prompts for which a MODEL's erasers were not gated.
+
+    Args:
+        context: encoding of the prompt for which they were, [1, tokens, features].
+    """
+
+    acts = False
+    missed = (
+        "the sampled prompt is not the one that Multi Erase LoRA gated the erasers for: connect one text to its "
+        "`prompt` and to the text encoder, or choose a mode that holds for all prompts"
+    )
+
+    def __init__(self, context: Tensor):
+        super().__init__(Prompt([], {}, (), ((context,),)), (0.0, 0.0))
 
 
 class EraseHook(Hook):
@@ -262,7 +280,7 @@ class ProbeHook(Hook):
         def attend(attention, q, k, v, heads, **more):
             place = more["transformer_options"]
             if (place["block_type"], place["block_index"]) in self.blocks:
-                self.probe.read(q, k, (place["block_type"], place["block_index"]))
+                self.probe.read(q, k, (place["block_type"], place["block_index"]), more.get("mask"))
             return (partial(before, attention) if before else attention)(q, k, v, heads, **more)
 
         return {**options, "optimized_attention_override": attend}

@@ -105,15 +105,21 @@ class Probe:
             )
         self.step, self.sigma, self.grid, self.text, self.rows = step, sigma, grid, text, rows
 
-    def read(self, q: Tensor, k: Tensor, block: tuple[str, int]):
-        """Reads the columns of a block; q and k are [b, heads, text + image tokens, d], after RMSNorm and RoPE."""
+    def read(self, q: Tensor, k: Tensor, block: tuple[str, int], mask: Tensor | None = None):
+        """Reads the columns of a block.
+
+        Args:
+            q, k: [b, heads, text + image tokens, d], after RMSNorm and RoPE.
+            mask: of the same attention: [b, heads, queries, keys], or without the first one or two dimensions.
+        """
         if self.rows is not None:
             q, k = q[self.rows], k[self.rows]
         if self.heads:
             q, k = _heads(q, self.heads), _heads(k, self.heads)
         image = self.text + self.grid[0] * self.grid[1]
-        select = self.select(k)
-        parts = [attention_columns(q[:, :, self.text : image], k, part) for part in select.split(q.shape[-1], dim=-1)]
+        queries = slice(self.text, image)
+        mask = None if mask is None else _masked(mask, (self.rows, list(self.heads) or None, queries))
+        parts = [attention_columns(q[:, :, queries], k, part, mask) for part in self.select(k).split(q.shape[-1], -1)]
         columns = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
         count = len(self.spans)
         self.forward[block] = columns[..., :count].clone()  # not a view: that would keep all columns
@@ -162,6 +168,15 @@ class Probe:
         }
         shares = dict(zip(self.words, self.shares.value().tolist()))
         return Recording(self.pieces, self.spans, maps, shares, self.grid, samples.detach().float().cpu())
+
+
+def _masked(mask: Tensor, chosen: tuple) -> Tensor:
+    """A mask [b, heads, queries, keys] of chosen rows, heads and queries; None, and a size of 1, are all."""
+    mask = mask if mask.ndim == 4 else mask.reshape(-1, 1, *mask.shape[-2:])
+    for axis, places in enumerate(chosen):
+        if places is not None and mask.shape[axis] > 1:
+            mask = mask[(slice(None),) * axis + (places,)]
+    return mask
 
 
 def _heads(x: Tensor, heads: tuple[int, ...]) -> Tensor:

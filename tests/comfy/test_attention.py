@@ -54,7 +54,8 @@ def sample(model, positive, negative, cfg=1.0, steps=3, size=(12, 16), sampler="
 
 def explicit(q, k, v, heads, mask=None, **_):
     """The full softmax, with what a test did to it."""
-    weights = torch.softmax(q.float() @ k.float().transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1)
+    logits = q.float() @ k.float().transpose(-1, -2) * q.shape[-1] ** -0.5
+    weights = torch.softmax(logits if mask is None else logits + mask[:, None], dim=-1)
     explicit.seen.append(weights)
     return (explicit.change(weights) @ v.float()).to(v).transpose(1, 2).flatten(2)
 
@@ -98,6 +99,25 @@ def test_the_maps_are_the_columns_of_the_full_softmax(run, model, clip):
         assert len(recording.maps[view]) == count
         mean = sum(recording.maps[view].values()) / count
         assert torch.allclose(mean, recording.maps["all"]["all"], atol=1e-6)
+
+
+def masked(conditioning, size=(6, 8)):
+    """As Flux Redux does with a strength of its image: the image's queries see the text less."""
+    text, tokens = conditioning[0][0].shape[1], size[0] * size[1]
+    mask = torch.zeros(1, text + tokens, text + tokens)
+    mask[:, text:, : text // 2] = -2.0
+    more = {"attention_mask": mask, "attention_mask_img_shape": size}
+    return [[context, entry | more] for context, entry in conditioning]
+
+
+def test_the_maps_are_those_of_an_attention_with_a_mask(run, model):
+    probed, positive, probe, _ = run("AttentionProbe", model=with_explicit(model), blocks="all")
+    plain = probe.recording(sample(probed, positive, positive, steps=1)).maps["all"]["all"]
+    explicit.seen.clear()
+    recording = probe.recording(sample(probed, masked(positive), masked(positive), steps=1))
+    expected = torch.stack([w[:, :, -48:, recording.spans["star"]].sum(-1).mean(1) for w in explicit.seen]).mean(0)
+    found = recording.maps["all"]["all"][..., 0]
+    assert (found - expected).abs().max() < 1e-5 < (plain[..., 0] - expected).abs().max() / 10
 
 
 def test_blocks_heads_and_steps_are_chosen(run, clip):
@@ -153,10 +173,11 @@ def test_erasing_is_the_explicit_softmax_with_scaled_columns(run, model, strengt
         weights[:, :, rows] = part / part.sum(-1, keepdim=True) if renormalise else part
         return weights
 
-    expected = sample(with_explicit(model, change), positive, positive)
     erased = run("AttentionErase", strength=strength, blocks="all", renormalise=renormalise, queries=queries)[0]
-    plain, found = sample(model, positive, positive), sample(erased, positive, positive)
-    assert (found - expected).abs().max() < 0.05 * (plain - expected).abs().max()
+    for given in (positive, masked(positive)):
+        expected = sample(with_explicit(model, change), given, given)
+        plain, found = sample(model, given, given), sample(erased, given, given)
+        assert (found - expected).abs().max() < 1e-5 * expected.abs().max() and (plain - expected).abs().max() > 1
 
 
 def test_other_overrides_and_a_second_eraser_take_part(run, model):

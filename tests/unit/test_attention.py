@@ -36,6 +36,14 @@ def test_the_weights_are_over_all_keys():
     assert torch.allclose(attention_columns(q, k, torch.ones_like(select)), torch.ones(()).double())
 
 
+def test_a_mask_is_that_of_the_softmax():
+    q, k, select = case()
+    bias = torch.randn(2, 1, 7, 11, generator=torch.Generator().manual_seed(2)).double()
+    for mask, added in ((bias, bias), (bias > -1, torch.where(bias > -1, 0.0, float("-inf")))):
+        full = torch.softmax(q @ k.transpose(-1, -2) * 8**-0.5 + added, dim=-1) @ select[:, None]
+        assert torch.allclose(attention_columns(q, k, select, mask), full)
+
+
 @pytest.mark.parametrize("dtype, tolerance", ((torch.float32, 1e-6), (torch.bfloat16, 2e-2)))
 def test_lower_precision(dtype, tolerance):
     exact = attention_columns(*case())

@@ -47,6 +47,19 @@ def test_more_words_than_the_width_of_a_head():
     assert torch.allclose(probe.shares.value()[:8], expected.mean((0, 1, 2)))
 
 
+@pytest.mark.parametrize("shape", [(11, 11), (3, 11, 11), (3, 4, 11, 11), (3, 1, 1, 11)])
+def test_a_mask_is_read_with_its_rows_heads_and_queries(shape):
+    g = torch.Generator().manual_seed(5)
+    q, k = (torch.randn(3, 4, 11, 8, generator=g) for _ in "qk")
+    mask = torch.randn(shape, generator=g)
+    probe = Probe(PIECES, {"star": [2]}, heads=(3, 1))
+    probe.begin(0, 1.0, (2, 3), 5, torch.tensor([0, 2]))
+    probe.read(q, k, ("double", 0), mask)
+    logits = q @ k.transpose(-1, -2) * 8**-0.5 + (mask[:, None] if mask.ndim == 3 else mask)
+    expected = torch.softmax(logits, dim=-1)[[0, 2]][:, [3, 1], 5:, 2]
+    assert torch.allclose(probe.forward["double", 0][..., 0], expected, atol=1e-6)
+
+
 def test_a_recording_is_known_by_its_samples():
     probe = Probe(PIECES, {"star": [2]})
     probe.begin(0, 1.0, (2, 3), 5, None)
