@@ -6,11 +6,13 @@ from comfy_api.latest import io, ui
 from ..eraseanything_core import flux
 from ..eraseanything_core.concepts import erased
 from ..eraseanything_core.evaluation.search import GeneticConfig
-from ..eraseanything_core.evaluation.whitebox import InversionConfig, RelearnConfig
+from ..eraseanything_core.evaluation.whitebox import AWAKEN, InversionConfig, RelearnConfig
 from ..eraseanything_core.prompts import lines_of, words_of
 from .inputs import LORA_MODEL, concepts, seed
 
 CATEGORY = "EraseAnything/attacks"
+RELEARN = "relearn"
+MODES = {RELEARN: {}, "awaken (ReFlux)": AWAKEN}  # what goes over the typed settings
 
 
 def _number(config, name: str, low, high, tooltip: str, step=None):
@@ -126,7 +128,7 @@ class RelearnAttack(io.ComfyNode):
             display_name="Relearn Attack",
             category=CATEGORY,
             description="Trains a LoRA on top of the eraser that brings the concept back, with few pictures and steps; "
-            "`attn` and `keep` make it awake the concept's attention, after ReFlux.",
+            "`awaken (ReFlux)` also awakes the attention that the concept's tokens get.",
             search_aliases=["ReFlux", "fine-tuning attack"],
             inputs=[
                 *_target(),
@@ -139,16 +141,19 @@ class RelearnAttack(io.ComfyNode):
                 _number(default, "guidance", 0, 20, "Guidance value that the model is given.", 0.1),
                 seed(),
                 concepts("takes the place of concept."),
+                io.Combo.Input("mode", options=list(MODES), default=RELEARN, optional=True,
+                               tooltip="relearn takes attn and keep as typed; awaken (ReFlux) sets both to 1."),
             ],
             outputs=[
                 LORA_MODEL.Output(display_name="lora", tooltip="For Load LoRA Model, behind the one of the eraser.")
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
-    def execute(cls, model, lora, clip, latent, prompt, concept, concepts=None, **settings) -> io.NodeOutput:
+    def execute(cls, model, lora, clip, latent, prompt, concept, concepts=None, mode=RELEARN,
+                **settings) -> io.NodeOutput:  # fmt: skip
         concept, _ = erased(concepts, concept)
-        config = RelearnConfig(**settings)
+        config = RelearnConfig(**settings | MODES[mode])
         samples = latent["samples"]
         found, history = flux.relearn(model, clip, lora, samples, prompt, concept, config, _progress(config.steps))
         text = f"loss {history[0]:.4f} -> {sum(history[-10:]) / len(history[-10:]):.4f}"

@@ -27,7 +27,7 @@ from scripts.demo import commit
 
 OUT = Path(__file__).resolve().parent.parent / "benchmarks"
 STEPS = (10, 25, 50)
-WAYS = {"relearned": {}, "relearned, attention awoken": {"attn": 1.0, "keep": 1.0}}
+WAYS = {"relearned": {}, "relearned, attention awoken": whitebox.AWAKEN}
 
 
 class Inverted(Pipeline):

@@ -3,7 +3,9 @@
 All three learn from a few pictures of the concept. Inversion leaves the weights alone and searches the states that
 stand in the concept's place (after Circumventing Concept Erasure, Pham et al., ICLR 2024). Relearning trains a fresh
 LoRA on top of the eraser; with `attn` above 0 it also raises the attention that the concept's tokens get, and with
-`keep` it stays at the erased model elsewhere (after ReFlux, 2510.00635, whose idea is rebuilt here from its abstract).
+`keep` it stays at the erased model elsewhere. `AWAKEN` does both: two of the three terms of ReFlux (2510.00635),
+rebuilt from a description; its reverse guidance is left out, and its LoRA of the text stream's queries and keys is one
+of all blocks' queries, keys and values here.
 """
 
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from ..attention import image_feature
 from ..losses import flow_matching_loss, retain_loss
 
 Progress = Callable[[int, float], None]
+AWAKEN = {"attn": 1.0, "keep": 1.0}  # settings of `RelearnConfig`
 
 
 @dataclass(frozen=True)

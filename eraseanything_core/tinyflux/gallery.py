@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .. import tokens
 from ..evaluation.quality import JudgeFeatures
-from ..evaluation.whitebox import RelearnConfig, relearn
+from ..evaluation.whitebox import AWAKEN, RelearnConfig, relearn
 from ..methods.attention_map import DELETION, MapErasure, override
 from ..methods.prompt_filter import filtered
 from ..sampling import euler, shifted_sigmas
@@ -32,7 +32,7 @@ from .prompts import kind_of
 from .recipe import TEMPLATES, Cell
 
 BATCH = 32  # pictures drawn between two looks at the clock
-ATTACKERS = {"relearning": RelearnConfig(guidance=GUIDANCE), "awaking": RelearnConfig(guidance=GUIDANCE, attn=1.0)}
+ATTACKERS = {"relearning": RelearnConfig(guidance=GUIDANCE), "awaking": RelearnConfig(guidance=GUIDANCE, **AWAKEN)}
 
 
 class OutOfTime(Exception):

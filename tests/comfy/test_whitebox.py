@@ -1,5 +1,7 @@
 """The attacks that search, on TinyFlux with a LoRA that spoils it, and their nodes over HTTP."""
 
+import importlib
+
 import comfy.sd
 import pytest
 import torch
@@ -8,9 +10,11 @@ from eraseanything_core import flux
 from eraseanything_core.evaluation import whitebox
 from eraseanything_core.lora import Lora, slices
 from eraseanything_core.losses import flow_matching_loss
+from eraseanything_core.tinyflux import gallery
 from eraseanything_core.tinyflux import pipeline as tiny
 from eraseanything_core.tinyflux.generator import FLUX
 from eraseanything_core.tinyflux.measure import merged
+from scripts import siege
 from scripts.graph import inputs_of
 
 PROMPT = "a photo of a red heart"
@@ -128,6 +132,19 @@ def test_half_back_is_halfway_between():
 
 def defaults(server, node: str) -> dict:
     return {entry.name: entry.default() for entry in inputs_of(node, server.object_info()) if entry.is_widget}
+
+
+def test_awaking_is_a_mode_that_sets_attn_and_keep(pack, monkeypatch):
+    """And the boards and `dev.py siege` awake in the same way."""
+    node, taken = pack["EraseAnything_RelearnAttack"], []
+    here = importlib.import_module(node.__module__)
+    monkeypatch.setattr(here.flux, "relearn", lambda *given: taken.append(given[6]) or ({}, [0.0]))
+    settings = {"steps": 3, "attn": 0.5, "keep": 0.0}
+    for mode in ({}, {"mode": "relearn"}, {"mode": "awaken (ReFlux)"}):
+        node.execute(None, None, None, {"samples": None}, PROMPT, "heart", **settings, **mode)
+    assert [(c.steps, c.attn, c.keep) for c in taken] == [(3, 0.5, 0), (3, 0.5, 0), (3, 1, 1)]
+    boards, besieged = gallery.ATTACKERS["awaking"], siege.WAYS["relearned, attention awoken"]
+    assert (boards.attn, boards.keep) == (1, 1) and besieged == {"attn": 1, "keep": 1}
 
 
 def test_the_nodes_run_in_a_graph(server):
