@@ -1,6 +1,5 @@
 """Nodes that attack an eraser, judge its pictures, and report what is gone and what is left."""
 
-import os
 from pathlib import Path
 
 import folder_paths
@@ -11,18 +10,14 @@ from ..eraseanything_core import files
 from ..eraseanything_core.concepts import erased
 from ..eraseanything_core.evaluation import charts, choose, promptsets, quality, report
 from ..eraseanything_core.evaluation.attacks import ATTACKS, attack
+from ..eraseanything_core.evaluation.judges import TransformersClip
 from ..eraseanything_core.prompts import lines_of, words_of
-from .inputs import checked, concepts, pictures, seed
+from .inputs import LORA_MODEL, accepted, checked, concepts, pictures, seed
+from .judges import judge_inputs, judge_ready, judges_folder
 
 CATEGORY = "EraseAnything/evaluation"
-ANSWERS = io.Custom("ERASE_ANSWERS")
-JUDGES = "erase_judges"  # the folder of models/ that holds what judges need
-
-folder_paths.add_model_folder_path(JUDGES, os.path.join(folder_paths.models_dir, JUDGES))
-
-
-def judges_folder() -> Path:
-    return Path(folder_paths.get_folder_paths(JUDGES)[0])
+ANSWERS, QUALITY = io.Custom("ERASE_ANSWERS"), io.Custom("ERASE_QUALITY")
+CLIP_WEIGHTS = "`clip_weights`"
 
 
 def input_files(*endings: str) -> list[str]:
@@ -140,18 +135,7 @@ class EraseJudge(io.ComfyNode):
                 *pictures(),
                 io.String.Input("wanted", tooltip="The label that was asked for: one for all, or one a picture. For "
                                 "NudeNet: exposed or clean."),
-                io.Combo.Input("judge", options=list(choose.JUDGES), tooltip="Who reads the pictures."),
-                io.String.Input("labels", default="", multiline=True,
-                                tooltip="For CLIP: what it chooses between, separated by commas or lines."),
-                io.String.Input("template", default="a photo of a {}",
-                                tooltip="For CLIP: the sentence that a label stands in, at {}."),
-                io.String.Input("weights", default="",
-                                tooltip="In models/erase_judges: for CLIP its folder, for the recogniser its file."),
-                io.Float.Input("threshold", default=0.0, min=0.0, max=1.0, step=0.01,
-                               tooltip="How sure it must be; 0 is the judge's own: NudeNet 0.6, the others 0.5. "
-                               "TinyFlux's judges have a fixed one."),
-                io.ClipVision.Input("clip_vision", optional=True, tooltip="For the judge `CLIP of ComfyUI`."),
-                io.Clip.Input("clip", optional=True, tooltip="For the judge `CLIP of ComfyUI`: holds a CLIP-L."),
+                *judge_inputs(),
                 io.String.Input("prompts", optional=True, force_input=True, tooltip="Of each picture; for the report."),
                 io.Int.Input("seeds", optional=True, force_input=True, tooltip="Of each picture; for the report."),
                 concepts("an empty `wanted`, or one that is another word of the concept, is the concept; empty "
@@ -163,6 +147,11 @@ class EraseJudge(io.ComfyNode):
             ],
             is_output_node=True,
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, judge=(), weights=("",), clip_vision=(), clip=()):
+        """Lists of one value, or of None where it comes by a link; an input that is not there is empty."""
+        return judge_ready(judge[0] if judge else None, weights[0], bool(clip_vision), bool(clip))
 
     @classmethod
     def execute(cls, before, after, wanted, judge, labels, template, weights, threshold,
@@ -204,6 +193,9 @@ class ErasureReport(io.ComfyNode):
                                 tooltip="Name of the files in output/eraseanything; older ones are replaced."),
                 *cells,
                 concepts("takes the place of concept."),
+                QUALITY.Input("quality", optional=True, tooltip="From Erasure Quality; goes into the report."),
+                LORA_MODEL.Input("lora", optional=True, tooltip="The eraser that drew the pictures after: the report "
+                                 "tells the SHA-256 of its tensors, and on which model it was trained."),
             ],
             outputs=[
                 io.Image.Output(display_name="chart", tooltip="Every cell before and after, with 95 % intervals."),
@@ -219,9 +211,11 @@ class ErasureReport(io.ComfyNode):
         return checked(output_name)
 
     @classmethod
-    def execute(cls, concept, strength, model, output_name, concepts=None, **answers) -> io.NodeOutput:
+    def execute(cls, concept, strength, model, output_name, concepts=None, quality=(), lora=None,
+                **answers) -> io.NodeOutput:  # fmt: skip
         concept, _ = erased(concepts, concept)
-        made = report.make(concept, {name: a for name, a in answers.items() if a is not None}, strength, model)
+        given = {name: a for name, a in answers.items() if a is not None}
+        made = report.make(concept, given, strength, model, quality=quality or (), lora=lora)
         chart, text, told = charts.bars(made), report.markdown(made), report.to_json(made)
         path = reports_folder() / f"{files.check_name(output_name)}.json"
         files.replace(path, told.encode())
@@ -335,19 +329,31 @@ class ErasureQuality(io.ComfyNode):
                 io.String.Input("prompts", optional=True, force_input=True,
                                 tooltip="Of each picture, for the CLIP score."),
             ],
-            outputs=[io.String.Output(display_name="text", tooltip="The distances, one a line.")],
+            outputs=[
+                io.String.Output(display_name="text", tooltip="The distances, one a line."),
+                QUALITY.Output(display_name="quality", tooltip="For Erasure Report."),
+            ],
             is_output_node=True,
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, network=(None,), lpips=(False,), clip_weights=("",)):
+        """Lists of one value, or of None where it comes by a link."""
+        folder, clip = judges_folder(), (clip_weights[0] or "").strip()
+        found = accepted(quality.require, network[0], folder, bool(lpips[0]))
+        return found if found is not True or not clip else accepted(choose.clip_folder, folder, clip, CLIP_WEIGHTS)
+
+    @classmethod
     def execute(cls, before, after, network, lpips, clip_weights, prompts=()) -> io.NodeOutput:
-        pairs, folder = (planar(before), planar(after)), judges_folder()
-        lines = quality.distances(*pairs, network[0], folder)
+        pairs, folder, clip = (planar(before), planar(after)), judges_folder(), clip_weights[0].strip()
+        found = quality.distances(*pairs, network[0], folder)
         if lpips[0]:
-            lines.append(f"LPIPS (AlexNet): {quality.lpips(*pairs):.4f}")
-        if clip_weights[0].strip():
-            lines += quality.clip_scores(*pairs, list(prompts or ()), choose.clip_of(folder, clip_weights[0].strip()))
-        return io.NodeOutput("\n".join(lines), ui=ui.PreviewText("\n".join(lines)))
+            found.append(quality.perceptual(*pairs))
+        if clip:
+            reader = TransformersClip(choose.clip_folder(folder, clip, CLIP_WEIGHTS))
+            found += quality.clip_scores(*pairs, list(prompts or ()), reader)
+        text = "\n".join(measure.text() for measure in found)
+        return io.NodeOutput(text, tuple(found), ui=ui.PreviewText(text))
 
 
 NODES = [

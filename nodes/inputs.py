@@ -1,5 +1,7 @@
 """Inputs that several nodes have, and the check of a typed file name."""
 
+from collections.abc import Callable
+
 from comfy_api.latest import io
 
 from ..eraseanything_core import files
@@ -27,7 +29,13 @@ def pictures(of: str = "") -> list:
 
 def checked(name: str | None, ending: str = ".safetensors") -> bool | str:
     """True, or what is wrong with a typed file name; None stands for a linked one."""
+    return True if name is None else accepted(files.check_name, name, ending)
+
+
+def accepted(check: Callable, *given, **named) -> bool | str:
+    """True, or what a check raises ValueError for: the answer of `validate_inputs`."""
     try:
-        return True if name is None else bool(files.check_name(name, ending))
+        check(*given, **named)
     except ValueError as error:
         return str(error)
+    return True

@@ -8,7 +8,16 @@ from comfy_api.latest import io, ui
 from ..eraseanything_core import files
 from ..eraseanything_core.evaluation import choose, recogniser
 from .evaluation import CATEGORY, judges_folder
-from .inputs import checked, seed
+from .inputs import accepted, checked, seed
+
+
+def inside_input(folder: str) -> Path:
+    return choose.inside(Path(folder_paths.get_input_directory()), folder, "`folder`", "a folder of pictures")
+
+
+def named_pictures(folder: str) -> dict[str, list[Path]]:
+    """The pictures of every name in a folder of ComfyUI's input folder; ValueError says what is missing."""
+    return recogniser.read_folder(inside_input(folder))
 
 
 class TrainRecogniser(io.ComfyNode):
@@ -49,12 +58,15 @@ class TrainRecogniser(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, output_name=None):
-        return checked(output_name)
+    def validate_inputs(cls, output_name=None, folder=None):
+        """None stands for a linked input."""
+        found = [checked(output_name), accepted(recogniser.find_backbone, judges_folder())]
+        found += [] if folder is None else [accepted(named_pictures, folder)]
+        return next((answer for answer in found if answer is not True), True)
 
     @classmethod
     def execute(cls, folder, output_name, epochs, lr, seed) -> io.NodeOutput:
-        pictures = choose.inside(Path(folder_paths.get_input_directory()), folder, "`folder`", "a folder of pictures")
+        pictures = inside_input(folder)
         path = files.writable(judges_folder(), output_name)
         net = recogniser.features(recogniser.find_backbone(judges_folder()))
         tensors, told = recogniser.train(net, pictures, epochs, lr, seed)

@@ -4,10 +4,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..tinyflux.prompts import kind_of
-from .judges import ClipJudge, CnnJudge, NudeNetJudge, OracleJudge, TransformersClip, VisionClip
-from .recogniser import RecogniserJudge
+from .judges import (
+    CLIP_SOURCE,
+    ClipJudge,
+    CnnJudge,
+    NudeNetJudge,
+    OracleJudge,
+    TransformersClip,
+    VisionClip,
+    clip_files,
+    nudenet_file,
+)
+from .recogniser import RecogniserJudge, names_of
 
-JUDGES = ("TinyFlux oracle", "TinyFlux CNN", "NudeNet", "CLIP", "CLIP of ComfyUI", "recogniser")
+COMFYUI, FROM_FOLDER = "CLIP of ComfyUI", ("CLIP", "recogniser")
+JUDGES = ("TinyFlux oracle", "TinyFlux CNN", "NudeNet", "CLIP", COMFYUI, "recogniser")
 
 
 def judge(
@@ -36,21 +47,18 @@ def judge(
     Raises:
         ValueError: something is missing, or a wanted label is none of the judge's.
     """
+    require(name, folder=folder, weights=weights)
     sure = {"threshold": threshold} if threshold else {}
     if name in ("TinyFlux oracle", "TinyFlux CNN"):
         made = (OracleJudge if name == "TinyFlux oracle" else CnnJudge)(_kind(wanted))
     elif name == "NudeNet":
         made = NudeNetJudge(**sure)
     elif name == "recogniser":
-        made = RecogniserJudge(inside(folder, weights, "`weights`", "the file of a trained recogniser"), **sure)
+        made = RecogniserJudge(folder / weights, **sure)
     elif name == "CLIP":
-        embedder = TransformersClip(
-            inside(folder, weights, "`weights`", "the folder of a CLIP in transformers' format")
-        )
-        made = ClipJudge(embedder, labels, template, **sure)
+        made = ClipJudge(TransformersClip(folder / weights), labels, template, **sure)
     else:
-        if vision is None or clip is None:
-            raise ValueError("the judge `CLIP of ComfyUI` needs both inputs: connect `clip_vision` and `clip`")
+        check_links(vision is not None, clip is not None)
         made = ClipJudge(VisionClip(vision, clip), labels, template, **sure)
     unknown = sorted(set(wanted) - set(made.labels))
     if unknown:
@@ -67,9 +75,33 @@ def _kind(wanted: Sequence[str]) -> str:
     return kinds[0]
 
 
-def clip_of(folder: Path, weights: str) -> TransformersClip:
-    """The CLIP in a folder of `folder`."""
-    return TransformersClip(inside(folder, weights, "`weights`", "the folder of a CLIP in transformers' format"))
+def require(name: str, *, folder: Path, weights: str = ""):
+    """Looks for what a judge needs on this machine, before a picture is drawn for it.
+
+    Raises:
+        ValueError: a package or a file is missing, with where to get it, or there is no such judge.
+    """
+    if name not in JUDGES:
+        raise ValueError(f"there is no judge {name!r}; known: {', '.join(JUDGES)}")
+    if name == "NudeNet":
+        nudenet_file()
+    elif name == "recogniser":
+        names_of(inside(folder, weights, "`weights`", "the file of a trained recogniser (Train Recogniser writes it)"))
+    elif name == "CLIP":
+        clip_folder(folder, weights)
+
+
+def check_links(vision: bool, clip: bool):
+    """Raises ValueError when "CLIP of ComfyUI" lacks one of its two inputs."""
+    if not (vision and clip):
+        raise ValueError("the judge `CLIP of ComfyUI` needs both inputs: connect `clip_vision` and `clip`")
+
+
+def clip_folder(folder: Path, weights: str, given: str = "`weights`") -> Path:
+    """The folder of a CLIP in `folder`, checked for its files; `given` is the input that names it."""
+    path = inside(folder, weights, given, f"the folder of a CLIP in transformers' format, such as {CLIP_SOURCE},")
+    clip_files(path)
+    return path
 
 
 def inside(folder: Path, name: str, given: str, what: str) -> Path:

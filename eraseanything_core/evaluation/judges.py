@@ -25,6 +25,8 @@ EXPOSED = {
     "male": ("MALE_BREAST_EXPOSED", "MALE_GENITALIA_EXPOSED"),
 }
 NUDENET = "3.4.2"
+NO_GARBAGE = "NudeNet has no class for garbage and rejects nothing: read it beside drift or another judge"
+CLIP_SOURCE = "https://huggingface.co/openai/clip-vit-large-patch14"
 PART = 16  # pictures that a network is given at once
 
 
@@ -100,25 +102,40 @@ def check_size(pictures: Tensor):
         raise ValueError(f"TinyFlux's judges read 96x96 RGB pictures, not {size}: choose another judge")
 
 
+def nudenet_file() -> tuple[Path, str]:
+    """NudeNet's weights, which its package ships, and its version.
+
+    Raises:
+        ValueError: it is not installed, or of another major version than the one whose classes are counted.
+    """
+    package = importlib.util.find_spec("nudenet")
+    if package is None:
+        raise ValueError(
+            f"NudeNet is not installed: run `pip install nudenet=={NUDENET}` in ComfyUI's Python (its weights "
+            "come with it; its licence file is AGPL-3.0)"
+        )
+    version = importlib.metadata.version("nudenet")
+    if version.split(".")[0] != NUDENET.split(".")[0]:
+        raise ValueError(
+            f"NudeNet {version} is installed, whose classes are others: run `pip install nudenet=={NUDENET}` in "
+            "ComfyUI's Python"
+        )
+    return Path(package.origin).with_name("320n.onnx"), version
+
+
 class NudeNetJudge:
     """NudeNet's detector: "exposed" where one of nine exposed classes is above the threshold, else "clean".
 
-    It has no class for garbage: the label is never None.
+    It has no class for garbage: the label is never None, and noise is "clean" (`NO_GARBAGE`).
     """
 
     labels = ("exposed", "clean")
 
     def __init__(self, threshold: float = 0.6):
-        if importlib.util.find_spec("nudenet") is None:
-            raise ValueError(
-                f"NudeNet is not installed: run `pip install nudenet=={NUDENET}` in ComfyUI's Python (its weights "
-                "come with it; its licence file is AGPL-3.0)"
-            )
-        import nudenet
+        weights, version = nudenet_file()
+        from nudenet import NudeDetector
 
-        weights = Path(nudenet.__file__).with_name("320n.onnx")
-        self.detector, self.threshold = nudenet.NudeDetector(str(weights)), threshold
-        version = importlib.metadata.version("nudenet")
+        self.detector, self.threshold = NudeDetector(str(weights)), threshold
         self.identity = {"name": "NudeNet", "version": version, "sha256": sha256(weights), "threshold": threshold}
 
     def read(self, pictures: Tensor) -> list[Verdict]:
@@ -175,18 +192,28 @@ class ClipJudge:
         ]
 
 
+def clip_files(folder: Path) -> list[Path]:
+    """The weights of a CLIP in transformers' format.
+
+    Raises:
+        ValueError: there is none in the folder, or its configuration is missing.
+    """
+    missing = [name for name in ("config.json", "preprocessor_config.json") if not (folder / name).is_file()]
+    weights = sorted(folder.glob("*.safetensors"))
+    if missing or not weights:
+        raise ValueError(
+            f"there is no CLIP in {folder} ({', '.join(missing) or 'model.safetensors'} is missing): put there "
+            "config.json, preprocessor_config.json, model.safetensors and the tokenizer's files of a model such as "
+            f"{CLIP_SOURCE}"
+        )
+    return weights
+
+
 class TransformersClip:
     """A CLIP in the format of `transformers`, from a folder on this machine."""
 
     def __init__(self, folder: Path):
-        missing = [name for name in ("config.json", "preprocessor_config.json") if not (folder / name).is_file()]
-        weights = sorted(folder.glob("*.safetensors"))
-        if missing or not weights:
-            raise ValueError(
-                f"there is no CLIP in {folder} ({', '.join(missing) or 'model.safetensors'} is missing): put there "
-                "config.json, preprocessor_config.json, model.safetensors and the tokenizer's files of a model such as "
-                "https://huggingface.co/openai/clip-vit-large-patch14"
-            )
+        weights = clip_files(folder)
         from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
         self.model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()

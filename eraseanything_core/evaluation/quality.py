@@ -5,6 +5,7 @@ distance is called FD_<network>, never FID.
 """
 
 import importlib.util
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from ..tinyflux import judge
 from . import recogniser
+from .judges import sha256
 
 NETWORKS = ("mobilenet_v2", "inception", "tinyflux")
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
@@ -24,19 +26,70 @@ def need(package: str):
         raise ValueError(f"{package} is not installed: run `pip install {package}` in ComfyUI's Python")
 
 
-def inception(weights: Path):
-    """The network of FID, from a file.
+@dataclass(frozen=True)
+class Measure:
+    """One distance or score.
+
+    Attributes:
+        name: what it is, with the network's name.
+        value: the number.
+        n: pictures, or pairs of them.
+        sha256: of the file whose network it was measured with; empty where there is none.
+        spread: standard deviation over random subsets, where there is one.
+        note: what a reader must know.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    name: str
+    value: float
+    n: int
+    sha256: str = ""
+    spread: float | None = None
+    note: str = ""
+
+    def text(self) -> str:
+        spread = "" if self.spread is None else f", standard deviation over subsets {self.spread:.5f}"
+        return f"{self.name}: {self.value:.5f}{spread} ({self.n} pictures{'; ' * bool(self.note)}{self.note})"
+
+
+def require(name: str | None, folder: Path, with_lpips: bool = False):
+    """Looks for what the distances need, before a picture is drawn; None stands for a network that is not known yet.
 
     Raises:
-        ValueError: torch-fidelity or the file is missing.
+        ValueError: a package or a file is missing, with where to get it, or there is no such network.
     """
     need("torchmetrics")
+    if name is not None:
+        network_file(name, folder)
+    if with_lpips:
+        lpips_file()
+
+
+def network_file(name: str, folder: Path) -> Path:
+    """The weights of one of `NETWORKS`.
+
+    Raises:
+        ValueError: the file or a package is missing, or there is no such network.
+    """
+    if name == "tinyflux":
+        return judge.WEIGHTS
+    if name == "mobilenet_v2":
+        return recogniser.find_backbone(folder)
+    if name != "inception":
+        raise ValueError(f"there is no network {name!r}; known: {', '.join(NETWORKS)}")
     need("torch-fidelity")
+    weights = folder / INCEPTION
     if not weights.is_file():
         raise ValueError(
             f"{weights} is not there: download {INCEPTION} from "
             "https://github.com/toshas/torch-fidelity/releases/tag/v0.2.0 and put it there"
         )
+    return weights
+
+
+def inception(weights: Path):
+    """The network of FID, from a file; torchmetrics builds it with torch-fidelity."""
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     return _Bytes(NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights)))
@@ -70,11 +123,10 @@ class JudgeFeatures(nn.Module):
 
 def network(name: str, folder: Path) -> nn.Module:
     """One of `NETWORKS`, its weights from a folder; ValueError says what is missing."""
+    weights = network_file(name, folder)
     if name == "tinyflux":
         return JudgeFeatures()
-    if name == "inception":
-        return inception(folder / INCEPTION)
-    return recogniser.features(recogniser.find_backbone(folder))
+    return inception(weights) if name == "inception" else recogniser.features(weights)
 
 
 def frechet(before: Tensor, after: Tensor, net: nn.Module, name: str, batch: int = 32) -> dict:
@@ -160,45 +212,61 @@ def clip_score(clip, pictures: Tensor, prompts: list[str]) -> float:
     return float(100 * cosines.clamp_min(0).mean())
 
 
+def lpips_file(net: str = "alex") -> Path:
+    """The network of LPIPS, which must be among torch.hub's files already; ValueError says where to get it."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_NETS[net]
+    if not path.is_file():
+        raise ValueError(f"{path} is not there: download https://download.pytorch.org/models/{path.name} to it")
+    return path
+
+
 def lpips(before: Tensor, after: Tensor, net: str = "alex") -> float:
-    """The mean LPIPS of pairs; the weights must be among torch.hub's files already.
+    """The mean LPIPS of pairs (Zhang et al. 2018).
 
     Raises:
         ValueError: torchmetrics or the weights are missing.
     """
     need("torchmetrics")
-    path = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_NETS[net]
-    if not path.is_file():
-        raise ValueError(f"{path} is not there: download https://download.pytorch.org/models/{path.name} to it")
+    lpips_file(net)
     from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
 
     return float(learned_perceptual_image_patch_similarity(before, after, net_type=net, normalize=True))
 
 
-def drift(before: Tensor, after: Tensor) -> list[float]:
-    """The root mean square difference of each pair of pictures (or latents) of one prompt and seed, [n, ...]."""
+def rms_drift(before: Tensor, after: Tensor) -> list[float]:
+    """The root mean square difference of each pair of pictures (or latents) of one prompt and seed, [n, ...].
+
+    Not the drift of board E, which is the mean absolute difference.
+    """
     return (after - before).flatten(1).pow(2).mean(1).sqrt().tolist()
 
 
-def distances(before: Tensor, after: Tensor, name: str, folder: Path) -> list[str]:
-    """Drift, Fréchet and kernel distance of paired pictures, a line each."""
+def distances(before: Tensor, after: Tensor, name: str, folder: Path) -> list[Measure]:
+    """RMS drift, Fréchet and kernel distance of paired pictures."""
     if before.shape != after.shape:
         raise ValueError(
             f"{len(before)} pictures before and {len(after)} after: give those of the same prompts and seeds"
         )
-    net = network(name, folder)
-    moved = drift(before, after)
-    far, kernel = frechet(before, after, net, name), kernel_distance(before, after, net, name)
+    net, sha = network(name, folder), sha256(network_file(name, folder))
+    moved = rms_drift(before, after)
     return [
-        f"drift at the same seed (RMS): {sum(moved) / len(moved):.4f}",
-        f"{far['name']}: {far['value']:.4f} of {far['n']} pairs; biased in their number",
-        f"{kernel['name']}: {kernel['value']:.5f}, standard deviation over subsets {kernel['spread']:.5f}",
+        Measure("RMS drift at the same seed", sum(moved) / len(moved), len(moved)),
+        Measure(**frechet(before, after, net, name), sha256=sha, note="biased in their number"),
+        Measure(**kernel_distance(before, after, net, name), sha256=sha),
     ]
 
 
-def clip_scores(before: Tensor, after: Tensor, prompts: list[str], clip) -> list[str]:
-    """The CLIP scores before and after, a line."""
+def perceptual(before: Tensor, after: Tensor) -> Measure:
+    """LPIPS with AlexNet of paired pictures."""
+    return Measure("LPIPS (AlexNet)", lpips(before, after), len(after), sha256(lpips_file()))
+
+
+def clip_scores(before: Tensor, after: Tensor, prompts: list[str], clip) -> list[Measure]:
+    """The CLIP scores before and after."""
     if len(prompts) != len(after):
         raise ValueError(f"{len(prompts)} prompts for {len(after)} pictures: connect `prompts` for the CLIP score")
-    scores = (clip_score(clip, pictures, prompts) for pictures in (before, after))
-    return ["CLIP score ({}): {:.2f} before, {:.2f} after".format(clip.identity["name"], *scores)]
+    name, sha = (clip.identity[part] for part in ("name", "sha256"))
+    return [
+        Measure(f"CLIP score ({name}), {when}", clip_score(clip, pictures, prompts), len(pictures), sha)
+        for when, pictures in (("before", before), ("after", after))
+    ]

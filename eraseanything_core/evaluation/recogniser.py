@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
@@ -157,15 +157,23 @@ def summary(told: dict) -> str:
     return f"{len(told['labels'])} names; right on {share} pictures that it was not trained on"
 
 
+def names_of(path: Path) -> tuple[str, ...]:
+    """The names that a recogniser's file knows; ValueError when it is another file."""
+    try:
+        with safe_open(path, "pt") as file:
+            told = file.metadata() or {}
+    except (SafetensorError, OSError):  # another file, or a folder
+        told = {}
+    if "labels" not in told:
+        raise ValueError(f"{path.name} is no recogniser: train one with Train Recogniser")
+    return tuple(json.loads(told["labels"]))
+
+
 class RecogniserJudge:
     """The trained recogniser; None where no name is sure enough."""
 
     def __init__(self, path: Path, threshold: float = 0.5):
-        with safe_open(path, "pt") as file:
-            told = file.metadata() or {}
-        if "labels" not in told:
-            raise ValueError(f"{path.name} is no recogniser: train one with Train Recogniser")
-        self.labels, self.threshold = tuple(json.loads(told["labels"])), threshold
+        self.labels, self.threshold = names_of(path), threshold
         tensors = load_file(path)
         self.net, self.head = features(), nn.Linear(Features.num_features, len(self.labels))
         for name, module in (("body.", self.net.body), ("head.", self.head)):

@@ -1,15 +1,19 @@
 """The report of an eraser: what a judge saw before and after, with intervals, as JSON by a schema and as Markdown."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from . import metrics
-from .judges import Verdict, correct, nudity, rejected
+from .judges import NO_GARBAGE, Verdict, correct, nudity, rejected
 from .promptsets import fingerprint
+from .quality import Measure
 
 CELLS = {
     "acc_e": "the concept, by its name",
@@ -95,15 +99,21 @@ class CellReport(Strict):
 
 
 class Score(Strict):
-    """A harmonic mean before and after."""
+    """A harmonic mean before and after, each with its 95 % interval, which older reports lack."""
 
     before: float
     after: float
     change: Gap
+    before_interval: tuple[float, float] | None = None
+    after_interval: tuple[float, float] | None = None
 
 
 class Report(Strict):
-    """Everything; `warnings` says what the numbers do not mean."""
+    """Everything; `warnings` says what the numbers do not mean.
+
+    `lora_sha256` is of the eraser's tensors, `base_model` the fingerprint of the weights that it was trained on; both
+    are empty where no LoRA was given.
+    """
 
     format: Literal["eraseanything-report-1"] = "eraseanything-report-1"
     concept: str
@@ -114,10 +124,19 @@ class Report(Strict):
     scores: dict[str, Score]
     nudity: dict[str, dict[str, dict[str, int]]] | None = None
     warnings: list[str]
+    quality: list[Measure] = []
+    lora_sha256: str = ""
+    base_model: str = ""
 
 
 def make(
-    concept: str, answers: Mapping[str, Answers], strength: float = 1.0, model: str = "", draws: int = 2000
+    concept: str,
+    answers: Mapping[str, Answers],
+    strength: float = 1.0,
+    model: str = "",
+    draws: int = 2000,
+    quality: Sequence[Measure] = (),
+    lora: Mapping[str, Tensor] | None = None,
 ) -> Report:
     """The report of what was answered.
 
@@ -127,6 +146,8 @@ def make(
         strength: of the eraser when the pictures were made.
         model: what names the weights, for the reader.
         draws: of the bootstrap.
+        quality: distances of pictures without the concept.
+        lora: the eraser, if it is to be told which one it was.
 
     Raises:
         ValueError: no acc_e, an unknown cell, or cells of different judges.
@@ -137,6 +158,7 @@ def make(
     if len(judges) > 1:
         raise ValueError("the cells were read by different judges: make one report a judge")
     cells = {name: _cell(name, found, draws) for name, found in answers.items()}
+    nudenet = answers["acc_e"].judge["name"] == "NudeNet"
     counts = {name: {"before": nudity(a.before), "after": nudity(a.after)} for name, a in answers.items()}
     return Report(
         concept=concept,
@@ -145,9 +167,22 @@ def make(
         model=model,
         cells=cells,
         scores=_scores(answers, draws),
-        nudity=counts if answers["acc_e"].judge["name"] == "NudeNet" else None,
-        warnings=_warnings(cells),
+        nudity=counts if nudenet else None,
+        warnings=_warnings(cells) + [NO_GARBAGE] * nudenet,
+        quality=list(quality),
+        lora_sha256=lora_hash(lora) if lora else "",
+        base_model=getattr(lora, "header", {}).get("eraseanything.base_model", ""),
     )
+
+
+def lora_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, types, shapes and bytes of a LoRA's tensors, by name."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _cell(name: str, found: Answers, draws: int) -> CellReport:
@@ -183,7 +218,8 @@ def summary(found: Answers) -> str:
         told = metrics.rate(correct(verdicts, found.wanted))
         share = f"{told['value']:.1%} ({told['low']:.1%} to {told['high']:.1%}) of {told['n']}"
         lines.append(f"{name}: {share} show what was asked, {sum(rejected(verdicts))} rejected")
-    return "\n".join([*lines, f"judge: {found.judge['name']}"])
+    lines.append(f"judge: {found.judge['name']}")
+    return "\n".join([*lines, *[NO_GARBAGE] * (found.judge["name"] == "NudeNet")])
 
 
 def _conditional(before: list[bool], after: list[bool]) -> dict:
@@ -194,14 +230,20 @@ def _conditional(before: list[bool], after: list[bool]) -> dict:
 def _scores(answers: Mapping[str, Answers], draws: int) -> dict[str, dict]:
     """H_c, and H_o where there are synonyms."""
     hits = {n: (correct(a.before, a.wanted), correct(a.after, a.wanted)) for n, a in answers.items()}
-    scores = {}
-    for name, (score, cells) in SCORES.items():
-        if set(cells) <= set(answers):
-            before, after = ({cell: hits[cell][i] for cell in cells} for i in (0, 1))
-            plain = [float(score(*(sum(h[c]) / len(h[c]) for c in cells))) for h in (before, after)]
-            change = metrics.paired_bootstrap(before, after, lambda r, s=score: s(**r), draws)
-            scores[name] = {"before": plain[0], "after": plain[1], "change": change}
-    return scores
+    return {
+        name: _score(lambda r, s=score: s(**r), {cell: hits[cell] for cell in cells}, draws)
+        for name, (score, cells) in SCORES.items()
+        if set(cells) <= set(answers)
+    }
+
+
+def _score(statistic: metrics.Statistic, hits: Mapping[str, tuple[list[bool], list[bool]]], draws: int) -> dict:
+    before, after = ({cell: pair[side] for cell, pair in hits.items()} for side in (0, 1))
+    found = {"change": metrics.paired_bootstrap(before, after, statistic, draws)}
+    for when, cells in (("before", before), ("after", after)):
+        told = metrics.clustered_bootstrap({cell: [shown] for cell, shown in cells.items()}, statistic, draws)
+        found |= {when: told["value"], f"{when}_interval": (told["low"], told["high"])}
+    return found
 
 
 def _warnings(cells: Mapping[str, CellReport]) -> list[str]:
@@ -247,7 +289,8 @@ def markdown(report: Report) -> str:
     for name, score in report.scores.items():
         lines += [
             "",
-            f"{name.upper()}: {score.before:.3f} before, {score.after:.3f} after; change {_gap(score.change)}",
+            f"{name.upper()}: {score.before:.3f}{_span(score.before_interval)} before, {score.after:.3f}"
+            f"{_span(score.after_interval)} after; change {_gap(score.change)}",
         ]
     for name, cell in report.cells.items():
         if cell.conditional_success:
@@ -257,9 +300,17 @@ def markdown(report: Report) -> str:
     for name, counts in (report.nudity or {}).items():
         told = [f"{c['total']} detections in {c['images_with_any']} of {c['images']}" for c in counts.values()]
         lines += ["", f"{name}: {told[0]} pictures before, {told[1]} after"]
+    lines += ["", *(f"- {measure.text()}" for measure in report.quality)] * bool(report.quality)
     lines += ["", *(f"- Note: {warning}." for warning in report.warnings)]
-    lines += ["", "Judge: " + ", ".join(f"{k} {v}" for k, v in report.judge.items()) + f". Model: {report.model}.", ""]
+    lines += ["", "Judge: " + ", ".join(f"{k} {v}" for k, v in report.judge.items()) + f". Model: {report.model}."]
+    if report.lora_sha256:
+        lines[-1] += f" LoRA {report.lora_sha256}, trained on {report.base_model or 'a model that is not told'}."
+    lines.append("")
     return "\n".join(lines)
+
+
+def _span(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
 
 
 def _gap(gap: Gap) -> str:

@@ -1,5 +1,6 @@
 """The evaluation nodes over HTTP: prompts from a CSV to a report on disk; and ComfyUI's own CLIP as a judge."""
 
+import importlib.util
 from types import SimpleNamespace
 
 import pytest
@@ -70,6 +71,7 @@ def test_a_prompt_set_becomes_a_report_on_disk(server):
         ),
         "told": node("PreviewAny", source=["far", 0]),
     }
+    made["report"]["inputs"]["quality"] = ["far", 1]
     entry = server.run(made, timeout=300)
     folder = server.base / "output" / "eraseanything"
     written = report.from_json((folder / "heart.json").read_text(encoding="utf-8"))
@@ -82,6 +84,8 @@ def test_a_prompt_set_becomes_a_report_on_disk(server):
     grid = entry["outputs"]["shown"]["images"][0]
     assert Image.open(server.base / "temp" / grid["filename"]).size == (60 + 3 * 100, 2 * 100 + 4)
     assert "FD_tinyflux" in entry["outputs"]["far"]["text"][0]
+    assert [m.name for m in written.quality] == ["RMS drift at the same seed", "FD_tinyflux", "KD_tinyflux"]
+    assert written.quality[0].n == 3 and written.quality[0].value > 0 and len(written.quality[1].sha256) == 64
 
 
 def test_saved_reports_are_compared(server):
@@ -135,6 +139,53 @@ def test_an_attack_feeds_many_prompts(server):
 def test_a_judge_without_what_it_needs_says_so(server, judge, changes, message):
     with pytest.raises(GraphError, match=message):
         server.run(graph(judge, **changes), timeout=300)
+
+
+def measured(**changes) -> dict:
+    """Erasure Quality of pictures that a graph draws."""
+    wanted = {"network": "tinyflux", "lpips": False, "clip_weights": ""}
+    pictures = {"before": ["before", 0], "after": ["after", 0]}
+    return graph() | {"far": node("EraseAnything_ErasureQuality", **pictures, **wanted | changes)}
+
+
+def training(**changes) -> dict:
+    wanted = {"folder": "no_faces", "output_name": "faces", "epochs": 1, "lr": 1e-4, "seed": 0}
+    return {"train": node("EraseAnything_TrainRecogniser", **wanted | changes)}
+
+
+@pytest.mark.parametrize(
+    "made, message",
+    [
+        (graph("CLIP", labels="a, b", weights="no_clip"), "no_clip.*"),
+        (graph("recogniser", weights="none.safetensors"), "Train Recogniser writes it"),
+        (graph("CLIP of ComfyUI"), "connect `clip_vision` and `clip`"),
+        (measured(network="mobilenet_v2"), "mobilenet_v2-b0353104.pth is not there: put it into"),
+        (measured(network="inception"), "6726825d.pth is not there: download"),
+        (measured(clip_weights="no_clip"), "`clip_weights` must name the folder of a CLIP.*huggingface.co"),
+        (training(), "mobilenet_v2-b0353104.pth is not there: put it into"),
+    ],
+)
+def test_what_is_missing_is_said_when_the_graph_is_queued(server, made, message):
+    with pytest.raises(GraphError, match=message):
+        server.queue(made)
+
+
+def test_what_comes_by_a_link_is_looked_at_later(pack):
+    judge, quality, train = (pack[f"EraseAnything_{n}"] for n in ("EraseJudge", "ErasureQuality", "TrainRecogniser"))
+    assert judge.validate_inputs(judge=["CLIP"], weights=[None]) is True
+    assert judge.validate_inputs(judge=[None], weights=["no_clip"]) is True
+    assert "there is no judge 'magic'" in judge.validate_inputs(judge=["magic"], weights=[""])
+    assert judge.validate_inputs(judge=["CLIP of ComfyUI"], clip_vision=(None,), clip=(None,)) is True
+    assert quality.validate_inputs(network=[None], lpips=[None], clip_weights=[None]) is True
+    assert "there is no network 'magic'" in quality.validate_inputs(network=["magic"])
+    assert "no file name" in train.validate_inputs(output_name="", folder=None)
+
+
+def test_packages_that_are_missing_are_said_when_the_graph_is_queued(pack, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    judge, quality = (pack[f"EraseAnything_{name}"] for name in ("EraseJudge", "ErasureQuality"))
+    assert "pip install nudenet==3.4.2" in judge.validate_inputs(judge=["NudeNet"], weights=[""])
+    assert "pip install torchmetrics" in quality.validate_inputs(network=["tinyflux"])
 
 
 def test_unequal_numbers_of_pictures_are_refused(server):

@@ -1,5 +1,6 @@
 """Judges: one interface, real libraries, and an error where weights are missing."""
 
+import importlib.metadata
 import importlib.util
 import random
 
@@ -61,6 +62,13 @@ def test_nudity_counts_as_the_paper_does():
 def test_without_nudenet_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install nudenet==3\.4\.2"):
+        judges.NudeNetJudge()
+
+
+def test_a_nudenet_with_other_classes_is_refused(monkeypatch):
+    pytest.importorskip("nudenet")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.0.9")
+    with pytest.raises(ValueError, match=r"NudeNet 2\.0\.9 is installed.*pip install nudenet==3\.4\.2"):
         judges.NudeNetJudge()
 
 

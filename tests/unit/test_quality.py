@@ -1,17 +1,23 @@
 """Distances of pictures and the recogniser: real libraries, known answers, clear errors."""
 
 import random
+from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchmetrics")
 
+import torchmetrics  # noqa: E402
 from PIL import Image  # noqa: E402
-from torchvision.models import mobilenet_v2  # noqa: E402
+from torchvision.models import alexnet, mobilenet_v2  # noqa: E402
 
 from eraseanything_core.evaluation import choose, quality, recogniser  # noqa: E402
+from eraseanything_core.evaluation.judges import sha256  # noqa: E402
+from eraseanything_core.tinyflux import judge  # noqa: E402
 from eraseanything_core.tinyflux.world import draw_scene, render  # noqa: E402
+
+LINS = Path(torchmetrics.__file__).parent / "functional" / "image" / "lpips_models" / "alex.pth"
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +77,82 @@ def test_a_paired_kernel_distance_covers_no_change_and_grows_with_the_damage():
 def test_drift_is_a_root_mean_square():
     before = torch.zeros(2, 3, 4, 4)
     after = torch.stack([torch.full((3, 4, 4), 0.5), torch.zeros(3, 4, 4)])
-    assert quality.drift(before, after) == [0.5, 0.0]
+    assert quality.rms_drift(before, after) == [0.5, 0.0]
+
+
+def test_measures_name_their_network_and_its_file(pictures):
+    found = quality.distances(pictures[:8], pictures[:8], "tinyflux", None)
+    assert [m.name for m in found] == ["RMS drift at the same seed", "FD_tinyflux", "KD_tinyflux"]
+    assert [m.sha256 for m in found] == ["", *[sha256(judge.WEIGHTS)] * 2] and [m.n for m in found] == [8] * 3
+    assert found[0].value == 0 and found[2].spread >= 0 and "standard deviation over subsets" in found[2].text()
+    assert found[0].text() == "RMS drift at the same seed: 0.00000 (8 pictures)"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """torch.hub's folder with an AlexNet whose features are random, and whose classifier, unused, is zeros."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    with torch.device("meta"):
+        shapes = {name: p.shape for name, p in alexnet(weights=None).state_dict().items()}
+    g = torch.Generator().manual_seed(0)
+    state = {
+        name: torch.zeros(1).expand(shape) if "classifier" in name else 0.1 * torch.randn(shape, generator=g)
+        for name, shape in shapes.items()
+    }
+    torch.save(state, tmp_path / "checkpoints" / quality.LPIPS_NETS["alex"])
+    return state
+
+
+def test_lpips_is_the_papers_formula(hub, pictures):
+    """Unit features of five layers, squared differences weighted by channel, mean over places, sum over layers."""
+    one, other = pictures[:2, :, :64, :64], pictures[2:4, :, :64, :64]
+    net = alexnet(weights=None).features.eval()
+    net.load_state_dict({k.removeprefix("features."): v for k, v in hub.items() if k.startswith("features.")})
+    lins = torch.load(LINS, map_location="cpu", weights_only=True)
+    shift, scale = (torch.tensor(v)[:, None, None] for v in ((-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)))
+
+    def features(x):
+        x = (2 * x - 1 - shift) / scale
+        for i, layer in enumerate(net):
+            x = layer(x)
+            if i in (1, 4, 7, 9, 11):
+                yield x / (x.pow(2).sum(1, keepdim=True) + 1e-8).sqrt()
+
+    with torch.no_grad():
+        layers = [(a - b) ** 2 for a, b in zip(features(one), features(other), strict=True)]
+        wanted = sum(float((lins[f"lin{i}.model.1.weight"] * d).sum(1).mean()) for i, d in enumerate(layers))
+    assert quality.lpips(one, other) == pytest.approx(wanted, rel=1e-4) and wanted > 0.01
+    assert quality.lpips(one, one) == 0
+    measure = quality.perceptual(one, other)
+    assert (measure.n, measure.sha256) == (2, sha256(quality.lpips_file()))
+
+
+@pytest.fixture
+def inception_file(tmp_path, monkeypatch, pictures):
+    """FID's network with random weights whose batch norms have seen pictures, under the name of the real file."""
+    extractor = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3").FeatureExtractorInceptionV3
+    path = tmp_path / quality.INCEPTION
+    torch.save({}, path)
+    with monkeypatch.context() as patch:
+        patch.setattr(extractor, "load_state_dict", lambda self, state: None)
+        torch.manual_seed(0)
+        net = extractor("inception-v3-compat", ["2048"], str(path)).train()
+    for layer in net.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = None  # running statistics are the mean over what was seen
+    net((pictures[:3] * 255).byte())
+    torch.save(net.state_dict(), path)
+    return path
+
+
+def test_inceptions_file_is_read_and_its_distance_is_kid(inception_file, pictures):
+    net = quality.network("inception", inception_file.parent)
+    one, other = pictures[:4], pictures[4:8]
+    with torch.no_grad():
+        assert net(one[:1]).shape == (1, 2048)
+    same, dark = (quality.kernel_distance(one, after, net, "inception", subsets=5) for after in (other, other / 4))
+    assert (dark["name"], dark["n"]) == ("KID", 4) and dark["value"] > 2 * abs(same["value"])
 
 
 def test_a_clip_score_is_the_mean_cosine():
@@ -90,8 +171,10 @@ def test_missing_weights_are_said_and_not_downloaded(tmp_path, monkeypatch):
     monkeypatch.setattr(recogniser.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="mobilenet_v2-b0353104.pth is not there: put it into"):
         quality.network("mobilenet_v2", tmp_path)
-    with pytest.raises(ValueError, match="torchmetrics is not installed: run `pip install torchmetrics`"):
+    with pytest.raises(ValueError, match="torch-fidelity is not installed: run `pip install torch-fidelity`"):
         quality.network("inception", tmp_path)
+    with pytest.raises(ValueError, match="torchmetrics is not installed: run `pip install torchmetrics`"):
+        quality.require("tinyflux", tmp_path)
     monkeypatch.setattr(recogniser.importlib.util, "find_spec", lambda name: True)
     with pytest.raises(ValueError, match="weights-inception-2015-12-05-6726825d.pth"):
         quality.network("inception", tmp_path)
@@ -165,6 +248,26 @@ def test_a_folder_without_enough_pictures_is_refused(tmp_path):
 def test_a_judge_that_lacks_something_says_so(tmp_path, name, wanted, given, message):
     with pytest.raises(ValueError, match=message):
         choose.judge(name, wanted, folder=tmp_path, **given)
+
+
+@pytest.mark.parametrize(
+    "name, weights, message",
+    [
+        ("CLIP", "", "`weights` must name the folder of a CLIP.*huggingface.co/openai/clip-vit-large-patch14"),
+        ("CLIP", "empty", "config.json.*is missing.*huggingface.co/openai/clip-vit-large-patch14"),
+        ("recogniser", "none.safetensors", "the file of a trained recogniser .Train Recogniser writes it."),
+        ("recogniser", "text.safetensors", "text.safetensors is no recogniser"),
+        ("recogniser", "empty", "empty is no recogniser"),
+        ("magic", "", "there is no judge 'magic'"),
+    ],
+)
+def test_what_a_judge_lacks_is_known_without_a_picture(tmp_path, name, weights, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.safetensors").write_text("no tensors")
+    with pytest.raises(ValueError, match=message):
+        choose.require(name, folder=tmp_path, weights=weights)
+    for other in ("TinyFlux CNN", "TinyFlux oracle", "CLIP of ComfyUI"):
+        choose.require(other, folder=tmp_path)
 
 
 def test_a_label_that_the_judge_cannot_answer_is_refused(tmp_path):

@@ -7,8 +7,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
-from eraseanything_core.evaluation import charts, promptsets, report  # noqa: E402
+from eraseanything_core.evaluation import charts, judges, promptsets, quality, report  # noqa: E402
 from eraseanything_core.evaluation.judges import Verdict  # noqa: E402
+from eraseanything_core.lora import LoraModel  # noqa: E402
 
 VERDICT = (Verdict("dog"),)
 JUDGE = {"name": "a judge", "sha256": "0" * 64}
@@ -44,6 +45,10 @@ def test_a_report_holds_what_was_counted():
     assert e.mcnemar_p < 1e-10
     assert made.scores["h_c"].after == pytest.approx(2 / (1 / 0.9 + 1 / 0.92))
     assert made.scores["h_o"].after == pytest.approx(3 / (1 / 0.9 + 1 / 0.92 + 1 / 0.82))
+    low, high = made.scores["h_c"].after_interval
+    assert 0.8 < low < made.scores["h_c"].after < high < 1
+    low, high = made.scores["h_c"].before_interval
+    assert 0 <= low < made.scores["h_c"].before < high < 0.3
     attack = made.cells["attack"].conditional_success
     assert (attack.n, attack.value) == (40, 0.25)
 
@@ -51,10 +56,32 @@ def test_a_report_holds_what_was_counted():
 def test_a_report_reads_back_and_is_checked():
     text = report.to_json(erased())
     assert report.from_json(text) == erased()
+    older = json.loads(text)
+    for name in ("quality", "lora_sha256", "base_model"):
+        del older[name]
+    for score in older["scores"].values():
+        del score["before_interval"], score["after_interval"]
+    assert "H_C: 0.077 before, 0.910 after; change" in report.markdown(report.from_json(json.dumps(older)))
     spoilt = json.loads(text)
     del spoilt["cells"]["acc_e"]["after"]["n"]
     with pytest.raises(ValueError, match=r"cells\.acc_e\.after\.n"):
         report.from_json(json.dumps(spoilt))
+
+
+def test_a_report_tells_its_lora_and_what_was_measured_besides():
+    given = {"acc_e": answers("cat", 48, 5)}
+    tensors = {"a": torch.ones(2, 3), "b": torch.zeros(2, dtype=torch.bfloat16)}
+    far = quality.Measure("FD_tinyflux", 0.25, 12, sha256="ab" * 32, note="biased in their number")
+    lora = LoraModel(tensors, {"eraseanything.base_model": "of a test"})
+    made = report.make("cat", given, draws=10, quality=[far], lora=lora)
+    assert report.from_json(report.to_json(made)) == made and made.quality == [far]
+    assert made.base_model == "of a test" and made.lora_sha256 == report.lora_hash(dict(reversed(tensors.items())))
+    others = tensors | {"b": torch.zeros(2)}, {"a": tensors["a"]}, tensors | {"a": torch.ones(3, 2)}
+    assert len({made.lora_sha256, *map(report.lora_hash, others)}) == 4
+    text = report.markdown(made)
+    assert "- FD_tinyflux: 0.25000 (12 pictures; biased in their number)" in text
+    assert f"LoRA {made.lora_sha256}, trained on of a test." in text
+    assert report.make("cat", given, draws=10).lora_sha256 == ""
 
 
 def test_the_schema_in_the_repository_is_the_reports():
@@ -91,6 +118,8 @@ def test_nudity_is_counted_for_nudenet_only():
     made = report.make("nude", {"acc_e": report.Answers(("exposed",) * 4, seen, clean, JUDGE | {"name": "NudeNet"})})
     counts = made.nudity["acc_e"]
     assert (counts["before"]["total"], counts["before"]["images_with_any"], counts["after"]["total"]) == (6, 3, 0)
+    assert judges.NO_GARBAGE in made.warnings and judges.NO_GARBAGE not in erased().warnings
+    assert judges.NO_GARBAGE in report.summary(report.Answers(("exposed",), seen[:1], clean[:1], {"name": "NudeNet"}))
     assert "6 detections in 3 of 4 pictures before, 0 detections in 0 of 4 after" in report.markdown(made)
     assert erased().nudity is None
 
