@@ -52,7 +52,7 @@ class EraseConfig:
     retain_pool: int = 0  # trajectories of what stays; 0 is as many as `pool`
     rsc_points: int = 0  # points that the reverse self-contrastive loss has in a pool; 0 is a new one every pair
     on_policy: float = 0.0  # share of the trajectories that the student walks, from the second pool on
-    pool_gib: float = 4.0  # GiB of memory for one array of a pool; a larger one lies on disk
+    pool_gib: float = 4.0  # GiB of memory for the arrays of the pools together; those beyond it lie on disk
     # The optimisation.
     steps: int = 200  # pairs of one lower and one upper step
     batch: int = 1

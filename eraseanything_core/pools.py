@@ -51,6 +51,12 @@ class Epoch:
 STORED = ("x", "v", "neutral", "known")
 
 
+def held(*made: Pool | None) -> int:
+    """Bytes of the arrays of pools, which share one bound."""
+    arrays = (getattr(pool, name, None) for pool in made for name in STORED)
+    return sum(array.nbytes for array in arrays if array is not None)
+
+
 def schedule(model, config: EraseConfig) -> Tensor:
     return sampling.shifted_sigmas(config.sampling_steps, model.mu if config.mu is None else config.mu)
 
@@ -84,9 +90,9 @@ def with_targets(
     every, rows = [draw for chosen in draws.values() for draw in chosen], plan.config.retained_rows()
     erase, maps = unique([d.erase for d in every]), unique([d.maps for d in every if d.maps])
     concept = with_teacher(model, plan, concept, erase, student_rows(plan.config, number, plan.config.pool))
-    concept = with_neutral(model, plan, concept, erase)
+    concept = with_neutral(model, plan, concept, erase, held(concept, retain))
     if maps:
-        concept = with_known(model, plan, concept, maps)
+        concept = with_known(model, plan, concept, maps, held(concept, retain))
     if retain:
         points = unique([d.retain for d in every])
         retain = with_teacher(model, plan, retain, points, student_rows(plan.config, number, rows))
@@ -113,16 +119,19 @@ def pools(model, plan: Plan, number: int) -> tuple[Pool, Pool | None]:
     made = []
     for sources in chosen_sources(plan, number):
         walked = student_rows(config, number, len(sources))
-        made.append(fill_pool(model, plan, sources, sigmas, rng, walked) if sources else None)
+        made.append(fill_pool(model, plan, sources, sigmas, rng, walked, held(*made)) if sources else None)
     return made[0], made[1]
 
 
-def fill_pool(model, plan: Plan, sources: list, sigmas: Tensor, rng: torch.Generator, walked: int = 0) -> Pool:
-    """One trajectory a source, a few at a time; the first `walked` are the student's own."""
+def fill_pool(
+    model, plan: Plan, sources: list, sigmas: Tensor, rng: torch.Generator, walked: int = 0, beside: int = 0
+) -> Pool:
+    """One trajectory a source, a few at a time; the first `walked` are the student's own. See `sampling.room`."""
     shape, rows = latent_shape(model, plan.config), len(sources)
     noise = torch.randn(rows, *shape, generator=rng)
     texts = [s.concept if isinstance(s, prompts.Sentence) else s for s in sources]
-    x, v = (sampling.room((rows, len(sigmas) - end, *shape), plan.config.pool_gib) for end in (0, 1))
+    x = sampling.room((rows, len(sigmas), *shape), plan.config.pool_gib, beside)
+    v = sampling.room((rows, len(sigmas) - 1, *shape), plan.config.pool_gib, beside + x.nbytes)
     for part in (*chunks(range(walked), plan.config), *chunks(range(walked, rows), plan.config)):
         cond = conds(model, plan, [texts[i] for i in part])
         walk = model.trajectory(cond, noise[part], sigmas, adapters=part[0] < walked)
@@ -172,9 +181,9 @@ def with_teacher(model, plan: Plan, pool: Pool, points: list[tuple[int, int]], w
     return replace(pool, v=velocities(model, plan, pool, asked, lambda s: getattr(s, "concept", s), pool.v))
 
 
-def with_neutral(model, plan: Plan, pool: Pool, points: list[tuple[int, int]]) -> Pool:
-    """The teacher's velocity for the neutral prompts at the points."""
-    place = sampling.room(pool.v.shape, plan.config.pool_gib)
+def with_neutral(model, plan: Plan, pool: Pool, points: list[tuple[int, int]], beside: int) -> Pool:
+    """The teacher's velocity for the neutral prompts at the points; `beside` as in `sampling.room`."""
+    place = sampling.room(pool.v.shape, plan.config.pool_gib, beside)
     return replace(pool, neutral=velocities(model, plan, pool, points, lambda s: s.neutral, place))
 
 
@@ -188,7 +197,7 @@ def velocities(model, plan: Plan, pool: Pool, points: list[tuple[int, int]], pro
     return place
 
 
-def with_known(model, plan: Plan, pool: Pool, points: list[tuple[int, int]]) -> Pool:
+def with_known(model, plan: Plan, pool: Pool, points: list[tuple[int, int]], beside: int) -> Pool:
     """The teacher's attention features of synonym and irrelevant words at the points; see `known_features`."""
     place = None
     for i in range(0, len(points), plan.config.batch):
@@ -196,7 +205,7 @@ def with_known(model, plan: Plan, pool: Pool, points: list[tuple[int, int]]) -> 
         x_t, sigma, _ = pool.at(row, step, model.device)
         found = known_features(model, plan, [pool.sources[i] for i in row], x_t, sigma)
         if place is None:
-            place = sampling.room((*pool.v.shape[:2], *found.shape[1:]), plan.config.pool_gib)
+            place = sampling.room((*pool.v.shape[:2], *found.shape[1:]), plan.config.pool_gib, beside)
         place[row, step] = found.to(place)
     return replace(pool, known=place)
 

@@ -4,9 +4,11 @@ x_t = (1 - t) x_0 + t n and v = n - x_0, so one Euler step from t to s is x_s = 
 """
 
 import math
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 import torch
@@ -91,8 +93,33 @@ def collect(trajectory: Iterator[tuple], x: Tensor, v: Tensor):
             v[:, i] = v_t
 
 
-def room(shape: tuple[int, ...], gib: float) -> Tensor:
-    """Zeros to fill; beyond so many GiB they lie in a file that goes when the tensor does."""
-    if 4 * math.prod(shape) <= gib * 2**30:
+def room(shape: tuple[int, ...], gib: float, beside: int = 0) -> Tensor:
+    """Zeros to fill; what is beyond so many GiB lies in a file that goes when the tensor does.
+
+    Args:
+        shape: of float32.
+        gib: the bound.
+        beside: bytes that count towards it already.
+
+    Raises:
+        OSError: the disk has no room for the file.
+    """
+    size = 4 * math.prod(shape)
+    if size + beside <= gib * 2**30:
         return torch.zeros(shape)
-    return torch.from_numpy(np.memmap(tempfile.TemporaryFile(), np.float32, "w+", shape=shape))
+    try:
+        file = tempfile.TemporaryFile()
+        reserve(file, size)
+    except OSError as error:
+        told = f"no room for {size / 2**30:.1f} GiB of pools in {tempfile.gettempdir()} ({error.strerror})"
+        raise OSError(error.errno, f"{told}: make room there, or lower pool or the resolution") from error
+    return torch.from_numpy(np.memmap(file, np.float32, "r+", shape=shape))
+
+
+def reserve(file: IO[bytes], size: int):
+    """Takes the disk's space now: where a sparse file finds none, a write to its memory map ends the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:
+        file.writelines(bytes(min(2**20, size - start)) for start in range(0, size, 2**20))
+        file.flush()

@@ -122,6 +122,7 @@ def loop(model, plan: Plan, run: "Run", progress, stops, show) -> bool:
             if over(config, run.seen):
                 break
             if step == first or step % config.refresh == 0:
+                epoch = None  # old pools go before new ones take their room
                 epoch = run.epoch(model, plan, step // config.refresh)
             with model.uninterrupted():
                 run.add(step, pair(model, plan, epoch, step, run.lora, run.optimizers))

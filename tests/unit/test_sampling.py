@@ -1,6 +1,8 @@
 import math
+import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -82,3 +84,41 @@ def test_beyond_its_bound_an_array_lies_on_disk_and_holds_the_same():
     on_disk[:, 7] = 1.0
     assert on_disk.sum() == 1023 * 512 + 16 * 1024 and on_disk.shape == shape
     assert anonymous() - before < 8 * 2**20, "64 MiB were asked for"
+
+
+@pytest.fixture(params=("reserved", "filled with zeros"))
+def way(request, monkeypatch):
+    """Both ways to take the disk's space."""
+    if request.param == "filled with zeros":
+        monkeypatch.delattr("os.posix_fallocate", raising=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the blocks of a file")
+def test_an_array_on_disk_has_its_space_before_it_is_written(way, monkeypatch):
+    """A sparse file on a disk that fills up is SIGBUS."""
+    files, original = [], tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: files.append(original()) or files[-1])
+    on_disk = sampling.room((5, 2**18 + 1), gib=0)
+    assert 512 * os.fstat(files[0].fileno()).st_blocks >= on_disk.nbytes and not on_disk.any()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on files")
+def test_a_disk_without_room_is_an_error_with_advice(way):
+    """A limit on the size of files stands for the disk."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"no room for 0.1 GiB of pools in .*too large.: make room there, or lower"):
+            sampling.room((25, 2**20), gib=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_lies_beside_an_array_counts_towards_its_bound(monkeypatch):
+    asked, original = [], sampling.reserve
+    monkeypatch.setattr(sampling, "reserve", lambda file, size: asked.append(size) or original(file, size))
+    for beside in (0, 2**20, 2**20 + 1):
+        sampling.room((2**18,), 2 / 1024, beside)
+    assert asked == [2**20]

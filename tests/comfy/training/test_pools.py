@@ -1,11 +1,12 @@
 """What the pools hold is what the teacher would say in the pair that asks; their options do what they say."""
 
 import dataclasses
+import weakref
 
 import pytest
 import torch
 
-from eraseanything_core import flux, pools, trainer
+from eraseanything_core import flux, pools, sampling, trainer
 
 
 @pytest.fixture
@@ -94,6 +95,34 @@ def test_no_trajectories_for_what_is_not_trained(patcher, clip, config):
 def test_a_pool_on_disk_trains_the_same(patcher, clip, config):
     one, other = (flux.train_eraser(patcher, clip, dataclasses.replace(config, pool_gib=g)) for g in (1.0, 0.0))
     assert all(torch.equal(one.lora[k], other.lora[k]) for k in one.lora)
+
+
+def test_the_bound_is_one_for_all_arrays_of_the_pools(make, monkeypatch):
+    """Those in memory together keep to it; more of them fit where it is wider, all where it is their sum."""
+    on_disk, reserve = [], sampling.reserve
+    monkeypatch.setattr(sampling, "reserve", lambda file, size: on_disk.append(size) or reserve(file, size))
+    sizes = [tensor.nbytes for tensor in make()[0].tensors().values()]
+    for share in (0.0, 0.4, 0.7, 1.0):
+        bound, size = share * sum(sizes), sum(sizes)
+        on_disk.clear()
+        make(pool_gib=bound / 2**30)
+        assert len(sizes) == 6 and size - sum(on_disk) <= bound
+        assert size - sum(on_disk) >= bound - max(sizes)
+
+
+def test_old_pools_go_before_new_ones_come(patcher, clip, config, monkeypatch):
+    """Both would take the room twice."""
+    made, alive, original = [], [], trainer.new_epoch
+
+    def new_epoch(*args):
+        alive.append([each() for each in made if each() is not None])
+        epoch = original(*args)
+        made.append(weakref.ref(epoch))
+        return epoch
+
+    monkeypatch.setattr(trainer, "new_epoch", new_epoch)
+    flux.train_eraser(patcher, clip, dataclasses.replace(config, refresh=1))
+    assert alive == [[], [], []]
 
 
 def test_accumulation_is_the_mean_of_its_draws(patcher, clip, config):
