@@ -10,8 +10,10 @@ from comfy_api.latest import io, ui
 from ..eraseanything_core.compose import fusion, gate, keys, merge
 from ..eraseanything_core.compose.erased import Erased, joint_header, listed
 from ..eraseanything_core.flux import TextEncoder, merging, patch
+from ..eraseanything_core.hooks import GatedHook
 from ..eraseanything_core.lora import LoraModel, load_lora
 from ..eraseanything_core.prompts import lines_of
+from .attention import hooked
 from .inputs import LORA_MODEL
 
 CATEGORY = "EraseAnything/lora"
@@ -96,7 +98,7 @@ def mode_inputs() -> list:
     return [
         io.Combo.Input("mode", options=[FUSION, GATED, *merge.MODES], default=GATED, tooltip=how),
         io.Clip.Input("clip", optional=True, tooltip="Needed by closed-form fusion and prompt-gated."),
-        lines_input("prompt", "Prompt-gated only: the prompt that will be painted; connect the text of it here."),
+        lines_input("prompt", "Prompt-gated only: the prompt to sample, for any other is refused; connect its text."),
         lines_input("preserve", "Closed-form fusion only: more prompts that must stay as they are, one a line."),
         lines_input("concepts", concepts + "the concept first, then its synonyms, with commas.", advanced=True),
     ]
@@ -129,7 +131,7 @@ class MultiEraseLoRA(io.ComfyNode):
             search_aliases=["merge lora", "combine lora", "several concepts"],
             inputs=[*eraser_inputs(), *mode_inputs(), *number_inputs()],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="The model with all of them erased."),
+                io.Model.Output(display_name="model", tooltip="All of them erased; prompt-gated, for `prompt` only."),
                 LORA_MODEL.Output(display_name="lora", tooltip="The one LoRA, for Save Erase LoRA."),
                 io.String.Output(display_name="summary", tooltip="What was combined, and how."),
             ],
@@ -156,7 +158,7 @@ class MultiEraseLoRA(io.ComfyNode):
         keys.check_fit(erasers, names)
         for eraser in erasers:
             patch.check_fits(model, eraser)
-        gates = None
+        gates, head = None, joint_header([m.header for m in models], names, given, mode)
         if mode in (FUSION, GATED):
             if clip is None:
                 raise ValueError(f"{mode} reads text states: connect the CLIP of this model")
@@ -168,13 +170,15 @@ class MultiEraseLoRA(io.ComfyNode):
             cache = Path(folder_paths.get_system_user_directory("eraseanything")) / "states"
             one = merging.closed_form(model, clip, erasers, given, erased, lines_of(preserve), config, cache)
         elif mode == GATED:
+            text, head = TextEncoder(clip), head | {"eraseanything.prompt": prompt}
             with torch.inference_mode(False):
-                gates = gate.Gate(erased, TextEncoder(clip))(prompt)
+                gates = gate.Gate(erased, text)(prompt)
+            model = hooked(model, GatedHook(text.encode(prompt)[0]))
             one = merge.concatenated(erasers, [w * g for w, g in zip(given, gates, strict=True)])
         else:
             one = merge.combined(erasers, given, mode, **settings)
         summary = describe(mode, names, given, gates, one)
-        made = LoraModel(keys.write(one, widest(models)), joint_header([m.header for m in models], names, given, mode))
+        made = LoraModel(keys.write(one, widest(models)), head)
         return io.NodeOutput(patch.patched(model, one, 1.0), made, summary, ui=ui.PreviewText(summary))
 
 

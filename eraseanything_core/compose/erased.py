@@ -32,7 +32,10 @@ class Erased:
         """
         concept = header.get("eraseanything.concept", "").strip()
         if not concept:
-            raise ValueError(f"{name} does not say what it erases: write its concept into the node's list of concepts")
+            raise ValueError(
+                f"{name} does not say what it erases, as erasers of Erase Trainer do: use one of those, or type its "
+                "concept into `concepts` of Multi Erase LoRA"
+            )
         lists = {
             field: tuple(json.loads(header.get(f"eraseanything.{field}", "[]")))
             for field in ("synonyms", "templates", "irrelevant", "retain")

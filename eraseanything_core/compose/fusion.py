@@ -10,7 +10,9 @@ With dW_i = B_i A_i that is a LoRA without any loss: B = [W_i B_i], A = [A_i G_i
 linear, read on the loaded model.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -42,6 +44,12 @@ class FusionConfig:
         return cls(width=erased.width, height=erased.height, guidance=erased.guidance, seed=seed)
 
 
+class States(Protocol):
+    """Inputs of linears, such as `states` returns."""
+
+    def __getitem__(self, module: str) -> Tensor: ...
+
+
 def modules_of(erasers: list[Eraser]) -> list[str]:
     """ComfyUI's linears that the erasers change."""
     return sorted({place(key, 1)[0] for eraser in erasers for key in eraser})
@@ -54,10 +62,10 @@ def states(model, contexts: list[tuple[Tensor, Tensor]], modules: list[str], row
         model: the seam, see `flux.FluxModel`.
         contexts: context [1, tokens, features] and pooled [1, features] of every prompt.
         modules: ComfyUI's names.
-        rows: how many states of each linear are kept, of all prompts together.
+        rows: about how many states of each linear are kept, of all prompts together.
 
     Returns:
-        {module: [at most rows, columns]}, float32, on the CPU.
+        {module: [about rows, columns]}, bfloat16, which is what Flux.1 computes them in, on the CPU.
     """
     found: dict[str, list[Tensor]] = {name: [] for name in modules}
     rng = torch.Generator().manual_seed(config.seed)
@@ -67,7 +75,7 @@ def states(model, contexts: list[tuple[Tensor, Tensor]], modules: list[str], row
     def keep(name):
         def hook(_, args):
             x = args[0].flatten(0, -2)
-            found[name].append(x[torch.randperm(len(x), generator=rng)[:share].to(x.device)].float().cpu())
+            found[name].append(x[torch.randperm(len(x), generator=rng)[:share].to(x.device)].bfloat16().cpu())
 
         return hook
 
@@ -86,14 +94,14 @@ def states(model, contexts: list[tuple[Tensor, Tensor]], modules: list[str], row
 def fused(
     erasers: list[Eraser],
     weights: list[float],
-    erased: list[dict[str, Tensor]],
-    kept: dict[str, Tensor],
+    erased: Sequence[States],
+    kept: States,
     config: FusionConfig,
 ) -> Eraser:
     """The one LoRA of the equation above.
 
     Args:
-        erased: for every eraser, the states of its concept.
+        erased: for every eraser, the states of its concept; those of one linear are asked for at a time.
         kept: the states that must stay.
     """
     made: Eraser = {}

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 
 from ..compose import fusion
@@ -32,7 +32,7 @@ def closed_form(
         patcher: MODEL of a loader node.
         clip: its text encoder.
         extra: prompts that must stay besides those that the erasers were trained to keep.
-        cache: folder where states are kept, a file a concept.
+        cache: folder where states are kept, a file a concept; nothing is ever deleted there.
     """
     text, modules, model_name = TextEncoder(clip), fusion.modules_of(erasers), fingerprint(patcher)
     asked = [(e.sentences(config.prompts, config.seed), config.rows) for e in erased]
@@ -47,7 +47,7 @@ def closed_form(
             for path, sentences, rows in missing:
                 found = fusion.states(model, [contexts[p] for p in sentences], modules, rows, config)
                 save_lora(found, path, {})
-    *concepts, kept = [_load(path) for path in paths]
+    *concepts, kept = [Stored(path) for path in paths]
     return fusion.fused(erasers, weights, concepts, kept, config)
 
 
@@ -57,8 +57,15 @@ def _path(cache: Path, model_name: str, modules: list[str], sentences: list[str]
     return cache / f"{hashlib.sha256(said.encode()).hexdigest()}.safetensors"
 
 
-def _load(path: Path) -> dict[str, Tensor]:
-    return {name: rows.float() for name, rows in load_file(path).items()}
+class Stored:
+    """States in a file, read a linear at a time: those of a hundred concepts of Flux.1 are 6 GB."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __getitem__(self, module: str) -> Tensor:
+        with safe_open(self.path, framework="pt") as file:
+            return file.get_tensor(module)
 
 
 def calibrate(patcher, clip, eraser: Eraser, erased: Erased, config: StrengthConfig, reader: Moves | Judged) -> Curve:

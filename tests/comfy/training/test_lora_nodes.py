@@ -129,6 +129,25 @@ def bridge_velocity(patcher, x, sigma, cond):
         return (x - patcher.model.apply_model(x, sigma, **kept)) / sigma[:, None, None, None]
 
 
+def test_the_last_modulation_is_what_the_stock_loader_makes_of_it(pack, widgets, patcher, folder):
+    """diffusers has its halves in the other order."""
+    g = torch.Generator().manual_seed(0)
+    shapes = {"A": (4, 256), "B": (512, 4)}
+    made = {f"transformer.norm_out.linear.lora_{s}.weight": torch.randn(*x, generator=g) / 8 for s, x in shapes.items()}
+    lora.save_lora(made, folder / "last.safetensors", {})
+    model = execute(pack["MultiEraseLoRA"], widgets | {"mode": "sum", "files": "last.safetensors"}).args[0]
+    stock, _ = nodes.LoraLoader().load_lora(patcher, None, "last.safetensors", 1.0, 0)
+    assert relative(velocity(model), velocity(stock)) < 1e-4 < relative(velocity(stock), velocity(patcher))
+
+
+def test_the_benchmark_has_the_modes_and_defaults_of_the_node(pack):
+    from scripts import multi
+
+    inputs = {i.id: i for i in pack["MultiEraseLoRA"].define_schema().inputs}
+    assert set(multi.MODES) == set(inputs["mode"].options)
+    assert [inputs[n].default for n in ("rank", "energy", "density")] == [multi.RANK, multi.ENERGY, multi.DENSITY]
+
+
 def test_fusion_reads_states_once(pack, widgets, patcher, tmp_path):
     base = velocity(patcher)
     mode = widgets | {"mode": "closed-form fusion"}
@@ -136,6 +155,7 @@ def test_fusion_reads_states_once(pack, widgets, patcher, tmp_path):
     states = sorted((tmp_path / "user" / "states").iterdir())
     times = [path.stat().st_mtime_ns for path in states]
     assert len(states) == 4, "a file a concept and one for what must stay"
+    assert {t.dtype for path in states for t in lora.load_lora(path)[0].values()} == {torch.bfloat16}
     again, same, _ = execute(pack["MultiEraseLoRA"], mode).args
     assert all(torch.equal(one[k], same[k]) for k in one)
     assert [path.stat().st_mtime_ns for path in states] == times
@@ -153,6 +173,26 @@ def test_gates_are_the_weights_of_the_sum(pack, widgets, patcher, clip, folder):
     assert gates[0] == 1 > max(gates[1:]) and "star.safetensors: weight 0.7, gate 1.00" in summary
     stock = chained(patcher, [w * g for w, g in zip((0.7, -0.4, 1), gates, strict=True)])
     assert relative(velocity(model), velocity(stock)) < 1e-4
+
+
+def test_a_gated_model_refuses_another_prompt(pack, widgets, patcher, clip):
+    """Its own is sampled as the saved LoRA samples it, and the file says whose it is."""
+    mode = widgets | {"mode": "prompt-gated", "prompt": "a star on the wall", "files": WEIGHTED}
+    model, one, _ = execute(pack["MultiEraseLoRA"], mode).args
+    assert one.header["eraseanything.prompt"] == "a star on the wall"
+    plain, _ = comfy.sd.load_lora_for_models(patcher, None, dict(one), 1.0, 0)
+
+    def sample(model, prompt, negative=""):
+        own, other = (
+            [[context, {"pooled_output": pooled, "guidance": 2.0}]]
+            for context, pooled in (clip.encode_from_tokens(clip.tokenize(p), True) for p in (prompt, negative))
+        )
+        latent = {"samples": torch.zeros(1, 16, 12, 12)}
+        return nodes.KSampler().sample(model, 1, 2, 2.0, "euler", "simple", own, other, latent)[0]["samples"]
+
+    assert torch.equal(sample(model, "a star on the wall"), sample(plain, "a star on the wall"))
+    with pytest.raises(ValueError, match="not the one that Multi Erase LoRA gated the erasers for"):
+        sample(model, "a tree on the wall")
 
 
 def test_linked_loras_of_other_nodes(pack, widgets, folder):
