@@ -2,7 +2,8 @@
 
 A, C, E and F: erasers; B: the losses of ours; D: many at once. Trained erasers, latents and readings are kept in
 .cache/boards, so a board that was stopped goes on, and a larger size starts from a smaller one. Writes
-benchmarks/boards/<letter>.<size>.json and .md when all of it is measured.
+benchmarks/boards/<letter>.<size>.json and .md when all of it is measured, with the seconds that its pieces took, in
+whichever call that was.
 """
 
 import argparse
@@ -16,12 +17,14 @@ from pathlib import Path
 import torch
 
 from eraseanything_core.evaluation.boards import table, write
+from eraseanything_core.evaluation.metrics import rate
 from eraseanything_core.tinyflux import frozen
 from eraseanything_core.tinyflux.boards import BOARDS, SIZES, Bench, seeds_of
 from eraseanything_core.tinyflux.gallery import Gallery, OutOfTime
 from eraseanything_core.tinyflux.pipeline import Pipeline, flux, judge_net
 from scripts.demo import ROOT, commit
 
+BOTH = "both"
 UNFINISHED = 75  # exit code: run the same command again
 
 
@@ -36,20 +39,24 @@ def measure(letter: str, size: str, judge: str, minutes: float, cache: Path, out
         raise ValueError("the boards' prompts are not those of frozen.json: figures would not compare")
     until = time.monotonic() + 60 * minutes
     gallery = Gallery(Pipeline(flux()), judge_net(), cache, until, **SIZES[size].settings)
-    bench = Bench(gallery, SIZES[size], judge)
+    bench = Bench(gallery, SIZES[size], "cnn" if judge == BOTH else judge)
     try:
         board = BOARDS[letter](bench)
+        agreed = rate(gallery.agreement("cnn", "oracle")) if judge == BOTH else None
     except OutOfTime:
         print(f"board {letter}: not done after {minutes:g} minutes; run the same command again")
         return UNFINISHED
     about = {
         "command": command,
         "commit": commit(),
-        "judge": f"{judge} {gallery.judges[judge]}",
+        "judge": f"{bench.judge} {gallery.judges[bench.judge]}",
         "hashes": {"prompts": hashes, "generator and text encoder": gallery.sources},
+        "seconds": gallery.spent() | {"threads": torch.get_num_threads()},
         "seeds": {c: seeds_of(c, bench.size.count) for c in bench.concepts()} | {"trainings": bench.size.seeds},
     }
-    name = f"{letter}.{size}" + (f".{judge}" if judge != "cnn" else "")
+    if agreed:
+        about["pictures on which cnn and oracle agree"] = agreed
+    name = f"{letter}.{size}" + (f".{bench.judge}" if bench.judge != "cnn" else "")
     path = write(replace(board, about=about), out, name)
     print(f"{table(board)}\n\n{path} is written")
     return 0
@@ -59,7 +66,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="dev.py board", description=__doc__)
     parser.add_argument("letter", choices=list(BOARDS))
     parser.add_argument("--size", choices=list(SIZES), default="smoke")
-    parser.add_argument("--judge", choices=("cnn", "oracle"), default="cnn")
+    agree = f"{BOTH}: the CNN's figures, and how often the oracle agrees"
+    parser.add_argument("--judge", choices=("cnn", "oracle", BOTH), default="cnn", help=agree)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after these; the next call goes on")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "boards")

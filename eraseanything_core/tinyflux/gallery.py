@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -51,6 +52,21 @@ def digest(*parts) -> str:
         else:
             found.update(repr(part).encode() + b"\0")
     return found.hexdigest()[:20]
+
+
+def keep(path: Path, tensors: dict[str, Tensor], begun: float | None, **header: str) -> str:
+    """Writes tensors whole or not at all, with the seconds since `begun`, if that is known; returns these."""
+    told = {} if begun is None else {"seconds": f"{time.monotonic() - begun:.3f}"}
+    save_file(tensors, path.with_suffix(".part"), header | told)
+    path.with_suffix(".part").replace(path)
+    return told.get("seconds", "")
+
+
+def seconds_of(path: Path) -> float | None:
+    """What `keep` was told of a file; None when nothing."""
+    with safe_open(path, "pt") as file:
+        told = (file.metadata() or {}).get("seconds")
+    return None if told is None else float(told)
 
 
 class AttentionErased(Pipeline):
@@ -99,6 +115,8 @@ class Gallery:
     def __init__(self, base: Pipeline, net: judge.JudgeNet, folder: Path, until: float = float("inf"), **settings):
         self.base, self.net, self.folder, self.until, self.settings = base, net, folder, until, settings
         self.erased: dict[tuple, Pipeline] = {}
+        self.took: dict[str, dict[Path, float | None]] = {"training": {}, "drawing": {}, "reading": {}}
+        self.cells: dict[tuple[str, int], Cell] = {}  # what was read, by the name of its latents and their number
         self.sources = digest(base.module, base.encoder)
         self.judges = {
             "oracle": digest(base.decode, Path(oracle.__file__).read_text()),
@@ -119,10 +137,12 @@ class Gallery:
             self.check_time()
             begun = time.monotonic()
             tensors = {key: tensor.bfloat16() for key, tensor in plan.train(self.base, plan.config).items()}
-            header = {"row": row, "concept": concept, "seconds": f"{time.monotonic() - begun:.1f}"}
-            save_file(tensors, path.with_suffix(".part"), header)
-            path.with_suffix(".part").replace(path)
-            print(f"{row}, {concept}: trained in {header['seconds']} s", flush=True)
+            seconds = keep(path, tensors, begun, row=row, concept=concept)
+            print(f"{row}, {concept}: trained in {seconds} s", flush=True)
+        return self.trained(path)
+
+    def trained(self, path: Path) -> dict[str, Tensor]:
+        self.took["training"][path] = seconds_of(path)
         return load_file(path)
 
     def pipeline(self, row: str, concept: str, seed: int) -> Pipeline:
@@ -166,15 +186,14 @@ class Gallery:
         path = self.folder / "loras" / f"{digest('relearned', module, concept, config)}.safetensors"
         if not path.exists():
             self.check_time()
-            prompt = TEMPLATES[kind_of(concept)][0].format(concept)
+            prompt, begun = TEMPLATES[kind_of(concept)][0].format(concept), time.monotonic()
             pictures = self.base.latents([prompt] * 10, list(range(10)), GUIDANCE)
             erased = Pipeline(module, self.base.encoder, self.base.decode)
             with trainable(erased) as model:
                 tensors = relearn(model, TrainerText(erased), pictures, prompt, concept, config)[0]
-            save_file(tensors, path.with_suffix(".part"), {"row": row, "concept": concept, "attack": attack})
-            path.with_suffix(".part").replace(path)
+            keep(path, tensors, begun, row=row, concept=concept, attack=attack)
             print(f"{row}, {concept}: attacked by {attack} steps", flush=True)
-        return load_file(path)
+        return self.trained(path)
 
     def latents(self, row: str, concept: str, cell: Cell, count: int, seed: int = 0) -> tuple[str, Tensor]:
         """The first pictures of a cell as a row draws them, and the name that they are filed under.
@@ -194,12 +213,14 @@ class Gallery:
         source = pipeline if deleted or row != "attention map" else self.base
         while len(done) < count:
             self.check_time()
+            before, begun = seconds_of(path) if path.exists() else 0.0, time.monotonic()
             batch = slice(len(done), min(count, len(done) + BATCH))
             x = source.latents(prompts[batch], cell.seeds[batch], GUIDANCE)
             done = torch.cat([done, x.half()])
-            save_file({"x": done}, path.with_suffix(".part"))
-            path.with_suffix(".part").replace(path)
+            keep(path, {"x": done}, None if before is None else begun - before)  # with the batches of earlier calls
             print(f"{row}, {concept}: {len(done)} pictures drawn", flush=True)
+        seconds = seconds_of(path)
+        self.took["drawing"][path] = seconds and seconds * count / len(done)
         return name, done[:count].float()
 
     def readings(
@@ -207,13 +228,40 @@ class Gallery:
     ) -> list[str | None]:
         """What a judge sees in each picture of a cell, of the kind that was asked; None is a rejection."""
         name, x = self.latents(row, concept, cell, count, seed)
-        path = self.folder / "readings" / f"{digest(name, count, self.judges[judge_name])}.json"
+        self.cells[name, count] = cell
+        return self.labels(name, x, cell, judge_name)
+
+    def labels(self, name: str, x: Tensor, cell: Cell, judge_name: str) -> list[str | None]:
+        """What a judge sees in latents that are filed under a name."""
+        path = self.folder / "readings" / f"{digest(name, len(x), self.judges[judge_name])}.json"
+        clock = path.with_suffix(".seconds")
         if not path.exists():
             self.check_time()
+            begun = time.monotonic()
             found = self.read(self.pictures(x), cell.kinds, judge_name)
+            clock.write_text(f"{time.monotonic() - begun:.3f}")
             path.with_suffix(".part").write_text(json.dumps(found))
             path.with_suffix(".part").replace(path)
+        self.took["reading"][path] = float(clock.read_text()) if clock.exists() else None
         return json.loads(path.read_text())
+
+    def spent(self) -> dict[str, int]:
+        """Seconds that all pieces asked for took, whenever that was; `untimed` pieces were made before times were kept.
+
+        A piece that several rows share is counted once.
+        """
+        known = {work: [s for s in found.values() if s is not None] for work, found in self.took.items()}
+        told = {work: round(sum(seconds)) for work, seconds in known.items()}
+        untimed = sum(len(found) - len(known[work]) for work, found in self.took.items())
+        return told | {"sum": sum(told.values()), "untimed": untimed}
+
+    def agreement(self, one: str, other: str) -> list[bool]:
+        """Whether two judges say the same of each picture that was read for the board."""
+        pairs = []
+        for (name, count), cell in self.cells.items():
+            x = load_file(self.folder / "latents" / f"{name}.safetensors")["x"][:count].float()
+            pairs += zip(*(self.labels(name, x, cell, judge_name) for judge_name in (one, other)), strict=True)
+        return [a == b for a, b in pairs]
 
     def pictures(self, x: Tensor) -> Tensor:
         """[n, 3, 96, 96] in [0, 1]."""

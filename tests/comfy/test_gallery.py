@@ -1,10 +1,12 @@
 """The boards' erasers and their gallery on the real TinyFlux."""
 
 import dataclasses
+import json
 import time
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from eraseanything_core import trainer
 from eraseanything_core.config import check_settings
@@ -48,6 +50,36 @@ def test_what_was_drawn_is_read_again_and_time_is_kept(base, cell, tmp_path):
     with pytest.raises(OutOfTime):
         late.readings("prompt filter", "house", cell, 2, "cnn")
     assert not [path for path in tmp_path.rglob("*.part")]
+
+
+def test_seconds_are_kept_beside_what_took_them(base, cell, tmp_path):
+    first = Gallery(base, judge_net(), tmp_path)
+    first.readings("un-erased", "house", cell, 1, "cnn")
+    told = first.spent()
+    assert told["untimed"] == 0 and told["training"] == 0 and told["sum"] == told["drawing"] + told["reading"]
+    (drawn,) = first.took["drawing"].values()
+    later = Gallery(base, judge_net(), tmp_path)
+    later.readings("un-erased", "house", cell, 2, "cnn")
+    (longer,) = later.took["drawing"].values()
+    assert longer > drawn > 0
+    again = Gallery(base, judge_net(), tmp_path)
+    again.readings("un-erased", "house", cell, 1, "cnn")
+    (share,) = again.took["drawing"].values()
+    assert share == pytest.approx(longer / 2)
+    for path in tmp_path.rglob("*.safetensors"):
+        save_file({name: x.clone() for name, x in load_file(path).items()}, path)  # as before times were kept
+    again.readings("un-erased", "house", cell, 1, "cnn")
+    assert again.spent()["untimed"] == 1 and again.spent()["drawing"] == 0
+
+
+def test_judges_agree_on_pictures_that_both_read_alike(base, cell, tmp_path):
+    gallery = Gallery(base, judge_net(), tmp_path)
+    cnn = gallery.readings("un-erased", "house", cell, 2, "cnn")
+    oracle = gallery.readings("un-erased", "house", cell, 2, "oracle")
+    assert gallery.agreement("cnn", "oracle") == [a == b for a, b in zip(cnn, oracle)]
+    spoilt = next(path for path in (tmp_path / "readings").glob("*.json") if json.loads(path.read_text()) == oracle)
+    spoilt.write_text(json.dumps(["moon", *oracle[1:]]))
+    assert gallery.agreement("cnn", "oracle") != [True, True]
 
 
 def test_a_larger_count_goes_on_where_a_smaller_one_ended(base, cell, tmp_path):
