@@ -108,6 +108,7 @@ ENCODINGS = (  # names of the tokenizers; those of each encoding, those in one t
     ({"l", "qwen25_7b"}, [[("qwen25_7b",)]]),
     ({"byt5", "qwen25_7b"}, [[("qwen25_7b",)], [("byt5",)]]),
     ({"lyrics", "umt5base"}, [[("umt5base",)]]),
+    ({"lm_metadata", "lm_prompt", "lm_prompt_negative", "lyrics", "qwen3_06b"}, [[("qwen3_06b",)]]),
     ({"qwen3_06b", "t5xxl"}, [[("t5xxl",)]]),
     ({"gemma", "jina"}, [[("gemma",)]]),
     ({"g", "l", "llama", "t5xxl"}, [[("t5xxl",)], [("llama",)]]),

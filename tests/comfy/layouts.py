@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import comfy.ldm.ace.ace_step15
 import comfy.ldm.ernie.model
 import comfy.ldm.hydit.attn_layers
 import comfy.ldm.pixart.blocks
@@ -309,6 +310,16 @@ CASES = {
             "text_embedding_dim": 32, "ssl_latent_dims": [8, 8], "mlp_ratio": 1.0,
         },
         size=(8, 16, 24), text=(1,), keys=1 + 21 + 9, more={"conditioning_lyrics": torch.arange(9)[None]},
+    ),
+    "ACEStep15": Case(
+        {
+            "audio_model": "ace1.5", "hidden_size": 64, "encoder_hidden_size": 64, "text_hidden_dim": 32,
+            "intermediate_size": 64, "encoder_intermediate_size": 64, "num_heads": 2, "encoder_num_heads": 2,
+            "num_kv_heads": 1, "head_dim": 32, "num_dit_layers": 2, "num_lyric_layers": 1, "num_timbre_layers": 1,
+            "num_tokenizer_layers": 1, "fsq_dim": 64,
+        },
+        size=(64, 40), text=(9 + 2,), keys=9 + 2 + 21, deaf=comfy.ldm.ace.ace_step15,
+        more={"conditioning_lyrics": random(1, 9, 32)},
     ),
     "StableAudio": Case(
         {

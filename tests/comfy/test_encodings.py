@@ -47,6 +47,19 @@ def test_words_are_found_in_the_context_of_each_text_encoder(core, name, prompt,
     assert found.spans == spans and len(found.pieces) == sum(text.shape[1] for text in found.contexts[0])
 
 
+@pytest.mark.parametrize("words, length", [(1, 256), (300, 305)])
+def test_flux_pads_its_prompts_to_256_tokens(core, words, length):
+    """On the right, where nothing is found; a longer prompt goes on."""
+    clip, prompt = new_clip("Flux"), "a red star" + (words - 1) * " red" + " star"
+    with torch.inference_mode():
+        context = clip.encode_from_tokens(clip.tokenize(prompt))
+    assert context.shape[1] == length
+    (pieces,) = core.flux.context_pieces(clip, prompt, length, [length])
+    found = core.hooks.read_prompt([pieces], ["star"], False, ())
+    assert found.spans == {"star": [3, 3 + words]} and pieces[:4] == ["▁", "a", "▁red", "▁star"]
+    assert not any(pieces[4 + words :]) and len(pieces) == length
+
+
 @pytest.mark.parametrize(
     "name, prompt, other",
     [
@@ -105,6 +118,18 @@ def test_words_are_found_after_what_a_text_encoder_drops(core, name, dropped, st
     found = [i for i, piece in enumerate(pieces) if piece]
     assert [pieces[i].strip("▁") for i in found] == ["a", "red", "star"]
     assert found[2] == star % len(pieces)
+
+
+def test_words_are_found_in_the_caption_of_ace_step(core):
+    """Behind fifteen tokens of instruction and a heading; rate and key follow. The lyrics are other encodings."""
+    tokenizer = comfy.text_encoders.ace15.ACE15Tokenizer()
+    clip = SimpleNamespace(tokenizer=tokenizer, tokenize=tokenizer.tokenize_with_weights)
+    (row,) = clip.tokenize("a red star")["qwen3_06b"]
+    (pieces,) = core.flux.context_pieces(clip, "a red star", len(row), [len(row)])
+    found = core.hooks.read_prompt([pieces], ["star", "a"], False, ())
+    assert found.spans == {"star": [18], "a": [16]} and len(row) > 40
+    with pytest.raises(ValueError, match="'Metas'; its words are: a, red, star$"):
+        core.hooks.read_prompt([pieces], ["Metas"], False, ())
 
 
 def test_a_concept_that_one_of_two_text_encoders_does_not_see_is_an_error(core):

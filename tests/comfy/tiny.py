@@ -79,6 +79,7 @@ def new_clip(family: str) -> comfy.sd.CLIP:
     target = {
         "Anima": (encoders.anima.AnimaTokenizer, encoders.anima.te(f32)),
         "Boogu": (encoders.boogu.BooguTokenizer, encoders.boogu.te(f32)),
+        "Flux": (encoders.flux.FluxTokenizer, encoders.flux.flux_clip(dtype_t5=f32)),
         "HiDream": (encoders.hidream.HiDreamTokenizer, encoders.hidream.hidream_clip(dtype_t5=f32, dtype_llama=f32)),
         "HiDreamO1": (encoders.hidream_o1.HiDreamO1Tokenizer, encoders.hidream_o1.HiDreamO1TE),
         "HunyuanVideo": (

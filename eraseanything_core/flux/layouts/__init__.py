@@ -8,7 +8,6 @@ from .joint import Joint
 
 NO_TEXT = "it takes no text"
 REFUSED = {  # names of ComfyUI's classes, and why
-    "AceStepConditionGenerationModel": "a language model turns the prompt into codes of sound before sampling",
     "Hunyuan3Dv2": NO_TEXT,
     "HunYuanDiTPlain": NO_TEXT,
     "LatentSeqMMFlowModel": NO_TEXT,

@@ -16,13 +16,14 @@ class Cross:
     """Keys [before, text, behind]; all queries are the image's.
 
     Attributes:
-        tells, texts, before, behind: see `Joint`.
+        tells, texts, before, ahead, behind: see `Joint`.
         beside: arguments of a forward [b, ..., tokens, features] with an attention of their own in the same module.
     """
 
     tells: Telling
     texts: Texts
     before: int = 0
+    ahead: Callable[[dict], int] = nothing
     behind: Callable[[dict], int] = nothing
     beside: tuple[str, ...] = ()
 
@@ -30,7 +31,8 @@ class Cross:
         """See `Joint.begin`."""
         options, block_of = self.tells.begin(options)
         select = self.texts.keys(select, given)
-        count = self.before + select.shape[1] + self.behind(given)
+        before = self.before + self.ahead(given)
+        count = before + select.shape[1] + self.behind(given)
         beside = sum(given[name].shape[-2] for name in self.beside if given.get(name) is not None)
         if beside == count:
             raise ValueError(f"text and reference image both have {count} tokens: take a prompt of another length")
@@ -40,6 +42,6 @@ class Cross:
             if block is None or keys == beside:
                 return None
             expect((rows, keys), (len(select), count))
-            return Place(block, self.before, slice(0, None))
+            return Place(block, before, slice(0, None))
 
         return options, select, place

@@ -231,7 +231,17 @@ def _hunyuan_dit(model) -> Cross:
 def _ace(model) -> Cross:
     """The speaker's token, the text, and the lyrics, which are left as they are."""
     paths = _each("transformer_blocks.{}.cross_attn", model.transformer_blocks)
-    return Cross(Modules(paths), Texts(model.genre_embedder.in_features), 1, tokens_of("lyric_token_idx"))
+    return Cross(Modules(paths), Texts(model.genre_embedder.in_features), 1, behind=tokens_of("lyric_token_idx"))
+
+
+def _ace15(model) -> Cross:
+    """The lyrics, as many tokens of the timbre as the forward has rows, and the text."""
+
+    def ahead(given: dict) -> int:
+        return given["lyric_embed"].shape[1] + len(given["refer_audio"])
+
+    tells = Deaf(_each("decoder.layers.{}.cross_attn", model.decoder.layers))
+    return Cross(tells, Texts(model.encoder.text_projector.in_features), ahead=ahead)
 
 
 def _stable_audio(model) -> Cross:
@@ -242,6 +252,7 @@ def _stable_audio(model) -> Cross:
 
 LAYOUTS = {  # in comfy.ldm
     "ace.model.ACEStepTransformer2DModel": _ace,
+    "ace.ace_step15.AceStepConditionGenerationModel": _ace15,
     "anima.model.Anima": _cosmos2,
     "audio.dit.AudioDiffusionTransformer": _stable_audio,
     "aura.mmdit.MMDiT": _aura,
