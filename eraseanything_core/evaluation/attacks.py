@@ -1,7 +1,7 @@
 """Attacks on an eraser that only change the prompt, and only the concept in it; every one repeats by its seed.
 
 The families of the paper's Appendix B (nonsense before or after the word, misspelling, repetition), a synonym, the
-order of the words, casing and look-alike letters. `search.py` and `relearn.py` hold the attacks that search.
+order of the words, casing and look-alike letters. `search.py` and `whitebox.py` hold the attacks that search.
 """
 
 import random

@@ -1,7 +1,8 @@
 """ESD (Gandikota et al., 2023), with Flux's keys and values for the cross-attention that Flux does not have.
 
-L = mean( v_student(x_t, c) - sg[ v(x_t, empty) - eta ( v(x_t, c) - v(x_t, empty) ) ] )^2, x_t on the frozen model's
-trajectory of c. This is the paper's form; eta = 1 here is `negative_guidance` 2 in the official code.
+L = mean( v_student(x_t, c) - sg[ v(x_t, empty) - eta ( v(x_t, c) - v(x_t, empty) ) ] )^2, x_t on trajectories of c.
+This is the paper's form; eta = 1 here is `negative_guidance` 2 in the official code. Whose trajectories is left as
+configured: the share `on_policy` of them is the student's own, the rest the frozen model's (TinyFlux's recipe: 0.75).
 """
 
 import dataclasses
