@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .attention import Blocks, Place
+from .concepts.inflect import numbers
 from .methods.attention_map import MapErasure, override
 from .probe import Probe, Recording
 from .tokens import holds, locate
@@ -93,7 +94,7 @@ def read_prompt(
     contexts: Sequence[tuple[Tensor, ...]],
     quoted: bool = False,
 ) -> Prompt:
-    """Finds concepts in an encoded prompt.
+    """Finds concepts in an encoded prompt, in the singular and the plural.
 
     Args:
         encodings: the pieces of each.
@@ -105,11 +106,12 @@ def read_prompt(
     if not concepts:
         raise ValueError("the concept is empty: type the word to look for")
     pieces, spans, notes = [], {concept: [] for concept in concepts}, {}
+    forms = {concept: numbers(concept) for concept in concepts}
     for own in encodings:
         for concept in concepts:
-            if quoted and pieces and not holds(own, concept, fuzzy):
+            if quoted and pieces and not holds(own, concept, fuzzy, forms[concept]):
                 continue
-            found, note = locate(own, concept, fuzzy)
+            found, note = locate(own, concept, fuzzy, forms[concept])
             spans[concept] += [len(pieces) + i for span in found for i in span]
             notes |= {note: concept} if note else {}
         pieces += own

@@ -101,7 +101,7 @@ def _backwards(pieces: Sequence[str]) -> list[str]:
     return list(dropwhile(lambda piece: not piece, reversed(pieces)))
 
 
-def find_spans(pieces: Sequence[str], concept: str) -> list[range]:
+def find_spans(pieces: Sequence[str], concept: str, forms: Sequence[str] = ()) -> list[range]:
     """The token positions of every occurrence of a concept, in order.
 
     Casing, punctuation around the word, a plural or possessive ending and a hyphen for a blank do not matter.
@@ -109,6 +109,7 @@ def find_spans(pieces: Sequence[str], concept: str) -> list[range]:
     Args:
         pieces: the prompt as encoded, one string a token.
         concept: one or more words.
+        forms: of the concept, which count as well, such as its irregular plural.
 
     Returns:
         One range of contiguous token positions an occurrence.
@@ -118,7 +119,7 @@ def find_spans(pieces: Sequence[str], concept: str) -> list[range]:
     """
     text, owner = _spell(pieces)
     spans = []
-    for match in _pattern(concept).finditer(text):
+    for match in _pattern(concept, forms).finditer(text):
         positions = [owner[i] for i in range(*match.span()) if not text[i].isspace()]
         spans.append(range(positions[0], positions[-1] + 1))
     if not spans:
@@ -126,17 +127,17 @@ def find_spans(pieces: Sequence[str], concept: str) -> list[range]:
     return spans
 
 
-def find_similar(pieces: Sequence[str], concept: str) -> list[tuple[range, str]]:
+def find_similar(pieces: Sequence[str], concept: str, forms: Sequence[str] = ()) -> list[tuple[range, str]]:
     """Words that are likely the concept misspelt or with letters around it: `Nikke`, `soccerrrs`.
 
     Args:
-        pieces, concept: see `find_spans`; what that finds is left out here.
+        pieces, concept, forms: see `find_spans`; what that finds is left out here.
 
     Returns:
         The token positions of each such word (of as many words as the concept has), and the word as it stands there.
     """
     text, owner = _spell(pieces)
-    exact = _pattern(concept)
+    exact = _pattern(concept, forms)
     words, count, found = list(re.finditer(r"\w+", text)), len(_normalise(concept).split()), []
     for first, last in zip(words, words[count - 1 :]):
         there = text[first.start() : last.end()]
@@ -152,25 +153,27 @@ def _alike(there: str, concept: str) -> bool:
     return SequenceMatcher(None, there, concept, autojunk=False).ratio() >= ALIKE
 
 
-def locate(pieces: Sequence[str], concept: str, fuzzy: bool = False) -> tuple[list[range], str]:
+def locate(
+    pieces: Sequence[str], concept: str, fuzzy: bool = False, forms: Sequence[str] = ()
+) -> tuple[list[range], str]:
     """The spans of a concept, with those of similar words if `fuzzy`, and a sentence that names the similar words.
 
     Raises:
         ValueError: see `find_spans`.
     """
-    similar = find_similar(pieces, concept) if fuzzy else []
+    similar = find_similar(pieces, concept, forms) if fuzzy else []
     if not similar:
-        return find_spans(pieces, concept), ""
+        return find_spans(pieces, concept, forms), ""
     text, _ = _spell(pieces)
-    exact = find_spans(pieces, concept) if occurs(text, concept) else []
+    exact = find_spans(pieces, concept, forms) if occurs(text, concept, forms) else []
     names = ", ".join(repr(word) for _, word in similar)
     note = f"taken for {concept!r} though it is spelt otherwise: {names}"
     return sorted([*exact, *(span for span, _ in similar)], key=lambda span: span.start), note
 
 
-def holds(pieces: Sequence[str], concept: str, fuzzy: bool = False) -> bool:
+def holds(pieces: Sequence[str], concept: str, fuzzy: bool = False, forms: Sequence[str] = ()) -> bool:
     """Whether `locate` finds the concept."""
-    return occurs(_spell(pieces)[0], concept) or fuzzy and bool(find_similar(pieces, concept))
+    return occurs(_spell(pieces)[0], concept, forms) or fuzzy and bool(find_similar(pieces, concept))
 
 
 def positions(pieces: Sequence[str], concept: str) -> list[int]:
@@ -196,9 +199,9 @@ def check_concept(concept: str, tokenize: Callable[[str], Sequence[str]]) -> str
     return word
 
 
-def occurs(text: str, concept: str) -> bool:
+def occurs(text: str, concept: str, forms: Sequence[str] = ()) -> bool:
     """Whether a plain text holds the concept, by the same rule as `find_spans`."""
-    return _pattern(concept).search(_normalise(text)) is not None
+    return _pattern(concept, forms).search(_normalise(text)) is not None
 
 
 def replace(text: str, concept: str, replacement: str) -> str:
@@ -206,12 +209,12 @@ def replace(text: str, concept: str, replacement: str) -> str:
     return _pattern(concept).sub(lambda _: replacement, text)
 
 
-def _pattern(concept: str) -> re.Pattern:
-    words = _normalise(concept).split()
-    if not words:
+def _pattern(concept: str, forms: Sequence[str] = ()) -> re.Pattern:
+    spelt = [_normalise(form).split() for form in (concept, *forms)]
+    if not spelt[0]:
         raise ValueError("the concept is empty: type the word to erase")
-    body = r"[\s\-]+".join(re.escape(word) for word in words)
-    return re.compile(rf"(?<!\w){body}{ENDING}(?!\w)", re.IGNORECASE)
+    bodies = "|".join(r"[\s\-]+".join(re.escape(word) for word in words) for words in spelt)
+    return re.compile(rf"(?<!\w)(?:{bodies}){ENDING}(?!\w)", re.IGNORECASE)
 
 
 def _spell(pieces: Sequence[str]) -> tuple[str, list[int]]:

@@ -6,6 +6,7 @@ from functools import cache
 from . import wordnet
 
 COUNTED = {f"noun.{kind}" for kind in "animal artifact body event food group object person plant shape".split()}
+MANS = ("human", "german", "roman", "norman", "shaman", "talisman", "ottoman", "caiman", "cayman", "brahman")
 UNCOUNTED = ("ness", "ity", "ism")
 STATES = {"noun.state", "noun.attribute", "adj.all", "adj.pert"}
 
@@ -26,6 +27,8 @@ def plural(noun: str) -> str:
     *first, last = noun.split()
     if last in irregular("n"):
         last = irregular("n")[last][0]
+    elif last.endswith("man") and not last.endswith(MANS):
+        last = last[:-3] + "men"
     elif last.endswith(("s", "x", "z", "ch", "sh")):
         last += "es"
     elif last.endswith("y") and last[-2:-1] not in "aeiou":
@@ -33,6 +36,18 @@ def plural(noun: str) -> str:
     else:
         last += "s"
     return " ".join([*first, last])
+
+
+def numbers(noun: str) -> tuple[str, ...]:
+    """The singular of a noun and its plurals, without itself; of its last word when it has several.
+
+    What WordNet lists as a word of its own, such as glasses, has no singular.
+    """
+    *first, last = noun.lower().split()
+    bases = [wordnet.database().morphy(last, "n") or last]
+    bases += [base for base, forms in irregular("n").items() if last in forms]
+    found = [form for base in bases for form in (base, plural(base), *irregular("n").get(base, ()))]
+    return tuple(" ".join([*first, form]) for form in dict.fromkeys(found) if form != last)
 
 
 def verb_forms(verb: str) -> list[str]:

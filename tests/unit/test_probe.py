@@ -117,6 +117,11 @@ def test_several_concepts_are_read_from_one_prompt():
         read_prompt([PIECES], (), False, ())
 
 
+def test_a_concept_is_found_in_the_singular_and_the_plural():
+    pieces = ["▁two", "▁wolves", "▁and", "▁a", "▁star", ""]
+    assert read_prompt([pieces], ("wolf", "stars"), False, ()).spans == {"wolf": [1], "stars": [4]}
+
+
 def test_colours_rise_in_lightness():
     colours = heatmap.coloured(torch.linspace(0, 1, 50))
     assert colours.shape == (50, 3) and torch.allclose(colours[0], heatmap.VIRIDIS[0])

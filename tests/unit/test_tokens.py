@@ -37,6 +37,23 @@ def test_spans(pieces, concept, spans):
         assert [list(span) for span in tokens.find_spans(cut(pieces), concept)] == spans
 
 
+@pytest.mark.parametrize(
+    "pieces, concept, forms, spans",
+    [
+        ("▁two|▁butter|flies", "butterfly", ["butterflies"], [[1, 2]]),
+        ("▁a|▁star|▁above|▁stars", "stars", ["star"], [[1], [3]]),
+        ("▁sea|▁wol|ves|'|s", "sea wolf", ["sea wolves"], [[0, 1, 2, 3, 4]]),
+        ("▁women|ized", "woman", ["women"], None),
+        ("▁sea|▁wol|ves", "wolf", [], None),
+    ],
+)
+def test_further_forms_of_a_concept(pieces, concept, forms, spans):
+    if spans is None:
+        assert not tokens.holds(cut(pieces), concept, forms=forms)
+    else:
+        assert [list(span) for span in tokens.locate(cut(pieces), concept, True, forms)[0]] == spans
+
+
 def test_the_error_names_the_words_that_are_there():
     with pytest.raises(ValueError, match="'cat'; its words are: a, red, dog$"):
         tokens.find_spans(cut("▁a|▁re|d|▁dog"), "cat")

@@ -180,8 +180,15 @@ def test_the_users_synonyms_come_first():
 
 
 def test_inflections():
-    plurals = {"cat": "cats", "box": "boxes", "city": "cities", "child": "children", "toy": "toys"}
+    plurals = {"cat": "cats", "box": "boxes", "city": "cities", "child": "children", "toy": "toys", "woman": "women"}
     assert {noun: inflect.plural(noun) for noun in plurals} == plurals
+    known = {
+        "butterfly": {"butterflies"}, "Woman": {"women"}, "human": {"humans"}, "wolves": {"wolf"}, "knife": {"knives"},
+        "stars": {"star"}, "red fox": {"red foxes"}, "children": {"child"}, "Frida Kahlo": {"frida kahlos"},
+    }  # fmt: skip
+    assert {noun: set(inflect.numbers(noun)) for noun in known} == known
+    assert "tooth" in inflect.numbers("teeth") and "man" in inflect.numbers("men")
+    assert "short" not in inflect.numbers("shorts") and "glass" not in inflect.numbers("glasses")
     assert inflect.verb_forms("hug") == ["hugs", "hugging", "hugged"]
     assert inflect.verb_forms("hold") == ["holds", "holding", "held"]
     assert inflect.verb_forms("carry") == ["carries", "carrying", "carried"]
