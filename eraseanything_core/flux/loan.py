@@ -17,16 +17,24 @@ def check_model(patcher):
     """Refuses what cannot be trained on exactly.
 
     Raises:
-        ValueError: no Flux.1, compiled, or changed by another node.
+        ValueError: no text-to-image Flux.1, compiled, changed by another node, or with weights that cannot be had.
     """
     base = patcher.model
     inner = getattr(base, "diffusion_model", None)
     placed = [part for key, part in patcher.object_patches.items() if "diffusion_model" in key]
     if "torch_compile_kwargs" in patcher.model_options or any(hasattr(part, "_orig_mod") for part in (inner, *placed)):
         raise ValueError("the MODEL is compiled: connect it without the compile node")
-    plain = type(base) is comfy.model_base.Flux and isinstance(inner, Flux)
-    if not plain or inner.in_channels != inner.out_channels:
+    if type(base) is not comfy.model_base.Flux or not isinstance(inner, Flux):
         raise ValueError(f"the MODEL is a {type(base).__name__}: only a text-to-image Flux.1 can be trained here")
+    if inner.in_channels != inner.out_channels:
+        raise ValueError(
+            "the MODEL is a Flux.1 that paints from an image (Fill, Canny, Depth): load a text-to-image one"
+        )
+    if patcher.is_dynamic() and patcher.cached_patcher_init is None:
+        told = "use Load Diffusion Model, or start ComfyUI with --disable-dynamic-vram"
+        raise ValueError(
+            f"DynamicVRAM streams the MODEL's weights, and its loader cannot load them for training: {told}"
+        )
     options = {k: v for k, v in patcher.model_options.get("transformer_options", {}).items() if v}
     changes = placed or patcher.patches or patcher.weight_wrapper_patches or patcher.injections or patcher.hook_patches
     wrapped = any(found for kind in patcher.wrappers.values() for found in kind.values())

@@ -1,11 +1,13 @@
 """The text encoder that ComfyUI has loaded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from ..tokens import own_pieces, pieces_of
+
+OWN_CLIP = "connect Flux.1's own, clip_l and t5xxl, loaded as type flux"
 
 
 class TextEncoder:
@@ -14,26 +16,45 @@ class TextEncoder:
     Args:
         clip: CLIP of the text encoder's loader.
         once: keep what was encoded, so that each prompt is encoded once.
+        params: the shape of the model that the prompts are for, ComfyUI's FluxParams; None is not known.
     """
 
-    def __init__(self, clip, once: bool = True):
-        self.clip, self.once, self.cache = clip, once, {}
+    def __init__(self, clip, once: bool = True, params=None):
+        self.clip, self.once, self.params, self.cache = clip, once, params, {}
 
     def pieces(self, text: str) -> list[str]:
-        """The T5 pieces of a prompt as it is encoded."""
-        rows = self.clip.tokenize(text)["t5xxl"]
-        return [piece for row in rows for piece in pieces_of(self.clip.tokenizer.t5xxl, row)]
+        """The T5 pieces of a prompt as it is encoded.
+
+        Raises:
+            ValueError: the CLIP has no T5.
+        """
+        rows = self.clip.tokenize(text)
+        if "t5xxl" not in rows:
+            raise ValueError(f"the CLIP has no T5-XXL, only {', '.join(rows)}: {OWN_CLIP}")
+        return [piece for row in rows["t5xxl"] for piece in pieces_of(self.clip.tokenizer.t5xxl, row)]
 
     def encode(self, text: str) -> tuple[Tensor, Tensor]:
-        """context [1, tokens, features] and pooled [1, features], on the CPU and free of inference mode."""
+        """context [1, tokens, features] and pooled [1, features], on the CPU and free of inference mode.
+
+        Raises:
+            ValueError: the model takes other numbers of features.
+        """
         if text in self.cache:
             return self.cache[text]
         with torch.inference_mode(False), torch.no_grad():
             context, pooled = self.clip.encode_from_tokens(self.clip.tokenize(text), return_pooled=True)
+            self.check(0 if each is None else each.shape[-1] for each in (context, pooled))
             found = context.cpu().clone(), pooled.cpu().clone()
         if self.once:
             self.cache[text] = found
         return found
+
+    def check(self, widths: Iterable[int]):
+        """Raises ValueError when the model takes other widths of context and pooled; 0 is none."""
+        found, p = tuple(widths), self.params
+        if p and found != (p.context_in_dim, p.vec_in_dim):
+            told = f"{found[0]} and {found[1]} features, the MODEL takes {p.context_in_dim} and {p.vec_in_dim}"
+            raise ValueError(f"the CLIP encodes a prompt in {told}: {OWN_CLIP}")
 
 
 DROPPING = {  # ComfyUI's tokenizers whose text encoder drops the first tokens, of its template or its padding

@@ -10,11 +10,13 @@ from .. import trainer
 from ..lora import slices
 from ..plan import SHORTCUTS
 from .fit import Fit, fit
-from .loan import borrow, check_model
+from .loan import borrow, check_model, fingerprint
 from .text import TextEncoder
 
 
-def train_eraser(patcher, clip, config, progress=None, run_dir=None, auto=False, show=None, shortcuts=SHORTCUTS):
+def train_eraser(
+    patcher, clip, config, progress=None, run_dir=None, auto=False, show=None, tell=logging.info, shortcuts=SHORTCUTS
+):
     """Trains an eraser on a loaded Flux; see `trainer.train`.
 
     Args:
@@ -23,26 +25,29 @@ def train_eraser(patcher, clip, config, progress=None, run_dir=None, auto=False,
         config: `trainer.EraseConfig`.
         progress: called as progress(step, losses) after every step.
         run_dir: folder of the run's state; what is there is resumed.
-        auto: choose checkpointing and offload by what is free, and say so in the result's notes.
+        auto: choose checkpointing and offload by what is free, and say so to `tell` and in the result's notes.
         show: see `trainer.train`.
+        tell: called with a sentence before the model runs.
         shortcuts: see `plan.SHORTCUTS`.
 
     Returns:
         `trainer.EraseResult`; when the user interrupts, what was trained up to then.
 
     Raises:
-        ValueError: see `check_model` and `trainer.prepare`.
+        ValueError: see `check_model`, `TextEncoder` and `trainer.prepare`.
         FloatingPointError: a loss became NaN or infinite.
     """
     check_model(patcher)
     with torch.inference_mode(False):
-        plan = trainer.prepare(config, TextEncoder(clip, once="encode" in shortcuts), shortcuts)
+        text = TextEncoder(clip, "encode" in shortcuts, patcher.model.diffusion_model.params)
+        plan = trainer.prepare(config, text, shortcuts)
     if "encode" in shortcuts:
         release_others(patcher)
+    plan = dataclasses.replace(plan, base=fingerprint(patcher))
     memory = patcher.model.memory_required([4 * config.batch, 16, config.height // 8, config.width // 8])
     if auto:
         found = estimate(patcher, plan, int(memory))
-        logging.info("EraseAnything: %s", found)
+        tell(str(found))
         plan = dataclasses.replace(plan, config=dataclasses.replace(plan.config, checkpoint=found.checkpoint))
         memory = max(memory, found.activations)
     with borrow(patcher, config.torch_dtype(), plan.config.checkpoint, memory) as model:

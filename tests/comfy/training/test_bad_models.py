@@ -79,6 +79,47 @@ def test_weights_that_nobody_else_can_unpack(make_flux, clip, config):
     refused(patcher, clip, config, "Packed.Linear does not say how it unpacks its weights: load the MODEL as")
 
 
+def test_a_flux_that_paints_from_an_image(make_flux, clip, config):
+    """Fill has 384 channels, Canny and Depth 128: twice the noise's, and a mask's."""
+    with torch.inference_mode():
+        patcher = comfy.sd.load_diffusion_model_state_dict(dict(make_flux(in_channels=32).state_dict()))
+    refused(patcher, clip, config, "paints from an image .Fill, Canny, Depth.: load a text-to-image one")
+
+
+def test_streamed_weights_that_cannot_be_had(patcher, clip, config, monkeypatch):
+    """Of a custom loader under DynamicVRAM; core's loaders tell ComfyUI how to load the file again."""
+    monkeypatch.setattr(type(patcher), "is_dynamic", lambda self: True)
+    refused(patcher, clip, config, "use Load Diffusion Model, or start ComfyUI with --disable-dynamic-vram")
+
+
+class OtherClip:
+    """A text encoder that gives context and pooled of some widths, or has no T5 to begin with."""
+
+    def __init__(self, tokenizer, names=("t5xxl",), context=128, pooled=64):
+        self.tokenizer, self.names, self.widths = tokenizer, names, (context, pooled)
+
+    def tokenize(self, text):
+        return dict.fromkeys(self.names, self.tokenizer.t5xxl.tokenize_with_weights(text))
+
+    def encode_from_tokens(self, tokens, return_pooled):
+        context, pooled = self.widths
+        return torch.zeros(1, 32, context), torch.zeros(1, pooled) if pooled else None
+
+
+@pytest.mark.parametrize(
+    "made, words",
+    (
+        ({"names": ("l", "g")}, "the CLIP has no T5-XXL, only l, g: connect Flux.1's own"),
+        ({"context": 64}, "encodes a prompt in 64 and 64 features, the MODEL takes 128 and 64: connect Flux.1's own"),
+        ({"pooled": 2048}, "encodes a prompt in 128 and 2048 features, the MODEL takes 128 and 64"),
+        ({"pooled": 0}, "encodes a prompt in 128 and 0 features"),
+    ),
+    ids=str,
+)
+def test_another_models_clip(patcher, clip, config, made, words):
+    refused(patcher, OtherClip(clip.tokenizer, **made), config, words)
+
+
 def test_another_sampling_shift_is_no_patch(patcher):
     """ModelSamplingFlux replaces only the schedule, which the trainer follows."""
     from comfy_extras.nodes_model_advanced import ModelSamplingFlux
