@@ -6,6 +6,7 @@ import math
 import torch
 
 LIBRARIES = {"adamw": "torch", "adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}
+KEPT = {"adamw": 8, "adamw8bit": 2, "prodigy": 16}  # bytes that each keeps of a weight, once it has stepped
 SCHEDULES = ("constant", "linear", "cosine")
 
 

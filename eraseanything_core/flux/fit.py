@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 import comfy.model_management
 
+from ..optimizers import KEPT as KEPT_BY
+
 GIB = 2**30
 # What a block leaves for backward, and a recomputed one needs at once, in units of tokens x width x bytes of the
 # compute type; measured by `python scripts/dev.py bench memory` on the code that runs.
 KEPT, RECOMPUTED = 15.3, 25.0
-MASTERS = 24  # bytes a LoRA weight: itself, its gradient, and two moments of two optimisers, float32
+MASTERS = 8  # bytes a LoRA weight: itself and its gradient, float32
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,15 @@ def activations(params, tokens: int, batch: int, itemsize: int, checkpoint: bool
         itemsize: bytes of the compute type.
         checkpoint: blocks are recomputed.
         cast: bytes of the largest linear in the compute type, 0 where weights are used as they lie.
-        masters: weights of the LoRA.
+        masters: bytes of the LoRA, see `master_bytes`.
     """
     blocks, unit = params.depth + params.depth_single_blocks, tokens * batch * params.hidden_size * itemsize
-    return int(unit * (blocks + RECOMPUTED if checkpoint else KEPT * blocks)) + cast + MASTERS * masters
+    return int(unit * (blocks + RECOMPUTED if checkpoint else KEPT * blocks)) + cast + masters
+
+
+def master_bytes(config, weights: int) -> int:
+    """Bytes of a LoRA of so many weights with its gradient and its optimisers; two of them take turns."""
+    return weights * (MASTERS + KEPT_BY[config.optimizer] * (2 if config.alternate else 1))
 
 
 def fitted(free: int, weights: int, kept: int, recomputed: int, least: int = 0) -> Fit:
@@ -66,14 +73,24 @@ def fitted(free: int, weights: int, kept: int, recomputed: int, least: int = 0) 
 
 
 def fit(patcher, config, text_tokens: int, itemsize: int, masters: int, least: int) -> Fit:
-    """The way that fits this model, resolution and device; `least` is what ComfyUI wants for a forward."""
+    """The way that fits this model, resolution and device.
+
+    Args:
+        patcher: the MODEL.
+        config: `EraseConfig`.
+        text_tokens: of a prompt as it is encoded.
+        itemsize: bytes of the compute type.
+        masters: weights of the LoRA.
+        least: what ComfyUI wants for a forward.
+    """
     module = patcher.model.diffusion_model
     params, cells = module.params, patcher.model.latent_format.spacial_downscale_ratio * module.patch_size
     tokens = text_tokens + (config.width // cells) * (config.height // cells)
     width, linear = params.hidden_size, module.single_blocks[0].linear1.weight
     cast = itemsize * width * int(width * (3 + params.mlp_ratio)) if linear.dtype.itemsize != itemsize else 0
     batch = max(config.batch, config.retain_batch)
-    sizes = (activations(params, tokens, batch, itemsize, on, cast, masters) for on in (False, True))
+    held = master_bytes(config, masters)
+    sizes = (activations(params, tokens, batch, itemsize, on, cast, held) for on in (False, True))
     management, reserved = comfy.model_management, comfy.model_management.extra_reserved_memory()
     free = management.get_free_memory(patcher.load_device) + loaded_bytes(patcher) - reserved
     return fitted(free, patcher.model_size(), *sizes, max(least, int(management.minimum_inference_memory()) - reserved))

@@ -1,7 +1,6 @@
 """How a training makes itself fit, through ComfyUI's own memory management; only its numbers are made up."""
 
 import dataclasses
-import logging
 import weakref
 
 import comfy.model_management as management
@@ -9,7 +8,7 @@ import comfy.model_patcher
 import pytest
 import torch
 
-from eraseanything_core import flux, trainer
+from eraseanything_core import flux, optimizers, trainer
 from eraseanything_core.flux import training
 from eraseanything_core.flux.fit import fitted
 
@@ -85,11 +84,30 @@ def test_what_grows_the_estimate(patcher, clip, config, free):
     def with_(**change):
         return needs(patcher, clip, dataclasses.replace(config, **change), free)[0].activations
 
-    masters = 24 * 2 * config.rank * (256 + 256) * 2
+    masters = (8 + 2 * 8) * 2 * config.rank * (256 + 256) * 2
     tokens, more = 32 + 36, 32 + 144
     assert (with_(width=192, height=192) - masters) / (base - masters) == pytest.approx(more / tokens, rel=1e-3)
     assert (with_(batch=6) - masters) / (base - masters) == pytest.approx(3, rel=1e-3)
     assert with_(dtype="bf16") < 0.6 * base
+
+
+@pytest.mark.parametrize("alternate", (True, False))
+@pytest.mark.parametrize("name", optimizers.installed())
+def test_the_estimate_counts_what_the_optimiser_keeps(patcher, clip, config, free, name, alternate):
+    """Against the states that a pair leaves, of two optimisers or one; Prodigy keeps less of factors that are zero."""
+    config = dataclasses.replace(config, optimizer=name, alternate=alternate, rank=64)
+    plan, kept = trainer.prepare(config, flux.TextEncoder(clip)), []
+    with flux.borrow(patcher) as model:
+        lora = model.attach(config.targets, config.rank, torch.Generator().manual_seed(0))
+        both = [trainer.optimizer(lora, 1e-3, config) for _ in range(2)]
+        trainer.pair(model, plan, trainer.new_epoch(model, plan, 0), 0, lora, both)
+        weights = sum(p.numel() for p in lora.parameters())
+        for held in (held for each in both for held in each.state.values()):
+            kept += [t.nbytes for t in held.values() if torch.is_tensor(t) and t.numel() > 256]
+    told = needs(patcher, clip, config, free)[0].activations
+    other = dataclasses.replace(config, optimizer="adamw", alternate=False)
+    plain = needs(patcher, clip, other, free)[0].activations - 8 * weights
+    assert 0.85 * (told - plain) < sum(kept) <= 1.02 * (told - plain)
 
 
 @pytest.mark.parametrize("auto", (True, False))
@@ -108,7 +126,7 @@ def test_auto_recomputes_when_it_must_and_says_so(patcher, clip, config, free, a
         assert whole.notes == tight.notes == []
 
 
-def test_auto_leaves_weights_in_main_memory_and_says_so(patcher, clip, config, free, like_a_card, caplog):
+def test_auto_leaves_weights_in_main_memory_and_says_so(patcher, clip, config, free, like_a_card):
     """ComfyUI is asked to keep the estimate free: it leaves as much behind as was told, and the LoRA is the same."""
     _, none = needs(patcher, clip, config, free)
     free(ROOM)
@@ -116,11 +134,12 @@ def test_auto_leaves_weights_in_main_memory_and_says_so(patcher, clip, config, f
     assert cast(patcher) == 0
     weights = patcher.model_size()
     free(management.extra_reserved_memory() + weights // 2 + none.activations)
-    with caplog.at_level(logging.INFO):
-        tight = flux.train_eraser(patcher, clip, config, auto=True)
+    said = []
+    step = lambda *_: said.append("a step")  # noqa: E731
+    tight = flux.train_eraser(patcher, clip, config, step, auto=True, tell=said.append)
     assert tight.config.checkpoint and cast(patcher) == pytest.approx(weights // 2, rel=0.15)
     told = f"recomputed in backward; {(weights - weights // 2) / 2**30:.1f} GiB of weights stay in main memory"
-    assert told in tight.notes[0] and told in caplog.text
+    assert told in tight.notes[0] and said == [tight.notes[0], *["a step"] * config.steps]
     assert all(torch.allclose(whole.lora[k], tight.lora[k], atol=1e-6) for k in whole.lora)
 
 
