@@ -19,11 +19,15 @@ from .lora import load_lora
 
 STATE = "state.safetensors"
 FREE = {"steps", "save_every", "checkpoint", "pool_gib"}  # settings that a resumed run may change
+FORMAT = 2  # of a state; the first one did not say which model it is of
 
 Told = tuple[dict[str, list[float]], dict[str, list[float]]]
 
 
-def save(folder: Path, lora, optimizers: list[torch.optim.Optimizer], config, told: Told, finished: bool = False):
+def save(
+    folder: Path, lora, optimizers: list[torch.optim.Optimizer], config, told: Told, finished: bool = False,
+    base: str = "",
+):  # fmt: skip
     """Replaces the state; a crash leaves the old one or the new one.
 
     Args:
@@ -33,6 +37,7 @@ def save(folder: Path, lora, optimizers: list[torch.optim.Optimizer], config, to
         config: a dataclass.
         told: loss lists, whose length is the number of steps done, and the looks from outside.
         finished: the pools are not needed any more.
+        base: names the weights of the model, see `flux.fingerprint`.
 
     Raises:
         OSError: the disk is full or the folder cannot be written to.
@@ -44,7 +49,8 @@ def save(folder: Path, lora, optimizers: list[torch.optim.Optimizer], config, to
         groups.append(state["param_groups"])
     plain = {key: t.cpu().contiguous() for key, t in tensors.items() if torch.is_tensor(t)}
     rest = {key: value for key, value in tensors.items() if not torch.is_tensor(value)}
-    run = {"config": dataclasses.asdict(config), "told": told, "groups": groups, "rest": rest}
+    run = {"format": FORMAT, "base": base, "config": dataclasses.asdict(config)}
+    run |= {"told": told, "groups": groups, "rest": rest}
     _write(folder / STATE, plain, {"run": json.dumps(run)})
     step = len(told[0]["loss"])
     for pools in folder.glob("pools-*.safetensors"):
@@ -52,11 +58,11 @@ def save(folder: Path, lora, optimizers: list[torch.optim.Optimizer], config, to
             pools.unlink()
 
 
-def resume(folder: Path, lora, optimizers: list[torch.optim.Optimizer], config) -> Told:
+def resume(folder: Path, lora, optimizers: list[torch.optim.Optimizer], config, base: str = "") -> Told:
     """Loads the state into `lora` and `optimizers`; returns what `save` was told, empty when there is no state.
 
     Raises:
-        ValueError: the state is damaged, no state of a run, or belongs to another configuration.
+        ValueError: the state is damaged, no state of a run, or belongs to another model or configuration.
     """
     for part in folder.glob(".*.part"):
         part.unlink()  # of a process that was killed while it wrote
@@ -64,10 +70,7 @@ def resume(folder: Path, lora, optimizers: list[torch.optim.Optimizer], config) 
         return {}, {}
     tensors, header = _read(folder / STATE)
     state = json.loads(header["run"])
-    known = json.loads(json.dumps(dataclasses.asdict(config)))
-    changed = sorted(k for k in known if k not in FREE and state["config"].get(k) != known[k])
-    if changed:
-        raise ValueError(f"the run in {folder} was made with other settings: {', '.join(changed)}")
+    _check(folder, state, config, base)
     lora.load({key.removeprefix("lora."): t for key, t in tensors.items() if key.startswith("lora.")})
     for i, optimizer in enumerate(optimizers):
         held: dict[int, dict] = {}
@@ -81,21 +84,54 @@ def resume(folder: Path, lora, optimizers: list[torch.optim.Optimizer], config) 
     return history, seen
 
 
+def _check(folder: Path, state: dict, config, base: str):
+    other = "or start a run under another name"
+    if state.get("format") != FORMAT:
+        raise ValueError(f"the run in {folder} was saved by another version of this pack: go on with that one, {other}")
+    if state["base"] != base:
+        names = f"{state['base'][:12] or 'none'}, not {base[:12] or 'none'}"
+        raise ValueError(f"the run in {folder} is of another base model ({names}): connect that model, {other}")
+    before, now = (_deciding(each) for each in (state["config"], dataclasses.asdict(config)))
+    changed = sorted(k for k in now if before.get(k) != now[k])
+    if changed:
+        raise ValueError(f"the run in {folder} was made with other settings: {', '.join(changed)}")
+
+
+def _deciding(settings: dict) -> dict:
+    """The settings that a resumed run has to share, as JSON holds them."""
+    return {key: value for key, value in json.loads(json.dumps(settings)).items() if key not in FREE}
+
+
 def _flat(held: dict) -> list[tuple[str, object]]:
     """A weight's state with the tables in it as outer/inner: bitsandbytes keeps its bytes in one."""
     tables = {key: value if isinstance(value, dict) else {"": value} for key, value in held.items()}
     return [(f"{key}/{name}" if name else key, v) for key, table in tables.items() for name, v in table.items()]
 
 
-def save_pools(folder: Path, number: int, tensors: dict[str, Tensor]):
-    """Keeps the pools of an epoch: the student that walked them will have moved, and the teacher's walk is dear."""
-    _write(_pools(folder, number), {key: t.contiguous() for key, t in tensors.items()}, {})
+def identity(config, base: str) -> str:
+    """Names what decides the pools: SHA-256 of the settings that a resumed run has to share, and of the model."""
+    return hashlib.sha256(json.dumps([_deciding(dataclasses.asdict(config)), base]).encode()).hexdigest()
 
 
-def load_pools(folder: Path, number: int) -> dict[str, Tensor] | None:
-    """The tensors of an epoch's pools, or None."""
+def save_pools(folder: Path, number: int, tensors: dict[str, Tensor], of: str, covered: int):
+    """Keeps the pools of an epoch: the student that walked them will have moved, and the teacher's walk is dear.
+
+    Args:
+        folder: of the run.
+        number: of the epoch.
+        tensors: see `pools.Epoch`.
+        of: see `identity`.
+        covered: the pairs before it have their targets.
+    """
+    held = {key: t.contiguous() for key, t in tensors.items()}
+    _write(_pools(folder, number), held, {"of": of, "covered": str(covered)})
+
+
+def load_pools(folder: Path, number: int, of: str) -> tuple[dict[str, Tensor], int]:
+    """What `save_pools` was given, tensors and `covered`; empty and 0 where there is nothing of this identity."""
     path = _pools(folder, number)
-    return _read(path)[0] if path.exists() else None
+    tensors, header = _read(path) if path.exists() else ({}, {})
+    return (tensors, int(header["covered"])) if header.get("of") == of else ({}, 0)
 
 
 def discard(folder: Path):

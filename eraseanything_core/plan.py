@@ -29,6 +29,7 @@ class Plan:
     watched: list[prompts.Sentence]  # never trained on, see watch.py; both are empty when nobody looks
     watched_kept: list[prompts.Prompt]
     shortcuts: frozenset[str] = SHORTCUTS
+    base: str = ""  # names the weights of the model that it is for, see `flux.fingerprint`; a saved state is of one
 
 
 def prepare(config: EraseConfig, text, shortcuts: frozenset[str] = SHORTCUTS) -> Plan:

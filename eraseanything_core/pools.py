@@ -65,38 +65,57 @@ def latent_shape(model, config: EraseConfig) -> tuple[int, int, int]:
     return model.channels, config.height // model.downscale, config.width // model.downscale
 
 
-def new_epoch(model, plan: Plan, number: int, stored: dict[str, Tensor] | None = None) -> Epoch:
-    """Fills the pools of pairs `number * refresh` and following, targets included; or takes what `tensors` gave."""
+def new_epoch(model, plan: Plan, number: int, stored: dict[str, Tensor] | None = None, covered: int = 0) -> Epoch:
+    """Fills the pools of pairs `number * refresh` and following, targets included.
+
+    Args:
+        model: the seam.
+        plan: the run's.
+        number: of the epoch.
+        stored: what `Epoch.tensors` gave, to go on with.
+        covered: the first pair for whose draws it has no targets, as the run had fewer steps then.
+    """
     concept, retain = restored(model, plan, number, stored) if stored else pools(model, plan, number)
     draws = draw_all(plan.config, concept, retain, number)
-    if not stored:
-        concept, retain = with_targets(model, plan, concept, retain, draws, number)
+    concept, retain = with_targets(model, plan, concept, retain, draws, number, covered)
     return Epoch(concept, retain, draws)
 
 
 def restored(model, plan: Plan, number: int, stored: dict[str, Tensor]) -> tuple[Pool, Pool | None]:
-    """The pools of `Epoch.tensors`."""
-    sigmas, made = schedule(model, plan.config), []
+    """The pools of `Epoch.tensors`, copied: those may be the map of a file that is to be replaced."""
+    sigmas, copies = schedule(model, plan.config), {}
+    for name, tensor in stored.items():
+        beside = sum(copy.nbytes for copy in copies.values())
+        copies[name] = sampling.room(tensor.shape, plan.config.pool_gib, beside).copy_(tensor)
+    made = []
     for kind, sources in zip(("concept", "retain"), chosen_sources(plan, number), strict=True):
-        tensors = {name: stored.get(f"{kind}.{name}") for name in STORED}
+        tensors = {name: copies.get(f"{kind}.{name}") for name in STORED}
         made.append(Pool(sources, sigmas=sigmas, **tensors) if sources else None)
     return made[0], made[1]
 
 
 def with_targets(
-    model, plan: Plan, concept: Pool, retain: Pool | None, draws: dict[int, list[Draw]], number: int
+    model, plan: Plan, concept: Pool, retain: Pool | None, draws: dict[int, list[Draw]], number: int, covered: int
 ) -> tuple[Pool, Pool | None]:
-    """The pools with all that the draws will ask of the teacher."""
-    every, rows = [draw for chosen in draws.values() for draw in chosen], plan.config.retained_rows()
-    erase, maps = unique([d.erase for d in every]), unique([d.maps for d in every if d.maps])
+    """The pools with all that the draws will ask of the teacher; what pairs before `covered` ask of it is there."""
+    erase, kept, maps = (lacking(draws, kind, covered) for kind in ("erase", "retain", "maps"))
     concept = with_teacher(model, plan, concept, erase, student_rows(plan.config, number, plan.config.pool))
     concept = with_neutral(model, plan, concept, erase, held(concept, retain))
     if maps:
         concept = with_known(model, plan, concept, maps, held(concept, retain))
     if retain:
-        points = unique([d.retain for d in every])
-        retain = with_teacher(model, plan, retain, points, student_rows(plan.config, number, rows))
+        rows = student_rows(plan.config, number, plan.config.retained_rows())
+        retain = with_teacher(model, plan, retain, kept, rows)
     return concept, retain
+
+
+def lacking(draws: dict[int, list[Draw]], kind: str, covered: int) -> list[tuple[int, int]]:
+    """The points of a kind that pairs from `covered` on draw, and none before."""
+    before, after = (
+        unique([getattr(d, kind) for step, ds in draws.items() for d in ds if (step < covered) is side])
+        for side in (True, False)
+    )
+    return sorted(set(after) - set(before))
 
 
 def student_rows(config: EraseConfig, number: int, rows: int) -> int:
@@ -170,9 +189,10 @@ def draw_one(config: EraseConfig, concept: Pool, retain: Pool | None, few: Point
     return Draw(erase, kept, maps)
 
 
-def unique(points: list[Points]) -> list[tuple[int, int]]:
+def unique(points: list[Points | None]) -> list[tuple[int, int]]:
     """Each (trajectory, step) once."""
-    return sorted({(int(r), int(s)) for rows, steps in points for r, s in zip(rows, steps, strict=True)})
+    given = [each for each in points if each]
+    return sorted({(int(r), int(s)) for rows, steps in given for r, s in zip(rows, steps, strict=True)})
 
 
 def with_teacher(model, plan: Plan, pool: Pool, points: list[tuple[int, int]], walked: int) -> Pool:
@@ -183,7 +203,9 @@ def with_teacher(model, plan: Plan, pool: Pool, points: list[tuple[int, int]], w
 
 def with_neutral(model, plan: Plan, pool: Pool, points: list[tuple[int, int]], beside: int) -> Pool:
     """The teacher's velocity for the neutral prompts at the points; `beside` as in `sampling.room`."""
-    place = sampling.room(pool.v.shape, plan.config.pool_gib, beside)
+    place = pool.neutral
+    if place is None:
+        place = sampling.room(pool.v.shape, plan.config.pool_gib, beside)
     return replace(pool, neutral=velocities(model, plan, pool, points, lambda s: s.neutral, place))
 
 
@@ -199,7 +221,7 @@ def velocities(model, plan: Plan, pool: Pool, points: list[tuple[int, int]], pro
 
 def with_known(model, plan: Plan, pool: Pool, points: list[tuple[int, int]], beside: int) -> Pool:
     """The teacher's attention features of synonym and irrelevant words at the points; see `known_features`."""
-    place = None
+    place = pool.known
     for i in range(0, len(points), plan.config.batch):
         row, step = torch.tensor(points[i : i + plan.config.batch]).T
         x_t, sigma, _ = pool.at(row, step, model.device)

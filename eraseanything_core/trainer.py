@@ -98,7 +98,7 @@ def train(
     config = plan.config
     lora = model.attach(config.targets, config.rank, torch.Generator().manual_seed(config.seed))
     optimizers = [optimizer(lora, rate, config) for rate in (config.lr_low, config.lr_up)]
-    run = Run(config, lora, optimizers, run_dir, READ_EVERY if "defer" in plan.shortcuts else 1)
+    run = Run(config, lora, optimizers, run_dir, READ_EVERY if "defer" in plan.shortcuts else 1, plan.base)
     start = time.monotonic()
     try:
         interrupted = loop(model, plan, run, progress, stops, show)
@@ -180,10 +180,13 @@ class Run:
         seen: the looks from outside, `pair` and one list a score.
     """
 
-    def __init__(self, config: EraseConfig, lora, optimizers: list, folder: Path | None, read_every: int = READ_EVERY):
-        self.config, self.lora, self.optimizers, self.folder = config, lora, optimizers, folder
+    def __init__(
+        self, config: EraseConfig, lora, optimizers: list, folder: Path | None, read_every: int = READ_EVERY,
+        base: str = "",
+    ):  # fmt: skip
+        self.config, self.lora, self.optimizers, self.folder, self.base = config, lora, optimizers, folder, base
         self.read_every, self.new = read_every, bool(folder) and not folder.exists()
-        self.history, self.seen = checkpoint.resume(folder, lora, optimizers, config) if folder else ({}, {})
+        self.history, self.seen = checkpoint.resume(folder, lora, optimizers, config, base) if folder else ({}, {})
         self.done, self.waiting = len(self.history.get("loss", [])), []
         self.kept = self.fingerprint()
 
@@ -192,11 +195,15 @@ class Run:
         return [p._version for p in self.lora.parameters()]
 
     def epoch(self, model, plan: Plan, number: int) -> Epoch:
-        """The pools of an epoch: those that a stopped run has left, or new ones."""
-        stored = checkpoint.load_pools(self.folder, number) if self.folder else None
-        epoch = new_epoch(model, plan, number, stored)
-        if self.folder and not stored:
-            checkpoint.save_pools(self.folder, number, epoch.tensors())
+        """The pools of an epoch: those that a stopped run has left, with what they lack, or new ones."""
+        if not self.folder:
+            return new_epoch(model, plan, number)
+        of = checkpoint.identity(self.config, self.base)
+        stored, covered = checkpoint.load_pools(self.folder, number, of)
+        epoch = new_epoch(model, plan, number, stored, covered)
+        del stored  # the map of a file that is to be replaced
+        if covered <= max(epoch.draws):
+            checkpoint.save_pools(self.folder, number, epoch.tensors(), of, max(epoch.draws) + 1)
         return epoch
 
     def add(self, step: int, found: Losses):
@@ -222,7 +229,8 @@ class Run:
         """Keeps the state, if it is that of a whole number of pairs."""
         self.read()
         if self.folder and self.done and self.kept == self.fingerprint():
-            checkpoint.save(self.folder, self.lora, self.optimizers, self.config, (self.history, self.seen), finished)
+            told = self.history, self.seen
+            checkpoint.save(self.folder, self.lora, self.optimizers, self.config, told, finished, self.base)
 
     def withdraw(self):
         """Removes the folder that this run has made, unless a state lies in it to go on from."""

@@ -42,7 +42,7 @@ def traced():
 
 def test_pools_are_written_from_where_they_lie(tmp_path, traced):
     """64 MiB; what Python holds of it at a time, torch's own arrays not counted."""
-    checkpoint.save_pools(tmp_path, 0, {"concept.x": torch.ones(4, 2**20), "retain.x": torch.ones(12, 2**20)})
+    checkpoint.save_pools(tmp_path, 0, {"concept.x": torch.ones(4, 2**20), "retain.x": torch.ones(12, 2**20)}, "", 1)
     assert traced() < 4 * 2**20
-    assert checkpoint.load_pools(tmp_path, 0)["retain.x"].sum() == 12 * 2**20
+    assert checkpoint.load_pools(tmp_path, 0, "")[0]["retain.x"].sum() == 12 * 2**20
     assert traced() < 4 * 2**20

@@ -9,11 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import comfy.sd
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from eraseanything_core import files, flux, optimizers, trainer
+from eraseanything_core import checkpoint, files, flux, optimizers, trainer
 from eraseanything_core.termination import kept_on_sigterm
 
 
@@ -160,12 +161,74 @@ def test_a_walked_pool_outlives_a_stop(patcher, clip, config, tmp_path):
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"state.safetensors"}, "a finished run needs no pools"
 
 
-@pytest.mark.parametrize("checkpoint", (False, True))
-def test_memory_settings_may_differ_when_resumed(patcher, clip, config, tmp_path, checkpoint):
-    config = dataclasses.replace(config, checkpoint=checkpoint)
+WITHIN = {"steps": 10}
+WALKED = {"refresh": 3, "on_policy": 0.5, "accumulate": 2, "steps": 8}
+
+
+@pytest.mark.parametrize(
+    "change, first, stop, whole_pools",
+    ((WITHIN, 3, 2, False), (WITHIN, 3, None, False), (WALKED, 5, 4, False), (WALKED, 3, None, True)),
+)
+def test_a_run_may_be_asked_for_more_pairs(patcher, clip, config, tmp_path, change, first, stop, whole_pools):
+    """Stopped or ended: its pairs have the points that a run of that length has from the start.
+
+    Within a pool the teacher is asked for the later targets in other batches, so they are the same up to rounding.
+    """
+    small = {"width": 32, "height": 32, "batch": 1, "retain_batch": 1, "sampling_steps": 8}
+    config = dataclasses.replace(config, **small | change)
+    whole = flux.train_eraser(patcher, clip, config)
+    flux.train_eraser(patcher, clip, dataclasses.replace(config, steps=first), stop_at(stop), tmp_path / "run")
+    rest = flux.train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
+    assert rest.losses.keys() == whole.losses.keys()
+    assert all(rest.losses[name] == pytest.approx(values, rel=1e-4) for name, values in whole.losses.items())
+    assert not whole_pools or all(torch.equal(rest.lora[k], whole.lora[k]) for k in whole.lora)
+
+
+@pytest.mark.parametrize("change", ({"concept": "blue heart", "eta": 0.3, "seed": 7}, {"pool": 6, "width": 64}))
+def test_pools_of_other_settings_are_not_used(patcher, clip, config, tmp_path, monkeypatch, change):
+    """Killed before its first state, a run leaves its pools; then the settings change."""
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "discard", lambda folder: None)
+        patch.setattr(trainer, "pair", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            flux.train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["pools-0.safetensors"]
+    other = dataclasses.replace(config, **change)
+    fresh = flux.train_eraser(patcher, clip, other)
+    found = flux.train_eraser(patcher, clip, other, run_dir=tmp_path / "run")
+    assert all(torch.equal(found.lora[k], fresh.lora[k]) for k in fresh.lora)
+
+
+@pytest.mark.parametrize("shape", ({}, {"depth": 1}))
+def test_a_run_of_another_base_model_is_not_resumed(patcher, clip, config, make_flux, tmp_path, shape):
+    """Of the same shape or of another; the model that it was of goes on."""
+    flux.train_eraser(patcher, clip, config, stop_at(2), tmp_path)
+    state = {name: 1.01 * tensor for name, tensor in make_flux(**shape).state_dict().items()}
+    with torch.inference_mode():
+        other = comfy.sd.load_diffusion_model_state_dict(state)
+    with pytest.raises(ValueError, match=r"is of another base model \(\w{12}, not \w{12}\): connect that") as caught:
+        flux.train_eraser(other, clip, config, run_dir=tmp_path)
+    assert "\n" not in str(caught.value)
+    assert flux.train_eraser(patcher, clip, config, run_dir=tmp_path).steps == 3
+
+
+def test_a_state_that_does_not_say_which_model_it_is_of(patcher, clip, config, tmp_path):
+    """As the first format of states did not."""
+    flux.train_eraser(patcher, clip, config, stop_at(2), tmp_path)
+    tensors, header = checkpoint._read(tmp_path / "state.safetensors")
+    run = json.loads(header["run"])
+    del run["format"], run["base"]
+    checkpoint._write(tmp_path / "state.safetensors", tensors, {"run": json.dumps(run)})
+    with pytest.raises(ValueError, match="saved by another version of this pack: go on with that one, or start"):
+        flux.train_eraser(patcher, clip, config, run_dir=tmp_path)
+
+
+@pytest.mark.parametrize("recompute", (False, True))
+def test_memory_settings_may_differ_when_resumed(patcher, clip, config, tmp_path, recompute):
+    config = dataclasses.replace(config, checkpoint=recompute)
     whole = flux.train_eraser(patcher, clip, config)
     flux.train_eraser(patcher, clip, config, stop_at(1), tmp_path / "run")
-    other = dataclasses.replace(config, checkpoint=not checkpoint)
+    other = dataclasses.replace(config, checkpoint=not recompute)
     rest = flux.train_eraser(patcher, clip, other, run_dir=tmp_path / "run")
     assert all(torch.allclose(rest.lora[k], whole.lora[k], atol=1e-6) for k in whole.lora)
 
