@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from eraseanything_core import flux
 from eraseanything_core.lora import load_lora
@@ -64,7 +64,7 @@ def same(one: dict, other: dict) -> bool:
 
 
 def test_trainings_and_samplings_in_one_queue(server, graph):
-    """Two equal trainings back to back with samplings between, then one again with its cache dropped."""
+    """Two trainings back to back, each with a sampling in its graph, then one again with its cache dropped."""
     info = server.object_info()
     first, second = graph(info), graph(info, seed=1)
     queued = [server.queue(g) for g in (first, second)]
@@ -77,6 +77,44 @@ def test_trainings_and_samplings_in_one_queue(server, graph):
     assert same(one, again) and not same(one, other)
     latents = [(BASE / "output" / e["outputs"]["7"]["latents"][0]["filename"]).read_bytes() for e in entries]
     assert len({latent[-4096:] for latent in latents}) == 1, "the sampled MODEL is as it was"
+
+
+@pytest.fixture
+def one_after_the_other(server):
+    """Queues a graph when another one has done its second step; the entries of both."""
+
+    def run(first: dict, second: dict, node: str) -> tuple[dict, dict]:
+        queued = [server.queue(first)]
+
+        def at_the_second_step(kind, data):
+            if len(queued) == 1 and kind == "progress" and data["node"] == node and data["value"] == 2:
+                assert data["max"] > 2
+                queued.append(server.queue(second))
+                at = server.get_json("/queue")
+                assert [[entry[1] for entry in at[f"queue_{state}"]] for state in ("running", "pending")] == [
+                    [prompt] for prompt in queued
+                ]
+
+        return server.wait(queued[0], at_the_second_step, timeout=300), server.wait(queued[1], timeout=300)
+
+    return run
+
+
+def test_a_training_queued_while_a_sampling_runs_and_the_reverse(server, graph, one_after_the_other):
+    """Over HTTP, with one model: in both orders the same LoRA and the same latent."""
+    whole = graph(server.object_info(), steps=20, output_name="beside")
+    whole["6"]["inputs"]["steps"] = 100
+    training = {key: whole[key] for key in ("1", "2", "3")}
+    sampling = {key: node for key, node in whole.items() if key != "3"}
+    found = []
+    for first, second, node in ((sampling, training, "6"), (training, sampling, "3")):
+        server.post("/free", {"unload_models": True, "free_memory": True})
+        entries = one_after_the_other(first, second, node)
+        trained, sampled = entries if first is training else entries[::-1]
+        latent = BASE / "output" / sampled["outputs"]["7"]["latents"][0]["filename"]
+        found.append((written(trained), load_file(latent)["latent_tensor"]))
+    assert same(found[0][0], found[1][0]) and any(t.abs().max() > 0 for k, t in found[0][0].items() if "lora_B" in k)
+    assert torch.equal(found[0][1], found[1][1]) and found[0][1].std() > 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
