@@ -19,6 +19,7 @@ from .lora import load_lora
 
 STATE = "state.safetensors"
 FREE = {"steps", "save_every", "checkpoint", "pool_gib"}  # settings that a resumed run may change
+FREE |= {"watch_every", "stop_score", "stop_drift", "samples"}  # they have chance of their own, or end a run
 FORMAT = 2  # of a state; the first one did not say which model it is of
 
 Told = tuple[dict[str, list[float]], dict[str, list[float]]]

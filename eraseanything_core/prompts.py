@@ -19,7 +19,16 @@ TEMPLATES = (
     "a painting of {}",
     "{}",
 )
-WATCHED = "a drawing of {} in the distance"  # held out: training never draws it
+WATCHED = (  # held out: training never draws those that `watched` takes
+    "a drawing of {} in the distance",
+    "a postcard that shows {}",
+    "{} seen through a window",
+    "an old film about {}",
+    "a poster of {} on a wall",
+    "a toy that looks like {}",
+)
+LOOKED_AT, SHORT = 3, 8  # held-out sentences of each kind; words of a prompt that may stand in another
+GENERIC = ("a street", "a mountain lake", "a bowl of fruit", "a woman with a book")  # where nothing else is known
 
 
 @dataclass(frozen=True)
@@ -117,12 +126,35 @@ def retained(config, rng: random.Random) -> Prompt:
     return Prompt(fill(template, rng.choice(config.irrelevant or [""])))
 
 
+def neighbours(config) -> list[str]:
+    """What must stay, the nearest first: the nearest tier, short prompts to retain, irrelevant words, common things."""
+    nearest = config.tiers[-1] if config.tiers else ()
+    short = [line for line in config.retain if len(line.split()) <= SHORT]
+    erased = (config.concept, *config.synonyms)
+    generic = [thing for thing in GENERIC if not any(tokens.occurs(thing, word) for word in erased)]
+    return list(dict.fromkeys((*nearest, *short, *config.irrelevant, *generic)))
+
+
 def watched(config) -> tuple[list[Sentence], list[Prompt]]:
-    """What a run looks at and never trains on: the concept, and what must stay, in a sentence of their own."""
-    concept = Prompt(fill(WATCHED, config.concept), config.concept)
-    instead = Prompt(neutral(WATCHED, config.neutral, random.Random(config.seed)))
-    word = config.irrelevant[0] if config.irrelevant else ""
-    return [Sentence(concept, instead, synonym=None, irrelevant=())], [Prompt(fill(WATCHED, word))]
+    """What a run looks at and never trains on: the concept, and neighbours of it, in sentences of their own.
+
+    Raises:
+        ValueError: training has all of the held-out sentences.
+    """
+    near, trained = neighbours(config), {_bag(text) for text in (*config.templates, *config.retain)}
+    held_out = [s for s in WATCHED if not trained & {_bag(s), *(_bag(fill(s, word)) for word in near)}][:LOOKED_AT]
+    if not held_out:
+        raise ValueError("every sentence to watch is among the templates: take one away, or set watch_every to 0")
+    rng = random.Random(config.seed)
+    concept = [Prompt(fill(s, config.concept), config.concept) for s in held_out]
+    instead = [Prompt(neutral(s, config.neutral, rng)) for s in held_out]
+    kept = [Prompt(fill(s, near[i % len(near)])) for i, s in enumerate(held_out)]
+    return [Sentence(c, n, synonym=None, irrelevant=()) for c, n in zip(concept, instead, strict=True)], kept
+
+
+def _bag(text: str) -> tuple[str, ...]:
+    """The words in any order, for training shuffles them."""
+    return tuple(sorted(text.casefold().split()))
 
 
 def words_of(text: str) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 The concept score is the student's velocity on the teacher's line from the neutral prompt to the concept,
 <v_s - v_n, v_c - v_n> / |v_c - v_n|^2: 1 is the un-erased model, 0 the neutral prompt. The attention is the student's
-column weight over the teacher's. The drift is |v_s - v| / |v| on prompts that must stay.
+column weight over the teacher's. The drift is |v_s - v| / |v| on prompts that must stay. Each sums over all points.
+A run stops on the first and the last; the attention need not fall for a concept to be gone.
 """
 
 import dataclasses
@@ -15,10 +16,10 @@ from .attention import image_feature
 from .config import EraseConfig
 from .plan import Plan, conds, generator, selected
 from .pools import fill_pool, schedule, velocities
-from .sampling import room
+from .sampling import Pool, room
 
 STEPS = 4  # of the walk to the points
-LOOKS = (1, 2)  # which of its steps are looked at
+LOOKS = (1, 2)  # which of its steps are looked at, one a sentence, in turn
 PREVIEW_STEPS, PREVIEW_PIXELS = 8, 256
 SCORES = ("concept", "attention", "drift")
 
@@ -35,6 +36,11 @@ def over(config: EraseConfig, seen: dict[str, list[float]]) -> str:
     return ""
 
 
+def bounds(config: EraseConfig) -> dict[str, float]:
+    """The scores at which the run is over, by curve."""
+    return {name: at for name, at in (("concept", config.stop_score), ("drift", config.stop_drift)) if at}
+
+
 class Watch:
     """The points, what the teacher says there, and the looks at the student."""
 
@@ -44,20 +50,14 @@ class Watch:
         rng, sigmas = generator(~plan.config.seed, 0), schedule(model, self.plan.config)
         self.concept = fill_pool(model, self.plan, plan.watched, sigmas, rng)
         self.kept = fill_pool(model, self.plan, plan.watched_kept, sigmas, rng)
-        every = [(row, step) for row in range(len(plan.watched)) for step in LOOKS]
         place = room(self.concept.v.shape, plan.config.pool_gib)
-        self.neutral = velocities(model, self.plan, self.concept, every, lambda s: s.neutral, place)
+        self.neutral = velocities(model, self.plan, self.concept, points(self.concept), lambda s: s.neutral, place)
         with torch.no_grad():
             self.feature = self.student(adapters=False)[1]
 
-    def points(self, pool) -> tuple[Tensor, Tensor]:
-        """Every (trajectory, step) that is looked at."""
-        rows = torch.arange(len(pool.sources)).repeat_interleave(len(LOOKS))
-        return rows, torch.tensor(LOOKS).repeat(len(pool.sources))
-
     def student(self, adapters: bool = True) -> tuple[Tensor, Tensor]:
         """Velocity and attention feature at the concept's points."""
-        row, step = self.points(self.concept)
+        row, step = torch.tensor(points(self.concept)).T
         x_t, sigma, _ = self.concept.at(row, step, self.model.device)
         chosen = [self.concept.sources[i].concept for i in row]
         capture = self.model.capture(selected(self.model, self.plan, chosen), self.plan.config.map_blocks)
@@ -67,17 +67,22 @@ class Watch:
     @torch.no_grad()
     def look(self) -> dict[str, float]:
         """The scores of the student as it is."""
-        row, step = self.points(self.concept)
+        row, step = torch.tensor(points(self.concept)).T
         v, feature = self.student()
         neutral = self.neutral[row, step].to(v)
         line = self.concept.v[row, step].to(v) - neutral
         concept = ((v - neutral) * line).sum() / line.square().sum()
-        row, step = self.points(self.kept)
+        row, step = torch.tensor(points(self.kept)).T
         x_t, sigma, teacher = self.kept.at(row, step, self.model.device)
         kept = conds(self.model, self.plan, [self.kept.sources[i] for i in row])
         moved = self.model.velocity(x_t, sigma, kept, adapters=True) - teacher
         found = concept, feature.sum() / self.feature.sum(), moved.norm() / teacher.norm()
         return dict(zip(SCORES, (float(value) for value in found), strict=True))
+
+
+def points(pool: Pool) -> list[tuple[int, int]]:
+    """The (trajectory, step) pairs that are looked at; no more than the teacher takes at a time."""
+    return [(row, LOOKS[row % len(LOOKS)]) for row in range(len(pool.sources))]
 
 
 class Previews:

@@ -1,6 +1,7 @@
 """Nodes that train an eraser and save it."""
 
 import dataclasses
+import logging
 import threading
 import time
 from contextlib import nullcontext
@@ -22,6 +23,7 @@ from ..eraseanything_core.lora import LoraModel, header, save_lora, strings, tit
 from ..eraseanything_core.prompts import lines_of, words_of
 from ..eraseanything_core.termination import kept_on_sigterm
 from ..eraseanything_core.trainer import EraseResult
+from ..eraseanything_core.watch import bounds
 
 DEFAULT = EraseConfig(concept="")
 CATEGORY = "EraseAnything/training"
@@ -159,11 +161,11 @@ def _later() -> list:
     """What came later: optional, so that older workflows and scripts go on."""
     presets = "How long and how thoroughly: 100, 200 or 500 pairs, or the settings of the paper or of its code. "
     presets += "It goes over the inputs that it names in its help; `custom` leaves them all to you."
-    resume = "Name of a stopped run to go on with; empty starts a new one. The inputs must be the same as then; "
+    resume = "Name of a stopped run to go on with; empty starts a new one. The inputs must be the same as then, "
     memory = "`auto` estimates the peak, recomputes blocks or leaves weights in main memory if it must, and says so."
     inputs = [
         _combo("preset", [CUSTOM, *PRESETS], presets, default="balanced", advanced=False),
-        _text("resume", resume + "steps may differ.", advanced=True),
+        _text("resume", resume + "but for steps and those of saving, memory and watching.", advanced=True),
         _combo("memory", ["auto", "as set"], memory, default="auto"),
         _int("save_every", 0, 100000, "Pairs between two saved states; 0 saves only when it stops.", default=25),
         _int("watch_every", 0, 100000, "Pairs between two looks from outside, with pictures; 0 is never."),
@@ -225,16 +227,24 @@ class Live:
         self.bar.update_absolute(step)
         left = f", {seconds / done * (self.steps - step):.0f} s left" if done else ""
         text = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
-        if self.node and getattr(PromptServer, "instance", None):
-            PromptServer.instance.send_progress_text(f"step {step} of {self.steps}{left}: {text}", self.node)
+        self.write(f"step {step} of {self.steps}{left}: {text}")
         comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def tell(self, text: str):
+        """What is said before the first step; the log keeps it."""
+        logging.info("EraseAnything: %s", text)
+        self.write(text)
+
+    def write(self, text: str):
+        if self.node and getattr(PromptServer, "instance", None):
+            PromptServer.instance.send_progress_text(text, self.node)
 
     def show(self, latents: torch.Tensor | None, run):
         """The curves so far, under the last pictures of base, erased and neighbour."""
         run.read()
         if latents is not None:
             self.row = strip(flux.small_pictures(self.model, latents, self.vae), 160)
-        drawn = curves(run.history, run.seen)
+        drawn = curves(run.history, run.seen, bounds(run.config))
         self.bar.update_absolute(run.done, preview=("JPEG", stacked(self.row, drawn) if self.row else drawn, 1024))
 
 
@@ -286,14 +296,14 @@ class EraseTrainer(io.ComfyNode):
         live = Live(config.steps, cls.hidden.unique_id, model, vae)
         with keeping():
             auto = memory == "auto"
-            result = flux.train_eraser(model, clip, config, live.progress, run, auto, live.show)
+            result = flux.train_eraser(model, clip, config, live.progress, run, auto, live.show, live.tell)
             path = free_path(run.name)
             tensors = {key: tensor.bfloat16() for key, tensor in result.lora.items()}
             head = strings(header(result.config, flux.fingerprint(model)))
             save_lora(tensors, path, head)
         if result.interrupted:
             result.notes.append(f"go on with it: resume = {run.name}")
-        summary, picture = result.summary(path.name), curves(result.losses, result.seen)
+        summary, picture = result.summary(path.name), curves(result.losses, result.seen, bounds(result.config))
         shown = ui.PreviewText(summary).as_dict() | {"lora": [path.name]} | cls.pictures(model, vae, result)
         image = torch.from_numpy(np.array(picture)).float()[None] / 255
         return io.NodeOutput(LoraModel(tensors, head), result.losses, str(path), summary, image, ui=shown)

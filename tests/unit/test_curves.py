@@ -2,7 +2,7 @@
 
 import torch
 
-from eraseanything_core.curves import LINE, PANEL, curves, stacked, strip
+from eraseanything_core.curves import BOUND, LINE, MARGIN, PANEL, curves, stacked, strip
 
 
 def test_one_panel_a_curve():
@@ -14,6 +14,18 @@ def test_a_falling_curve_falls():
     image = curves({"esd": [1.0, 0.0]}, {})
     blue = [(x, y) for x in range(image.width) for y in range(image.height) if image.getpixel((x, y)) == LINE]
     assert min(blue)[1] < max(blue)[1] and len(blue) > 50
+
+
+def test_a_bound_is_drawn_where_it_is_reached():
+    """Values from 1 down to 0.5, a bound of 0.75 in the middle of the panel; nothing without one."""
+    seen = {"pair": [1, 2], "concept": [1.0, 0.5]}
+
+    def rows(*bounds):
+        image = curves({}, seen, *bounds)
+        return {y for x in range(image.width) for y in range(image.height) if image.getpixel((x, y)) == BOUND}
+
+    assert rows({"concept": 0.75, "drift": 0.1}) == {PANEL[1] // 2} and rows() == rows({"drift": 0.75}) == set()
+    assert rows({"concept": 0.0}) == {PANEL[1] - MARGIN}, "a bound that is not reached stretches the panel"
 
 
 def test_equal_values_and_none():

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from eraseanything_core import flux, prompts, trainer, watch
+from eraseanything_core import plan as plan_module
 from eraseanything_core.tinyflux.pipeline import WEIGHTS
 
 
@@ -35,7 +36,8 @@ def test_an_untrained_student_is_the_teacher(looked):
 
 
 def test_a_student_that_moved_has_drifted(looked):
-    scores = looked(lambda up: up.normal_(0, 0.5))
+    chance = torch.Generator().manual_seed(1)
+    scores = looked(lambda up: up.normal_(0, 0.5, generator=chance))
     assert scores["drift"] > 0.01 and abs(scores["attention"] - 1) > 1e-3 and abs(scores["concept"] - 1) > 1e-3
 
 
@@ -47,12 +49,70 @@ def test_erasing_lowers_the_concept_score(patcher, clip, config):
     assert seen["pair"] == [15, 30] and seen["concept"][1] < 0.9
 
 
-def test_what_is_watched_is_never_trained_on(clip, config):
-    plan = trainer.prepare(dataclasses.replace(config, watch_every=5), flux.TextEncoder(clip))
+def test_each_score_sums_over_three_sentences(patcher, clip, config):
+    """Against the formulas, one point at a time."""
+    plan = trainer.prepare(dataclasses.replace(config, watch_every=1), flux.TextEncoder(clip))
+    with flux.borrow(patcher) as model, torch.no_grad():
+        lora = model.attach("all_qkv", 4, torch.Generator().manual_seed(0))
+        eyes = watch.Watch(model, plan)
+        for up in lora.up:
+            up.data.normal_(0, 0.5, generator=torch.Generator().manual_seed(1))
+        sums = torch.zeros(4, dtype=torch.float64)
+        for i, (sentence, kept, step) in enumerate(zip(plan.watched, plan.watched_kept, (1, 2, 1), strict=True)):
+
+            def asked(pool, prompt, adapters, i=i, step=step):
+                cond = plan_module.conds(model, plan, [prompt])
+                return model.velocity(pool.x[i, step][None], pool.sigmas[step][None], cond, adapters).double()
+
+            teacher, student = (asked(eyes.concept, sentence.concept, adapters) for adapters in (False, True))
+            neutral = asked(eyes.concept, sentence.neutral, False)
+            line, moved = teacher - neutral, asked(eyes.kept, kept, True) - asked(eyes.kept, kept, False)
+            squares = moved.square().sum(), asked(eyes.kept, kept, False).square().sum()
+            sums += torch.stack([((student - neutral) * line).sum(), line.square().sum(), *squares])
+        scores = eyes.look()
+    expected = sums[0] / sums[1], (sums[2] / sums[3]).sqrt()
+    assert (scores["concept"], scores["drift"]) == pytest.approx([float(e) for e in expected], rel=1e-4)
+
+
+def planned(clip, config, **change):
+    plan = trainer.prepare(dataclasses.replace(config, watch_every=5, **change), flux.TextEncoder(clip))
     trained = {p.text for s in plan.sentences for p in s.prompts()} | {p.text for p in plan.retained}
-    watched = {p.text for s in plan.watched for p in s.prompts()} | {p.text for p in plan.watched_kept}
-    assert "red star" in plan.watched[0].concept.text and watched - {""} and not trained & (watched - {""})
-    assert prompts.WATCHED not in config.templates
+    return plan, trained, {s.concept.text for s in plan.watched}, {p.text for p in plan.watched_kept}
+
+
+@pytest.mark.parametrize("shuffle_rate", (0.0, 1.0))
+def test_what_is_watched_is_never_trained_on(clip, config, shuffle_rate):
+    """Not even where a template or a prompt to retain is one of the held-out sentences, in whatever order."""
+    taken, retained, *others = prompts.WATCHED
+    change = {"templates": (taken, "wall a on {} of poster A"), "retain": ("a green box", retained.format("tree"))}
+    plan, trained, concept, kept = planned(clip, config, shuffle_rate=shuffle_rate, sentences=64, pool=64, **change)
+    assert len(concept) == len(kept) == 3 and not trained & (concept | kept)
+    assert concept == {s.format("red star") for s in (others[0], others[1], others[3])}
+    assert any(sorted(text.split()) == sorted(taken.format("red star").split()) for text in trained)
+
+
+def test_all_held_out_sentences_as_templates(clip, config):
+    with pytest.raises(ValueError, match="every sentence to watch is among the templates"):
+        planned(clip, config, templates=prompts.WATCHED)
+
+
+NEAREST = {  # what is typed: the words whose drift is watched
+    "a concept set": ({"tiers": (("dog",), ("tree", "house"))}, ("tree", "house", "a green box")),
+    "prompts to retain": ({}, ("a green box", "tree", "house")),
+    "a long prompt to retain": ({"retain": ("a " * 8 + "box",)}, ("tree", "house", "dog")),
+    "nothing": ({"irrelevant": (), "retain": (), "rsc": 0.0}, ("a street", "a mountain lake", "a bowl of fruit")),
+    "a common thing": (
+        {"irrelevant": (), "retain": (), "rsc": 0.0, "concept": "lake"},
+        ("a street", "a bowl of fruit", "a woman with a book"),
+    ),
+}
+
+
+@pytest.mark.parametrize("typed", NEAREST)
+def test_the_neighbours_that_are_watched(clip, config, typed):
+    change, words = NEAREST[typed]
+    plan = planned(clip, config, **change)[0]
+    assert [p.text for p in plan.watched_kept] == [s.format(w) for s, w in zip(prompts.WATCHED, words, strict=False)]
 
 
 def test_it_stops_on_the_score_and_goes_no_further_when_resumed(patcher, clip, config, tmp_path):
@@ -85,6 +145,23 @@ def test_watching_does_not_change_the_run(patcher, clip, config):
     assert len(shown) == 3 and shown[0].shape == (3, 16, 12, 12)
     base = [latents[0] for latents in shown]
     assert torch.equal(base[0], base[2]) and not torch.equal(shown[0][1], shown[2][1])
+
+
+def test_what_is_watched_may_change_when_a_run_goes_on(patcher, clip, config, tmp_path):
+    """Looks, pictures and bounds have chance of their own: the LoRA has the bits of a run that nobody looked at."""
+
+    def stop(step, _):
+        if step == 1:
+            raise KeyboardInterrupt
+
+    whole = flux.train_eraser(patcher, clip, config)
+    seen = dataclasses.replace(config, watch_every=1, stop_score=0.01, stop_drift=9.0, samples=1)
+    for first, then, folder in ((config, seen, "looked at later"), (seen, config, "no more")):
+        flux.train_eraser(patcher, clip, first, stop, tmp_path / folder)
+        rest = flux.train_eraser(patcher, clip, then, run_dir=tmp_path / folder)
+        assert rest.steps == 3 and all(torch.equal(rest.lora[k], whole.lora[k]) for k in whole.lora)
+        assert rest.seen["pair"] == ([2, 3] if then is seen else [1])
+        assert (rest.samples is not None) == (then is seen)
 
 
 @pytest.fixture
