@@ -96,7 +96,7 @@ class EraseConfig:
 QUICK = {"steps": 100, "refresh": 100, "sampling_steps": 12, "pool": 8, "retain_pool": 6, "rsc_points": 16}
 LONGER = {"sampling_steps": 12, "pool": 6, "retain_pool": 4, "rsc_points": 12, "on_policy": 0.25}
 PAPER = {"preserve": "paper", "paper_sign": True, "eta": 1.0, "alternate": True, "sampling_steps": 28, "rank": 8}
-PAPER |= {"targets": "paper", "on_policy": 0.0}
+PAPER |= {"targets": "paper", "on_policy": 0.0, "esd": 1.0}
 PRESETS = {  # what each sets; everything else stays as it is
     "quick": QUICK,
     "balanced": LONGER | {"steps": 200, "refresh": 100},

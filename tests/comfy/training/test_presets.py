@@ -1,6 +1,9 @@
 """What the presets promise, on a model of TinyFlux's shape; each trains with its own settings and is stopped early."""
 
 import dataclasses
+import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -75,10 +78,34 @@ def is_the_published_codes(result, seen):
 @pytest.mark.parametrize("preset", ("paper", "reference"))
 def test_the_papers_are_the_papers_over_tinyflux_recipe_too(preset):
     """What the shipped workflow holds trains keys and values on trajectories that the student walks."""
-    recipe = erase_config("star")
+    recipe = erase_config("star", esd=0.5)
     assert (recipe.targets, recipe.on_policy) == ("text_kv", 0.75)
     config = dataclasses.replace(recipe, **PRESETS[preset])
+    assert config.esd == 1.0
     assert lora.target_names(config.targets) == ("add_q", "add_k") and config.student_rows(config.pool) == 0
+
+
+ROOT = Path(__file__).parents[3]
+GOLDEN = ROOT / "tests" / "comfy" / "nodes.golden.json"
+
+
+def cell(value):
+    """A preset's value as the help page has it."""
+    told = {"None": "", "True": "on", "(-1,)": "last"}
+    return told.get(str(value), f"{value:g}" if isinstance(value, float) else str(value))
+
+
+def test_the_help_page_names_all_that_a_preset_sets():
+    """One row a setting, in the order of the presets, with the values that the trainer takes."""
+    page = (ROOT / "web" / "docs" / "EraseAnything_EraseTrainer.md").read_text(encoding="utf-8")
+    table = page[page.index("| setting | `quick`") :].split("\n\n")[0].splitlines()
+    head, _, *rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in table]
+    assert head == ["setting", *PRESETS]
+    names = dict.fromkeys(name for preset in PRESETS.values() for name in preset)
+    assert rows == [[name, *(cell(preset.get(name)) for preset in PRESETS.values())] for name in names]
+    inputs = json.loads(GOLDEN.read_text(encoding="utf-8"))["EraseAnything_EraseTrainer"]["inputs"]
+    others = page[page.index("No inputs are ") :].split("\n\n")[0]
+    assert set(re.findall("`(.+?)`", others)) == set(names) - set(inputs)
 
 
 def drawn(preset, number):
