@@ -66,6 +66,18 @@ def test_trains_saves_and_returns(trainer_node, widgets, loras):
     assert "2 of 2 steps" in summary
 
 
+def test_core_plots_the_losses(trainer_node, widgets, loras, monkeypatch):
+    """Plot Loss Graph takes `losses`: its line falls or rises as their weighted sum does."""
+    from comfy_extras import nodes_train
+
+    monkeypatch.setattr(nodes_train.ui, "PreviewImage", lambda image, cls: image[0])
+    losses = execute(trainer_node, widgets).args[1]
+    drawn = nodes_train.LossGraphNode.execute(losses, "x").ui
+    blue = ((drawn[..., 2] == 1) & (drawn[..., 0] == 0)).nonzero()  # row and column, from the top left
+    first, last = (blue[blue[:, 1] == column, 0].float().mean() for column in (blue[:, 1].min(), blue[:, 1].max()))
+    assert (first < last) == (losses["loss"][0] > losses["loss"][1]) and abs(first - last) > 100
+
+
 def test_a_concept_set_takes_the_place_of_the_typed_words(trainer_node, widgets, loras):
     concepts = ConceptSet(
         "red star",

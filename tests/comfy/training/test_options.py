@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from eraseanything_core import checkpoint, flux, losses, pools, sampling, trainer
+from eraseanything_core import checkpoint, flux, losses, optimizers, pools, sampling, trainer
+from eraseanything_core.lora import PRESETS as TARGETS
 
 
 @pytest.fixture
@@ -86,8 +87,19 @@ def test_the_weights(first_pair):
     assert not torch.allclose(sum(parts[:3]), whole, atol=1e-3 * float(whole.norm()))
 
 
-def test_what_the_optimisers_are_given(patcher, clip, config, monkeypatch):
-    """Their kind, their decay, and in each pair the two rates: here up over two pairs, then down to 0."""
+FACTORS = {  # of the rates, over six pairs of which two are the rise
+    "constant": (0.5, 1, 1, 1, 1, 1),
+    "linear": (0.5, 1, 1, 0.75, 0.5, 0.25),
+    "cosine": (0.5, 1, 1, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4),
+}
+
+
+@pytest.mark.parametrize(
+    "name, kind, plan",
+    (("adamw", "AdamW", "cosine"), ("adamw8bit", "AdamW8bit", "constant"), ("prodigy", "Prodigy", "linear")),
+)
+def test_what_the_optimisers_are_given(patcher, clip, config, monkeypatch, name, kind, plan):
+    """Their kind, their decay, and in each pair the two rates."""
     given, original = [], trainer.update
 
     def update(optimizer, *args):
@@ -96,10 +108,42 @@ def test_what_the_optimisers_are_given(patcher, clip, config, monkeypatch):
         return original(optimizer, *args)
 
     monkeypatch.setattr(trainer, "update", update)
-    change = {"optimizer": "prodigy", "weight_decay": 0.25, "lr_schedule": "linear", "warmup": 2, "steps": 4}
-    flux.train_eraser(patcher, clip, dataclasses.replace(config, lr_low=0.5, lr_up=0.125, **change))
-    assert {kind for kind, *_ in given} == {"Prodigy"} and {decay for _, decay, _ in given} == {0.25}
-    assert [rate for *_, rate in given] == [0.5 / 2, 0.125 / 2, 0.5, 0.125, 0.5, 0.125, 0.5 / 2, 0.125 / 2]
+    change = {"optimizer": name, "weight_decay": 0.25, "lr_schedule": plan, "warmup": 2, "steps": 6}
+    result = flux.train_eraser(patcher, clip, dataclasses.replace(config, lr_low=0.01, lr_up=0.0025, **change))
+    assert {kind for kind, *_ in given} == {kind} and {decay for _, decay, _ in given} == {0.25}
+    rates = [rate for *_, rate in given]
+    assert rates == pytest.approx([rate * factor for factor in FACTORS[plan] for rate in (0.01, 0.0025)])
+    assert all(t.abs().max() > 0 for t in result.lora.values())
+
+
+def test_every_optimiser_and_every_schedule_is_tested():
+    tested = test_what_the_optimisers_are_given.pytestmark[0].args[1]
+    assert {name for name, *_ in tested} == set(optimizers.LIBRARIES) == set(optimizers.KEPT)
+    assert {plan for *_, plan in tested} == set(optimizers.SCHEDULES) == set(FACTORS)
+
+
+TRAINED = {  # the projections of each choice: of dual blocks' text and image streams, and of single blocks
+    "paper": (("add_q_proj", "add_k_proj"), ()),
+    "text_qkv": (("add_q_proj", "add_k_proj", "add_v_proj"), ()),
+    "text_kv": (("add_k_proj", "add_v_proj"), ()),
+    "dual_qk": (("add_q_proj", "add_k_proj", "to_q", "to_k"), ()),
+    "dual_qkv": (("add_q_proj", "add_k_proj", "add_v_proj", "to_q", "to_k", "to_v"), ()),
+    "all_kv": (("add_k_proj", "add_v_proj", "to_k", "to_v"), ("to_k", "to_v")),
+    "all_qkv": (("add_q_proj", "add_k_proj", "add_v_proj", "to_q", "to_k", "to_v"), ("to_q", "to_k", "to_v")),
+}
+
+
+@pytest.mark.parametrize("targets", TARGETS)
+def test_the_targets_are_trained_and_nothing_else(patcher, clip, config, targets):
+    """Both factors of each projection of every block move from where they began: A at random, B at zero."""
+    config, (dual, single) = dataclasses.replace(config, targets=targets, steps=2), TRAINED[targets]
+    made = flux.train_eraser(patcher, clip, config).lora
+    began = flux.train_eraser(patcher, clip, dataclasses.replace(config, lr_low=0.0, lr_up=0.0)).lora
+    names = [f"transformer_blocks.{i}.attn.{name}" for i in range(2) for name in dual]
+    names += [f"single_transformer_blocks.{i}.attn.{name}" for i in range(4) for name in single]
+    assert set(made) == {f"transformer.{name}.lora_{factor}.weight" for name in names for factor in "AB"}
+    assert all(not torch.equal(made[key], began[key]) for key in made)
+    assert not any(t.any() for key, t in began.items() if "lora_B" in key)
 
 
 @pytest.mark.parametrize("name, dtype", (("fp32", torch.float32), ("bf16", torch.bfloat16)))
