@@ -129,9 +129,9 @@ def save_pools(folder: Path, number: int, tensors: dict[str, Tensor], of: str, c
 
 
 def load_pools(folder: Path, number: int, of: str) -> tuple[dict[str, Tensor], int]:
-    """What `save_pools` was given, tensors and `covered`; empty and 0 where there is nothing of this identity."""
+    """What `save_pools` was given, the tensors mapped; empty and 0 where there is nothing of this identity."""
     path = _pools(folder, number)
-    tensors, header = _read(path) if path.exists() else ({}, {})
+    tensors, header = _read(path, mapped=True) if path.exists() else ({}, {})
     return (tensors, int(header["covered"])) if header.get("of") == of else ({}, 0)
 
 
@@ -155,9 +155,9 @@ def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]):
         raise OSError(error.errno, told) from error
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(path: Path, mapped: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        tensors, header = load_lora(path)
+        tensors, header = load_lora(path, mapped)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}): delete it, or start a run under another name") from error
     if "sha256" not in header:

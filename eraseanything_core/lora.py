@@ -177,10 +177,16 @@ class LoraModel(dict):
         self.header = header
 
 
-def load_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a LoRA file and its header."""
+def load_lora(path: Path, mapped: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a LoRA file and its header.
+
+    Args:
+        path: the file.
+        mapped: leave the tensors in the file, which Windows then neither replaces nor removes while they live.
+    """
     with safe_open(path, framework="pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+        tensors = {key: file.get_tensor(key) if mapped else file.get_tensor(key).clone() for key in file.keys()}
+        return tensors, file.metadata() or {}
 
 
 def title(concept: str) -> dict[str, str]:

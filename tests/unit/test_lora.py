@@ -1,4 +1,5 @@
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,17 @@ def test_save_and_load(tmp_path):
     assert header["eraseanything.concept"] == "star" and header["eraseanything.synonyms"] == '["sun"]'
     assert header["eraseanything.base_model"] == "abc" and header["modelspec.title"] == "erases star"
     assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process has mapped")
+def test_a_loaded_file_may_be_replaced(tmp_path):
+    """Windows refuses it while the file is mapped."""
+    path = lora.save_lora(lora.Lora(parts(), rank=2).tensors(), tmp_path / "x.safetensors", {})
+    mapped = lambda: str(path) in Path("/proc/self/maps").read_text()  # noqa: E731
+    plain = lora.load_lora(path)
+    assert plain and not mapped()
+    left_in_the_file = lora.load_lora(path, mapped=True)
+    assert left_in_the_file and mapped()
 
 
 def test_unknown_targets():

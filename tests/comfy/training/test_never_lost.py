@@ -223,6 +223,36 @@ def test_a_state_that_does_not_say_which_model_it_is_of(patcher, clip, config, t
         flux.train_eraser(patcher, clip, config, run_dir=tmp_path)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process has mapped")
+def test_no_file_is_mapped_when_it_is_replaced_or_removed(patcher, clip, config, tmp_path, monkeypatch):
+    """Windows refuses both. The pools of the stopped run, which are read mapped, are written anew with more targets."""
+    config, told = dataclasses.replace(config, steps=6, refresh=3, save_every=1), []
+    flux.train_eraser(patcher, clip, dataclasses.replace(config, steps=2), stop_at(2), tmp_path)
+
+    def watched(method, at):
+        def call(*args, **kwargs):
+            told.append((args[at].name, str(args[at]) in Path("/proc/self/maps").read_text()))
+            return method(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(Path, "replace", watched(Path.replace, 1))
+    monkeypatch.setattr(Path, "unlink", watched(Path.unlink, 0))
+    flux.train_eraser(patcher, clip, config, run_dir=tmp_path)
+    assert {name for name, _ in told if name[0] != "."} == {f"{n}.safetensors" for n in ("state", "pools-0", "pools-1")}
+    assert not any(mapped for _, mapped in told)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process has mapped")
+def test_a_resumed_run_has_not_mapped_its_state(patcher, clip, config, tmp_path):
+    """The optimisers keep the very tensors that they are given."""
+    flux.train_eraser(patcher, clip, config, stop_at(2), tmp_path)
+    told = []
+    look = lambda *_: told.append(str(tmp_path) in Path("/proc/self/maps").read_text())  # noqa: E731
+    flux.train_eraser(patcher, clip, config, look, tmp_path)
+    assert told == [False]
+
+
 @pytest.mark.parametrize("recompute", (False, True))
 def test_memory_settings_may_differ_when_resumed(patcher, clip, config, tmp_path, recompute):
     config = dataclasses.replace(config, checkpoint=recompute)
