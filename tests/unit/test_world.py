@@ -25,13 +25,13 @@ def test_held_out_templates_are_not_training_templates():
         assert not set(templates) & set(captions.TRAIN[kind])
 
 
-@pytest.mark.parametrize("style", [None, *shapes.STYLES])
-def test_oracle_reads_renders_of_one_object(style):
-    rng, right = random.Random(str(style)), []
-    for entity in shapes.ENTITIES:
+@pytest.mark.parametrize("number, style", list(enumerate([None, *shapes.STYLES])))
+def test_oracle_reads_renders_of_one_object(number, style):
+    """Every style with two entities and every entity in at least two styles; 110 renders take a minute."""
+    rng, entities = random.Random(str(style)), list(shapes.ENTITIES)
+    for entity in (entities[number % 10], entities[(number + 5) % 10]):
         found = oracle.read_object(world.render(world.single(rng, entity=entity, style=style)))
-        right.append((found.entity, found.style) == (entity, style or "flat"))
-    assert sum(right) >= 9
+        assert (found.entity, found.style) == (entity, style or "flat")
 
 
 @pytest.mark.parametrize("relation", world.RELATIONS)
