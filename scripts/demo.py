@@ -132,7 +132,8 @@ def main():
     OUT.mkdir(exist_ok=True)
     base = Path(os.environ["COMFYUI_BASE"])
     command = "python scripts/dev.py demo" + " --more" * args.more
-    about = {"judge": "oracle", "seeds": "100000 * cell + 0 .. n - 1", "command": command, "commit": commit()}
+    seeds = f"pictures: 100000 * cell + 0 .. n - 1; training: {trainer_inputs(DEMO)['seed']}"
+    about = {"judge": "oracle", "seeds": seeds, "command": command, "commit": commit()}
     parts = []
     print("starting ComfyUI")
     with ComfyServer(Path(os.environ["COMFYUI_PATH"]), base, ROOT / ".cache" / "demo.log") as server:
