@@ -30,6 +30,7 @@ def use_existing(comfyui: Path, overlay: Path, log: Path, requirements: list[Pat
     if not at_least(version, VERSION):
         raise StepFailed(f"COMFYUI_PATH={comfyui} is ComfyUI {version}; this pack needs {VERSION} or later.")
     python = find_python(comfyui)
+    refuse_embedded(python)
     print(f"setup: ComfyUI {version} in {comfyui}, run by {python}", flush=True)
     if any(requirement_lines(file) for file in requirements):
         python = make_overlay(python, overlay, log, requirements)
@@ -55,6 +56,20 @@ def find_python(comfyui: Path) -> Path:
             if candidate.is_file():
                 return candidate
     return Path(sys.executable)
+
+
+def refuse_embedded(python: Path) -> None:
+    """Windows' embeddable Python, as in ComfyUI's portable package, has no venv, and its ._pth ignores PYTHONPATH.
+
+    Raises:
+        StepFailed: it is one.
+    """
+    if any(python.parent.glob("python*._pth")):
+        raise StepFailed(
+            f"{python} is an embedded Python: it makes no virtual environments and does not heed PYTHONPATH.\n"
+            "  Unset COMFYUI_PATH, and ComfyUI is installed in here beside it; or name with COMFYUI_PYTHON another\n"
+            "  Python that has the packages of ComfyUI's requirements.txt."
+        )
 
 
 def make_overlay(python: Path, overlay: Path, log: Path, requirements: list[Path]) -> Path:

@@ -157,6 +157,13 @@ def test_the_interpreter_of_an_installation_is_found(installation, monkeypatch):
         existing.find_python(installation)
 
 
+def test_an_embedded_python_is_refused_with_what_to_do(installation, tmp_path):
+    portable = touch(installation.parent / "python_embeded" / "python.exe")
+    touch(portable.with_name("python313._pth"))
+    with pytest.raises(StepFailed, match="(?s)embedded Python.*Unset COMFYUI_PATH.*COMFYUI_PYTHON"):
+        existing.use_existing(installation, tmp_path / "overlay", tmp_path / "log", [])
+
+
 def test_an_installation_without_further_requirements_is_used_as_it_is(installation, tmp_path):
     requirements = tmp_path / "requirements.txt"
     requirements.write_text("# nothing\n\n")
