@@ -2,25 +2,30 @@
 and `sheet.png`.
 
 Held-out templates and seeds, both judges. A concept whose ceiling is too low is named in `below`, and nothing that
-is said about erasing it means much.
+is said about erasing it means much. `--only` measures some parts anew and puts them into the file that is there.
 """
 
 import argparse
 import json
 import random
+import subprocess
+import sys
+import time
 from collections import defaultdict
 from pathlib import Path
+from statistics import median
 
 import torch
 from PIL import Image
 from torchvision.utils import make_grid
 
+from ..evaluation.judges import sha256
 from ..evaluation.metrics import rate
 from . import GUIDANCE, STEPS, oracle
 from .captions import CONCEPTS, SYNONYMS
 from .judge import read as read_cnn
 from .measure import read_cell
-from .pipeline import Pipeline, flux, judge_net
+from .pipeline import WEIGHTS, Pipeline, flux, judge_net
 from .prompts import kind_of, prompt_with, scene_with
 from .recipe import Cell
 from .world import render
@@ -28,6 +33,9 @@ from .world import render
 FLOORS = {"entity": 0.95, "style": 0.95, "relation": 0.90, "concept": 0.85, "synonyms": 0.90, "distorted": 0.80}
 ALL = tuple(c for group in CONCEPTS.values() for c in group)
 DISTORTED = ("misspelt", "affixed", "repeated", "shuffled")
+QUESTIONS = ("clean", "synonyms", *DISTORTED)
+PARTS = (*QUESTIONS, "renders", "same_label_when_shuffled", "cost")
+BATCH, BATCHES = 16, 5  # of `cost`
 
 
 def question(name: str, count: int, seed: int) -> Cell:
@@ -78,6 +86,26 @@ def same_under_shuffling(pipeline: Pipeline, net, count: int, seed: int) -> dict
     return {judge: rate(hits) for judge, hits in same.items()}
 
 
+def cost(pipeline: Pipeline, seed: int) -> dict:
+    """Seconds a picture on one thread, text and decoding included, medians of some batches after a first one.
+
+    Returns:
+        {"seconds", "cpu_seconds", "batch", "batches", "steps", "threads"}; `seconds` is wall time, which other
+        processes lengthen.
+    """
+    rng, threads, spent = random.Random(seed), torch.get_num_threads(), []
+    prompts, seeds = [prompt_with(rng, rng.choice(ALL)) for _ in range(BATCH)], [seed + i for i in range(BATCH)]
+    torch.set_num_threads(1)
+    for _ in range(BATCHES + 1):
+        start = time.perf_counter(), time.process_time()
+        pipeline.pictures(prompts, seeds)
+        spent.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+    torch.set_num_threads(threads)
+    seconds, cpu = (round(median(each) / BATCH, 4) for each in zip(*spent[1:], strict=True))
+    sizes = {"batch": BATCH, "batches": BATCHES, "steps": STEPS, "threads": 1}
+    return {"seconds": seconds, "cpu_seconds": cpu, **sizes}
+
+
 def sheet(pipeline: Pipeline, path: Path, seed: int, columns: int = 15):
     """Draws every concept three times, held-out prompts, ten concepts in two rows, and saves the picture."""
     rng = random.Random(seed)
@@ -92,31 +120,67 @@ def below(clean: dict) -> list[str]:
     return [f"{c} {value:.2f}" for c, value in low.items() if value < FLOORS["concept"]]
 
 
-def measure(clean: int, other: int, seed: int) -> dict:
-    """All ceilings; `clean` and `other` are images a concept."""
+def asked(pipeline: Pipeline, net, name: str, count: int, seed: int) -> dict:
+    """The rates of one of `QUESTIONS`, `count` pictures a concept, by each judge."""
+    cell = question(name, count, seed + 10_000 * QUESTIONS.index(name))
+    hits, _ = read_cell(pipeline, net, cell)
+    found = {judge: by_concept(outcomes, cell) for judge, outcomes in hits.items()}
+    print(name, {judge: rates["all"]["value"] for judge, rates in found.items()}, flush=True)
+    return found
+
+
+def measure(parts: tuple[str, ...], clean: int, other: int, pairs: int, seed: int) -> dict:
+    """Some of `PARTS`; `clean`, `other` and `pairs` are pictures, or pairs of them, a concept."""
     pipeline, net = Pipeline(flux()), judge_net()
-    report = {"guidance": GUIDANCE, "steps": STEPS, "seed": seed, "floors": FLOORS, "renders": renders(net, 10, seed)}
-    for number, name in enumerate(("clean", "synonyms", *DISTORTED)):
-        cell = question(name, clean if name == "clean" else other, seed + 10_000 * number)
-        hits, _ = read_cell(pipeline, net, cell)
-        report[name] = {judge: by_concept(found, cell) for judge, found in hits.items()}
-        print(name, {judge: report[name][judge]["all"]["value"] for judge in hits}, flush=True)
-    report["same_label_when_shuffled"] = same_under_shuffling(pipeline, net, max(2, other // 4), seed + 90_000)
-    report["below"] = below(report["clean"])
-    return report
+    others = {
+        "renders": lambda: renders(net, 10, seed),
+        "same_label_when_shuffled": lambda: same_under_shuffling(pipeline, net, pairs, seed + 90_000),
+        "cost": lambda: cost(pipeline, seed),
+    }
+    counts = dict.fromkeys(QUESTIONS, other) | {"clean": clean}
+    return {
+        name: asked(pipeline, net, name, counts[name], seed) if name in counts else others[name]()
+        for name in PARTS
+        if name in parts
+    }
+
+
+def commit() -> str:
+    """The commit that is checked out, with a plus if files differ from it; "none" outside a repository."""
+    told = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=WEIGHTS, capture_output=True, text=True)
+    return told.stdout.strip() or "none"
+
+
+def stored(path: Path, weights: dict) -> dict:
+    """The report in the file; raises ValueError when it was measured on other weights."""
+    told = json.loads(path.read_text(encoding="utf-8"))
+    if told.get("weights", weights) != weights:
+        raise ValueError(f"{path} was measured on other weights: measure all parts")
+    return told
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clean", type=int, default=70, help="images a concept with clean prompts")
     parser.add_argument("--other", type=int, default=20, help="images a concept with synonyms and with each distortion")
+    parser.add_argument("--pairs", type=int, default=10, help="pairs a concept, one with its words shuffled")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="measure these anew, and leave the rest of the file")
     parser.add_argument("--seed", type=int, default=7_000_000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "ceilings.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    sheet(Pipeline(flux()), args.out.with_name("sheet.png"), args.seed)
-    args.out.write_text(json.dumps(measure(args.clean, args.other, args.seed), indent=1) + "\n")
+    made = {"command": " ".join(["python scripts/dev.py ceilings", *sys.argv[1:]]), "commit": commit()}
+    weights = {path.name: sha256(path) for path in sorted(WEIGHTS.glob("*.safetensors"))}
+    if args.only:
+        report = stored(args.out, weights)
+        report["anew"] = report.get("anew", {}) | dict.fromkeys(args.only, made)  # the command of these parts
+    else:
+        sheet(Pipeline(flux()), args.out.with_name("sheet.png"), args.seed)
+        report = made | {"guidance": GUIDANCE, "steps": STEPS, "seed": args.seed, "floors": FLOORS}
+    report |= {"weights": weights} | measure(tuple(args.only or PARTS), args.clean, args.other, args.pairs, args.seed)
+    report["below"] = below(report["clean"])
+    args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

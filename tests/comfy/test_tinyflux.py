@@ -6,12 +6,15 @@ import comfy.latent_formats
 import comfy.lora
 import comfy.sd
 import comfy.utils
+import nodes
 import pytest
 import torch
+from comfy_extras.nodes_sd3 import EmptySD3LatentImage
 
 from eraseanything_core.flux import exact_gradients
+from eraseanything_core.tinyflux import ceilings
 from eraseanything_core.tinyflux import pipeline as tiny
-from eraseanything_core.tinyflux.ceilings import FLOORS
+from eraseanything_core.tinyflux.ceilings import ALL, DISTORTED, FLOORS
 from eraseanything_core.tinyflux.measure import merged
 from eraseanything_core.tinyflux.plain import rope_table, velocity
 
@@ -46,6 +49,19 @@ def test_stock_loader_takes_every_weight(patcher):
     theirs = patcher.model.diffusion_model.state_dict()
     assert {k for k in theirs} == set(ours)
     assert all(torch.equal(theirs[k].to(v.dtype), v) for k, v in ours.items())
+
+
+def test_both_empty_latents_give_the_same_picture(patcher):
+    """EmptyLatentImage makes 4 channels, which ComfyUI's sampler widens to the model's 16."""
+    plain, sd3 = nodes.EmptyLatentImage().generate(96, 96, 2)[0], EmptySD3LatentImage.execute(96, 96, 2).args[0]
+    assert plain["samples"].shape[1] == 4 and sd3["samples"].shape == (2, 16, 12, 12)
+    g = torch.Generator().manual_seed(0)
+    context, pooled = torch.randn(1, 32, 128, generator=g), torch.randn(1, 64, generator=g)
+    asked = [[context, {"pooled_output": pooled, "guidance": 3.5}]]
+    with torch.inference_mode():
+        settings = (1, 3, 1.0, "euler", "simple", asked, asked)
+        drawn, same = (nodes.KSampler().sample(patcher, *settings, latent)[0]["samples"] for latent in (plain, sd3))
+    assert drawn.shape == (2, 16, 12, 12) and torch.equal(drawn, same) and drawn.std() > 0.1
 
 
 def test_plain_forward_equals_comfyui(inputs):
@@ -84,9 +100,37 @@ def test_an_eraser_of_another_model_is_refused():
 
 
 def test_ceilings_stand_in_the_repository():
+    """And both judges find them above the marks that were set for them."""
     told = json.loads((WEIGHTS.parent / "ceilings.json").read_text())
-    assert told["floors"] == FLOORS
-    assert all(told["clean"][judge]["all"]["n"] >= 2000 for judge in ("oracle", "cnn"))
+    assert told["floors"] == FLOORS and told["below"] == []
+    for judge in ("oracle", "cnn"):
+        clean = told["clean"][judge]
+        assert clean["all"]["n"] >= 2000
+        assert clean["entity"]["value"] >= 0.95 and clean["style"]["value"] >= 0.95
+        assert clean["relation"]["value"] >= 0.90 and min(clean[concept]["value"] for concept in ALL) >= 0.85
+        assert told["synonyms"][judge]["all"]["value"] >= 0.90
+        assert all(told[name][judge]["all"]["value"] >= 0.80 for name in DISTORTED)
+
+
+def test_some_ceilings_are_measured_anew(tmp_path, monkeypatch):
+    """The rest of the file stays, and the new parts say by which command; never on other weights."""
+    before = json.loads((WEIGHTS.parent / "ceilings.json").read_text())
+    out, parts = tmp_path / "ceilings.json", ("cost", "same_label_when_shuffled")
+    out.write_text(json.dumps(before))
+    monkeypatch.setattr(ceilings, "BATCH", 2)
+    monkeypatch.setattr(ceilings, "BATCHES", 1)
+    monkeypatch.setattr(ceilings, "ALL", ("above", "beside"))
+    command = ["ceilings", "--only", *parts, "--pairs", "2", "--threads", "1", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", command)
+    ceilings.main()
+    told = json.loads(out.read_text())
+    assert told["clean"] == before["clean"] and set(told["anew"]) >= set(parts)
+    assert told["same_label_when_shuffled"]["cnn"]["n"] == 4 and 0 < told["cost"]["cpu_seconds"] < 30
+    assert all(told["anew"][part]["command"].endswith(" ".join(command[1:])) for part in parts)
+    assert set(told["weights"]) == {path.name for path in WEIGHTS.glob("*.safetensors")}
+    out.write_text(json.dumps(told | {"weights": {}}))
+    with pytest.raises(ValueError, match="on other weights"):
+        ceilings.main()
 
 
 def test_weights_fit_the_repository():
