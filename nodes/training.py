@@ -204,6 +204,13 @@ def run_folder(output_name: str, resume: str) -> Path:
     return run
 
 
+def replaced(preset: str, typed: dict) -> list[str]:
+    """A line that names what a preset took the place of; values that nobody has changed are not worth one."""
+    over = {k: v for k, v in PRESETS.get(preset, {}).items() if typed.get(k, v) not in (v, getattr(DEFAULT, k))}
+    told = ", ".join(f"{name} {value} instead of {typed[name]}" for name, value in over.items())
+    return [f"the preset {preset} replaced typed inputs: {told}; with custom they count"] if over else []
+
+
 def keeping():
     """SIGTERM lets the pair end, the state and the LoRA be written, and the process then end."""
     server, here = getattr(PromptServer, "instance", None), threading.current_thread() is threading.main_thread()
@@ -301,6 +308,7 @@ class EraseTrainer(io.ComfyNode):
             tensors = {key: tensor.bfloat16() for key, tensor in result.lora.items()}
             head = strings(header(result.config, flux.fingerprint(model)))
             save_lora(tensors, path, head)
+        result.notes += replaced(preset, settings)
         if result.interrupted:
             result.notes.append(f"go on with it: resume = {run.name}")
         summary, picture = result.summary(path.name), curves(result.losses, result.seen, bounds(result.config))

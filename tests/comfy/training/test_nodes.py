@@ -315,6 +315,24 @@ def test_a_preset_goes_over_its_inputs_and_no_others(asked, preset):
     assert all(changed[k] == v for k, v in PRESETS[preset].items())
 
 
+def test_the_summary_names_what_a_preset_replaced(trainer_node, widgets, loras, monkeypatch):
+    """Not what is the widget's default, nor what the preset would have set, nor anything without a preset."""
+    from pack_under_test.eraseanything_core.config import PRESETS as presets
+
+    monkeypatch.setitem(presets, "quick", presets["quick"] | {"steps": 1, "sampling_steps": 2, "pool": 2})
+    plain = {"steps": 200, "sampling_steps": 28, "pool": 8}
+    said = "the preset quick replaced typed inputs: "
+
+    def summary(preset, **typed):
+        return execute(trainer_node, widgets | plain | {"preset": preset} | typed).args[3]
+
+    assert said + "steps 1 instead of 3, pool 2 instead of 5; with custom they count" in summary(
+        "quick", steps=3, pool=5
+    )
+    assert said not in summary("quick", pool=2)
+    assert said not in summary("custom", steps=1, sampling_steps=2, pool=3)
+
+
 def another(widget):
     """A value that is not the default."""
     if isinstance(widget, io.Combo.Input):
