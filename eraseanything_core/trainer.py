@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from . import checkpoint
 from .config import EraseConfig
@@ -138,10 +139,12 @@ def loop(model, plan: Plan, run: "Run", progress, stops, show) -> bool:
     except stops:
         if not run.done:
             raise
+        run.restore()
         return True
     except FloatingPointError:
         raise
     except Exception:
+        run.restore()
         run.save()
         raise
     return False
@@ -188,11 +191,22 @@ class Run:
         self.read_every, self.new = read_every, bool(folder) and not folder.exists()
         self.history, self.seen = checkpoint.resume(folder, lora, optimizers, config, base) if folder else ({}, {})
         self.done, self.waiting = len(self.history.get("loss", [])), []
-        self.kept = self.fingerprint()
+        self.keep()
 
-    def fingerprint(self) -> list[int]:
-        """Changes with every step of an optimiser."""
-        return [p._version for p in self.lora.parameters()]
+    def keep(self):
+        """Copies what a pair changes; where it lies, so nothing waits for the device."""
+        self.kept = None  # the copy before goes first
+        states = tree_map_only(Tensor, Tensor.clone, [each.state_dict() for each in self.optimizers])
+        self.kept = [p.detach().clone() for p in self.lora.parameters()], states
+
+    def restore(self):
+        """Puts a pair that was broken off back to the last whole one."""
+        masters, states = self.kept
+        with torch.no_grad():
+            for parameter, master in zip(self.lora.parameters(), masters, strict=True):
+                parameter.copy_(master)
+        for each, state in zip(self.optimizers, states, strict=True):
+            each.load_state_dict(state)
 
     def epoch(self, model, plan: Plan, number: int) -> Epoch:
         """The pools of an epoch: those that a stopped run has left, with what they lack, or new ones."""
@@ -208,7 +222,8 @@ class Run:
 
     def add(self, step: int, found: Losses):
         self.waiting.append((step, found))
-        self.done, self.kept = step + 1, self.fingerprint()
+        self.done = step + 1
+        self.keep()
         if step == 0 or self.done % self.read_every == 0:
             self.read()
 
@@ -226,9 +241,9 @@ class Run:
         return {name: values[-1] for name, values in self.history.items()}
 
     def save(self, finished: bool = False):
-        """Keeps the state, if it is that of a whole number of pairs."""
+        """Keeps the state, once there is a whole pair."""
         self.read()
-        if self.folder and self.done and self.kept == self.fingerprint():
+        if self.folder and self.done:
             told = self.history, self.seen
             checkpoint.save(self.folder, self.lora, self.optimizers, self.config, told, finished, self.base)
 

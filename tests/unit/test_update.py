@@ -4,6 +4,7 @@ import types
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from eraseanything_core import trainer
 
@@ -38,6 +39,23 @@ def test_graphs_one_after_the_other_are_their_sum(lora):
 def test_a_level_without_losses_moves_nothing(lora):
     trainer.update(torch.optim.AdamW(lora, lr=1.0, weight_decay=0.5), lora, iter(()), CONFIG)
     assert all((p == 1).all() for p in lora)
+
+
+def test_the_copy_of_a_pair_takes_no_flops_and_no_look_at_the_device():
+    """On tensors without data, where a look raises."""
+    lora = torch.nn.ParameterList([torch.ones(3, 4, device="meta"), torch.ones(2, device="meta")])
+    both = [torch.optim.AdamW(lora, lr=1.0) for _ in range(2)]
+    run = trainer.Run(CONFIG, lora, both, None)
+    for p in lora:
+        p.grad = torch.ones_like(p)
+    both[0].step()
+    with FlopCounterMode(display=False) as flops:
+        run.keep()
+    assert flops.get_total_flops() == 0
+    masters, (lower, upper) = run.kept
+    assert [m.shape for m in masters] == [p.shape for p in lora] and not upper["state"]
+    assert {k: v.shape for k, v in lower["state"][0].items()} == {"step": (), "exp_avg": (3, 4), "exp_avg_sq": (3, 4)}
+    assert all(v is not both[0].state[lora[0]][k] for k, v in lower["state"][0].items())
 
 
 def test_losses_are_looked_at_now_and_then_and_all_are_kept(lora):

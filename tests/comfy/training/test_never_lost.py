@@ -12,7 +12,7 @@ from pathlib import Path
 import comfy.sd
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from eraseanything_core import checkpoint, files, flux, optimizers, trainer
 from eraseanything_core.termination import kept_on_sigterm
@@ -118,23 +118,47 @@ def test_an_error_before_the_first_state_leaves_no_run(patcher, clip, config, tm
     assert files_after(tmp_path / "run") == {"run", "run/pools-0.safetensors"}
 
 
-def test_an_error_within_a_pair_leaves_the_last_whole_one(patcher, clip, config, tmp_path, monkeypatch):
-    """After the erasing step of the third pair: its state would be that of no pair."""
-    config = dataclasses.replace(config, save_every=1)
-    original, calls = trainer.preserve_graphs, []
+def broken_off(monkeypatch, where, error):
+    """The third pair fails after its erasing step, or after both steps but before it is counted."""
+    original, calls = getattr(trainer, where), []
 
     def fail(*args):
         calls.append(1)
-        if len(calls) == 3:
-            raise RuntimeError("out of memory")
+        if len(calls) == {"preserve_graphs": 3, "update": 6}[where]:
+            if where == "update":
+                original(*args)
+            raise error
         return original(*args)
 
+    monkeypatch.setattr(trainer, where, fail)
+
+
+@pytest.mark.parametrize("where", ("preserve_graphs", "update"))
+@pytest.mark.parametrize("name", optimizers.LIBRARIES)
+def test_an_error_within_a_pair_keeps_the_last_whole_one(patcher, clip, config, tmp_path, monkeypatch, where, name):
+    """No autosave was due; the state is that of two pairs, and the run goes on to the bits of one never stopped."""
+    rate = 1.0 if name == "prodigy" else 1e-3
+    config = dataclasses.replace(config, optimizer=name, lr_low=rate, lr_up=rate, rank=16)
     whole = flux.train_eraser(patcher, clip, config)
-    monkeypatch.setattr(trainer, "preserve_graphs", fail)
-    with pytest.raises(RuntimeError, match="out of memory"):
+    two = flux.train_eraser(patcher, clip, config, stop_at(2))
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
+        broken_off(patch, where, RuntimeError("out of memory"))
         flux.train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
-    rest = flux.train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
-    assert len(calls) == 4 and all(torch.equal(rest.lora[k], whole.lora[k]) for k in whole.lora)
+    saved = load_file(tmp_path / "run" / "state.safetensors")
+    assert all(torch.equal(saved[f"lora.{key}"], tensor) for key, tensor in two.lora.items())
+    steps = []
+    rest = flux.train_eraser(patcher, clip, config, lambda step, _: steps.append(step), tmp_path / "run")
+    assert steps == [3] and rest.losses == whole.losses
+    assert all(torch.equal(rest.lora[k], whole.lora[k]) for k in whole.lora)
+
+
+def test_an_interrupt_within_a_pair_hands_on_the_last_whole_one(patcher, clip, config, monkeypatch):
+    """As Ctrl-C is, which does not wait for the pair's end."""
+    two = flux.train_eraser(patcher, clip, config, stop_at(2))
+    broken_off(monkeypatch, "preserve_graphs", KeyboardInterrupt())
+    found = flux.train_eraser(patcher, clip, config)
+    assert found.interrupted and found.steps == 2 and found.losses == two.losses
+    assert all(torch.equal(found.lora[k], two.lora[k]) for k in two.lora)
 
 
 @pytest.mark.parametrize("name", optimizers.LIBRARIES)
