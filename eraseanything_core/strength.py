@@ -163,10 +163,15 @@ def measure(paint: Callable[[Tensor], Tensor], reader: Moves | Judged, images: i
         middle = (low + high) / 2
         lost = reader.lost(paint(middle))
         low, high = torch.where(lost, low, middle), torch.where(lost, middle, high)
-    return curve(((low + high) / 2)[counted].tolist(), reader.name)
+    return curve(low[counted].tolist(), high[counted].tolist(), reader.name)
 
 
-def curve(flips: list[float], reader: str = Curve.reader) -> Curve:
-    """The share of seeds that have flipped, from the scale at which each did."""
-    middles = [(i + 0.5) / len(flips) for i in range(len(flips))]
-    return Curve((0.0, *sorted(flips), 1.0), (0.0, *middles, 1.0), reader)
+def curve(low: list[float], high: list[float], reader: str = Curve.reader) -> Curve:
+    """The share of seeds that have flipped, from the interval of scales in which each did.
+
+    It is known at the ends of the intervals and a straight line between them; where the first interval begins it is
+    half a seed, and past the last one everything has flipped.
+    """
+    inner = [scale for scale in sorted({*low, *high}) if 0 < scale < 1]
+    share = [max(float(np.mean([end <= scale for end in high])), 0.5 / len(high)) for scale in inner]
+    return Curve((0.0, *inner, 1.0), (0.0, *share, 1.0), reader)

@@ -14,6 +14,7 @@
     python scripts/dev.py words             write the words that Concept Sampler finds for the paper's concepts
     python scripts/dev.py probe             measure how well AttentionProbe finds objects of TinyFlux, and its cost
     python scripts/dev.py attention_erase   measure AttentionErase on TinyFlux
+    python scripts/dev.py route             measure by which blocks a concept's word reaches the picture
     python scripts/dev.py search            try the trainer's settings on TinyFlux
 
 Everything is installed into .venv and .cache inside the repository. COMFYUI_PATH names an existing ComfyUI
@@ -35,6 +36,7 @@ MODULES = {
     "ceilings": "eraseanything_core.tinyflux.ceilings",
     "probe": "scripts.probe",
     "attention_erase": "scripts.attention_erase",
+    "route": "scripts.route",
     "search": "scripts.search",
     "multi": "scripts.multi",
     "strength": "scripts.strength",

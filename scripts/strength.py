@@ -23,7 +23,7 @@ from eraseanything_core.compose.adapter import Dial, applied
 from eraseanything_core.compose.erased import Erased
 from eraseanything_core.evaluation.metrics import rate
 from eraseanything_core.lora import header, strings
-from eraseanything_core.strength import LOST, MOVED, Judged, Moves, Painter, StrengthConfig, measure
+from eraseanything_core.strength import LOST, MOVED, Curve, Judged, Moves, Painter, StrengthConfig, measure
 from eraseanything_core.tinyflux import judge, oracle
 from eraseanything_core.tinyflux.boards import OURS
 from eraseanything_core.tinyflux.erasers import GUIDES
@@ -38,7 +38,7 @@ from scripts.multi import OUT, Bench, asked, kept
 DIALS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 BELOW = (0.0, -0.5, -1.0, -2.0)  # of prompts that do not name the concept
 DIALLED, RAW = ("by the model", "by the CNN"), "raw scale"
-BY_ORACLE = 24  # pictures of each that the oracle reads too: it takes a third of a second for one
+BY_ORACLE = 12  # pictures of each that the oracle reads too: it takes a third of a second for one
 CACHE = ROOT / ".cache" / "strength"
 
 
@@ -48,24 +48,34 @@ class Dialled:
     Args:
         bench: TinyFlux and the CNN.
         gallery: where the boards' erasers are kept.
-        seeds: that the dials are measured with.
+        told: what was measured of the concept before; what is measured goes into it.
+        keep: called with `told` after every piece of work.
     """
 
-    def __init__(self, bench: Bench, gallery: Gallery, concept: str, seeds: int):
+    def __init__(self, bench: Bench, gallery: Gallery, concept: str, told: dict, keep):
         self.bench, self.gallery, self.concept, self.kind = bench, gallery, concept, kind_of(concept)
+        self.told, self.keep = told, keep
         self.eraser = keys.read(gallery.lora(OURS, concept, 0), {}, concept)
-        erased = Erased.of(strings(header(erase_config(concept), bench.base_model)), concept)
-        config = replace(StrengthConfig.like(erased, seeds), batch=32)
-        painter = Painter([bench.text.encode(s) for s in erased.asking(seeds)], config)
+
+    def curves(self, seeds: int) -> list[Curve]:
+        """The dials by the model and by the CNN."""
         readers = dict(zip(DIALLED, (Moves(), Judged("the CNN", self.shows)), strict=True))
-        paint = lambda scale: painter.paint(bench.model, self.eraser, scale)  # noqa: E731
-        self.curves = {name: measure(paint, reader, seeds, config.halvings) for name, reader in readers.items()}
+        erased = Erased.of(strings(header(erase_config(self.concept), self.bench.base_model)), self.concept)
+        config = replace(StrengthConfig.like(erased, seeds), batch=32)
+        painter = Painter([self.bench.text.encode(s) for s in erased.asking(seeds)], config)
+        paint = lambda scale: painter.paint(self.bench.model, self.eraser, scale)  # noqa: E731
+        known = self.told.setdefault("curves", {})
+        for name, reader in readers.items():
+            if name not in known:
+                known[name] = asdict(measure(paint, reader, seeds, config.halvings))
+                self.keep(self.told)
+        return [Curve(**known[name]) for name in DIALLED]
 
     def shows(self, latents: torch.Tensor) -> torch.Tensor:
         """Whether latents show the concept, by the CNN."""
-        return torch.tensor(self.read(self.gallery.pictures(latents))["cnn"])
+        return torch.tensor(self.read(self.gallery.pictures(latents), 0)["cnn"])
 
-    def read(self, pictures: torch.Tensor, by_oracle: int = 0) -> dict[str, list[bool]]:
+    def read(self, pictures: torch.Tensor, by_oracle: int = BY_ORACLE) -> dict[str, list[bool]]:
         """Whether pictures show the concept; the oracle reads the first of them."""
         read = {
             "cnn": judge.read(self.bench.net, pictures, self.kind),
@@ -73,25 +83,27 @@ class Dialled:
         }
         return {name: [getattr(r, self.kind) == self.concept for r in found] for name, found in read.items()}
 
-    def drawn(self, cell: Cell, scales: list[float], by_oracle: int) -> list[dict[str, list[bool]]]:
+    def drawn(self, name: str, cell: Cell, scales: list[float]) -> list[dict[str, list[bool]]]:
         """What the pictures of a cell show at each of some scales."""
-        found, dial = {}, Dial()
+        found, dial = self.told.setdefault(name, {}), Dial()
         with applied(self.bench.before.module, self.eraser, dial):
-            for dial.scale in dict.fromkeys(scales):
-                found[dial.scale] = self.read(self.bench.before.pictures(cell.prompts, cell.seeds), by_oracle)
-        return [found[scale] for scale in scales]
+            for dial.scale in scales:
+                if str(dial.scale) not in found:
+                    found[str(dial.scale)] = self.read(self.bench.before.pictures(cell.prompts, cell.seeds))
+                    self.keep(self.told)
+        return [found[str(scale)] for scale in scales]
 
 
-def concept_curve(one: Dialled, images: int) -> dict:
+def concept_curve(one: Dialled, images: int, seeds: int) -> dict:
     """Outcomes of a concept for every setting of the dials and of the raw scale, and the measured curves."""
     cell = asked([one.concept], [], images, 400_000)
     nameless = asked([one.concept], [], images, 600_000, {one.concept: GUIDES[one.kind]})
-    scales = [curve.scale_at(d) for curve in one.curves.values() for d in DIALS] + list(DIALS)
-    told = one.drawn(cell, scales, BY_ORACLE)
-    parts = [told[i : i + len(DIALS)] for i in range(0, len(told), len(DIALS))]
+    scales = [curve.scale_at(d) for curve in one.curves(seeds) for d in DIALS] + list(DIALS)
+    outcomes = one.drawn("named", cell, scales)
+    parts = [outcomes[i : i + len(DIALS)] for i in range(0, len(outcomes), len(DIALS))]
     return {
-        "curves": {name: asdict(curve) for name, curve in one.curves.items()},
-        "below": one.drawn(nameless, list(BELOW), BY_ORACLE),
+        "curves": one.told["curves"],
+        "below": one.drawn("nameless", nameless, list(BELOW)),
         **dict(zip((*DIALLED, RAW), parts, strict=True)),
     }
 
@@ -183,7 +195,7 @@ def main() -> int:
     every = [c for two in CONCEPTS.values() for c in two]
     parser = argparse.ArgumentParser(prog="dev.py strength", description=__doc__)
     parser.add_argument("--concepts", nargs="*", choices=every, default=every)
-    parser.add_argument("--images", type=int, default=150, help="pictures a concept and setting")
+    parser.add_argument("--images", type=int, default=100, help="pictures a concept and setting")
     parser.add_argument("--seeds", type=int, default=128, help="that each dial is measured with")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after these; the next call goes on")
@@ -194,25 +206,20 @@ def main() -> int:
     gallery = Gallery(bench.before, bench.net, ROOT / ".cache" / "boards")
     calibration = {n: getattr(StrengthConfig, n) for n in ("halvings", "steps")} | {"lost": LOST, "moved": MOVED}
     erasers = digest(*(erase_config(concept) for concept in every))
-    setting = {"images": args.images, "seeds": args.seeds, "dials": list(DIALS), "below_0": list(BELOW)}
-    setting |= {
-        "base_model": bench.base_model,
-        "erasers": erasers,
-        "judges": gallery.judges,
-        "calibration": calibration,
-    }
-    raw = CACHE / f"{args.images}.{args.seeds}.json"
-    found = kept(raw, setting)
+    setting = {"images": args.images, "by_oracle": BY_ORACLE, "seeds": args.seeds, "calibration": calibration}
+    setting |= {"dials": list(DIALS), "below_0": list(BELOW), "erasers": erasers}
+    setting |= {"base_model": bench.base_model, "judges": gallery.judges}
+    found = {}
     for concept in args.concepts:
-        if concept in found:
-            continue
         if time.monotonic() - begun > args.seconds:
             return UNFINISHED
-        found[concept] = concept_curve(Dialled(bench, gallery, concept, args.seeds), args.images)
-        files.replace(raw, json.dumps(found).encode())
+        raw = CACHE / f"{concept}.{args.images}.{args.seeds}.json"
+        keep = lambda told, raw=raw: files.replace(raw, json.dumps(told).encode())  # noqa: E731
+        one = Dialled(bench, gallery, concept, kept(raw, setting), keep)
+        found[concept] = concept_curve(one, args.images, args.seeds)
         rates = {n: [sum(t["cnn"]) for t in found[concept][n]] for n in (*DIALLED, RAW)}
         print(f"{concept}: {rates}, {time.monotonic() - begun:.0f} s", flush=True)
-    report = make_report({c: found[c] for c in args.concepts}, setting)
+    report = make_report(found, setting)
     (OUT / "strength.json").write_text(json.dumps(report, indent=1) + "\n")
     (OUT / "strength.md").write_text(markdown(report))
     plot(report, OUT / "strength.png")

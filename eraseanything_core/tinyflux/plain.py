@@ -72,19 +72,30 @@ def rope_table(flux: nn.Module, text: int, height: int, width: int) -> Tensor:
     return flux.pe_embedder(ids)[0, 0]
 
 
-def velocity(
+def dual(
     flux: nn.Module, rope: Tensor, x: Tensor, timestep: Tensor, context: Tensor, y: Tensor, guidance: Tensor
-) -> Tensor:
-    """v(x_t, t, c, g) of ComfyUI's Flux module: x [b, c, h, w] -> [b, c, h, w]; `rope` from `rope_table`."""
-    size = {"ph": 2, "pw": 2, "h": x.shape[2] // 2, "w": x.shape[3] // 2}
-    img = flux.img_in(rearrange(x, "b c (h ph) (w pw) -> b (h w) (c ph pw)", **size))
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The streams of image and text after the dual blocks, [b, l, d], and the modulation vector [b, d]."""
+    img = flux.img_in(rearrange(x, "b c (h ph) (w pw) -> b (h w) (c ph pw)", ph=2, pw=2))
     txt = flux.txt_in(context)
     vec = flux.time_in(_sinusoid(timestep).to(x)) + flux.guidance_in(_sinusoid(guidance).to(x)) + flux.vector_in(y)
     for block in flux.double_blocks:
         img, txt = _double(block, img, txt, vec, rope)
+    return img, txt, vec
+
+
+def single(flux: nn.Module, rope: Tensor, img: Tensor, txt: Tensor, vec: Tensor, width: int) -> Tensor:
+    """The velocity [b, c, h, w] from both streams; `width` is half of the latent's, in image tokens."""
     joint = torch.cat([txt, img], dim=1)
     for block in flux.single_blocks:
         joint = _single(block, joint, vec, rope)
     shift, scale = flux.final_layer.adaLN_modulation(vec)[:, None].chunk(2, dim=-1)
     out = flux.final_layer.linear(_norm(joint[:, txt.shape[1] :]) * (1 + scale) + shift)
-    return rearrange(out, "b (h w) (c ph pw) -> b c (h ph) (w pw)", **size)
+    return rearrange(out, "b (h w) (c ph pw) -> b c (h ph) (w pw)", ph=2, pw=2, w=width)
+
+
+def velocity(
+    flux: nn.Module, rope: Tensor, x: Tensor, timestep: Tensor, context: Tensor, y: Tensor, guidance: Tensor
+) -> Tensor:
+    """v(x_t, t, c, g) of ComfyUI's Flux module: x [b, c, h, w] -> [b, c, h, w]; `rope` from `rope_table`."""
+    return single(flux, rope, *dual(flux, rope, x, timestep, context, y, guidance), x.shape[3] // 2)

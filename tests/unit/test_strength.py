@@ -5,27 +5,29 @@ from eraseanything_core.strength import HEADER, LOST, Curve, Judged, Moves, Pain
 
 
 def test_the_dial_is_the_share_of_seeds_that_flipped():
-    measured = curve([0.8, 0.4, 0.6, 0.7])
+    measured = curve([0.375, 0.5, 0.5, 0.75], [0.5, 0.625, 0.625, 0.875])
+    assert measured.scale == (0.0, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+    assert measured.effect == (0.0, 0.125, 0.25, 0.75, 0.75, 1.0, 1.0)
     assert measured.scale_at(0) == 0 and measured.scale_at(1) == 1
-    assert measured.scale_at(1 / 8) == pytest.approx(0.4) and measured.scale_at(3 / 8) == pytest.approx(0.6)
-    assert measured.scale_at(0.5) == pytest.approx(0.65), "half of the seeds flipped below it"
+    assert measured.scale_at(0.5) == pytest.approx(0.5625), "two flip between 0.5 and 0.625: one before its middle"
+    assert measured.scale_at(0.2) == pytest.approx(0.45) and measured.scale_at(0.99) == pytest.approx(0.87)
     scales = [measured.scale_at(d / 50) for d in range(51)]
     assert scales == sorted(scales)
 
 
 def test_past_the_ends():
-    measured = curve([0.5])
+    measured = curve([0.375], [0.625])
     assert measured.scale_at(1.7) == pytest.approx(1.7) and measured.scale_at(-1.7) == pytest.approx(-1.7)
-    assert measured.scale_at(-0.25) == pytest.approx(-0.25), "below 0 the sign turns"
+    assert measured.scale_at(-0.75) == pytest.approx(-0.5), "below 0 the sign turns"
 
 
 def test_seeds_that_flip_together_leave_no_step_out():
-    measured = curve([0.5, 0.5, 0.5])
-    assert [measured.scale_at(d) for d in (0.2, 0.5, 0.8)] == pytest.approx([0.5] * 3)
+    measured = curve([0.5] * 10, [0.5625] * 10)
+    assert [measured.scale_at(d) for d in (0.05, 0.525, 0.999)] == pytest.approx([0.5, 0.53125, 0.5625], abs=1e-3)
 
 
 def test_it_goes_through_a_header():
-    measured = curve([0.5, 0.25], "NudeNet (exposed)")
+    measured = curve([0.5, 0.25], [0.75, 0.5], "NudeNet (exposed)")
     assert Curve.of({HEADER: measured.text()}) == measured and Curve.of({}) is None
 
 
@@ -44,8 +46,9 @@ def painted(scale):
 
 def test_the_flips_are_found():
     measured = measure(painted, Moves(), 4, halvings=8)
-    assert measured.scale == pytest.approx((0.0, *sorted(FLIPS.tolist()), 1.0), abs=2**-8)
-    assert measured.effect == (0.0, 0.125, 0.375, 0.625, 0.875, 1.0) and measured.reader == "the model"
+    for i, flip in enumerate(sorted(FLIPS.tolist())):
+        assert measured.scale_at((i + 0.5) / 4) == pytest.approx(flip, abs=2**-8)
+    assert measured.reader == "the model"
 
 
 def test_each_halving_paints_every_seed_once_at_its_own_scale():
@@ -74,7 +77,8 @@ def test_a_judge_reads_instead():
         return (x[:, 0, 0, 0] < 0.3) & torch.tensor([True, True, True, False])
 
     measured = measure(painted, Judged("a judge", shows), 4, halvings=8)
-    assert measured.scale == pytest.approx((0.0, 0.2, 0.55, 0.75, 1.0), abs=2**-8), "0.4 s < 0.3 until s = 0.75"
+    flips = [measured.scale_at((i + 0.5) / 3) for i in range(3)]
+    assert flips == pytest.approx([0.2, 0.55, 0.75], abs=2**-8), "0.4 s < 0.3 until s = 0.75"
     assert measured.reader == "a judge"
 
 
