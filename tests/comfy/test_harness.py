@@ -17,6 +17,14 @@ pytest.importorskip("eval_unlearn")
 pytest.importorskip("setuptools")
 
 ROOT = Path(__file__).resolve().parents[2]
+CUT = """# Python imports this by itself before anything else.
+import socket
+
+def refused(*given, **named):
+    raise OSError("this process has no network")
+
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.gethostbyname = refused
+"""
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +36,8 @@ def run(tmp_path_factory):
         shutil.copy(ROOT / name, source)
     command = ["install", "-q", "--no-deps", "--no-index", "--no-build-isolation", "--target", str(site), str(source)]
     subprocess.run([sys.executable, "-m", "pip", *command], check=True, capture_output=True)
+
+    (site / "sitecustomize.py").write_text(CUT)
 
     def run(lines: str) -> dict:
         paths = os.pathsep.join([str(site), os.environ["COMFYUI_PATH"]])
@@ -49,6 +59,21 @@ metric = {{"concept": "heart", "count": 4}}
 runner = SingleBenchmarkRunner("eraseanything_tinyflux", "tinyflux_erasure", technique, metric, {str(out)!r}, seed=3)
 print(json.dumps(runner.run()["metric_result"]))
 """
+
+
+def test_what_is_run_here_has_no_network(run):
+    """Neither by a name nor by an address."""
+    told = run("""
+import json, urllib.request
+found = []
+for address in ("http://huggingface.co", "http://127.0.0.1:9"):
+    try:
+        urllib.request.urlopen(address, timeout=5)
+    except OSError as error:
+        found.append(str(error))
+print(json.dumps(found))
+""")
+    assert len(told) == 2 and all("this process has no network" in error for error in told)
 
 
 def test_the_harness_finds_the_plug_in_and_scores_tinyflux(run, tmp_path):
