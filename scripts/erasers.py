@@ -16,7 +16,7 @@ from eraseanything_core.trainer import EraseConfig
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "erasers"
 QUICK = {"steps": 60, "batch": 4, "retain_batch": 8, "pool": 16, "refresh": 60}  # a quarter of the recipe's time
-SHORT = {  # the least that erased the concepts it was tried on; a style needs images that the student walks
+SHORT = {  # what erased the concepts it was tried on, with queries beside keys and values; a style needs twice as long
     "entity": QUICK,
     "style": QUICK | {"steps": 120, "refresh": 30},
     "relation": QUICK,

@@ -1,7 +1,7 @@
 """The graphs that this repository ships, as code: `python -m scripts.workflows OBJECT_INFO` writes workflows/*.
 
 OBJECT_INFO is the address of a running server or a file with its /object_info. The thumbnails are a corner of
-the demo's picture, and what a node shows; scripts/thumbnails.py draws those of the attention workflows.
+the demo's picture, and what a node shows; scripts/thumbnails.py draws those of `PICTURED`.
 """
 
 import dataclasses
@@ -103,17 +103,21 @@ def erase_graph(concept: str) -> dict:
 
 
 def multi_graph(first: str, second: str) -> dict:
-    """Trains two erasers, combines them and saves the one LoRA; samples the first concept before and after."""
+    """Trains two erasers, combines them for a prompt and saves the one LoRA; samples the prompt before and after."""
     combine = {
         "model": ["model", 0],
         "clip": ["clip", 0],
         "loras.lora0": ["erase first", 0],
         "loras.lora1": ["erase second", 0],
-        "mode": "closed-form fusion",
+        "prompt": ["text", 0],
     }
     name = f"tinyflux_without_{first}_and_{second}"
+    made = tinyflux(f"{first} beside a {second}", 4)
+    text = {"class_type": "PrimitiveStringMultiline", "inputs": {"value": made["prompt"]["inputs"]["text"]}}
+    made["prompt"]["inputs"]["text"] = ["text", 0]
     return {
-        **tinyflux(f"{first} beside a {second}", 4),
+        "text": text,
+        **made,
         "erase first": trained(first),
         "erase second": trained(second),
         "combine": {"class_type": "EraseAnything_MultiEraseLoRA", "inputs": combine},
@@ -183,8 +187,10 @@ def probe_graph(concept: str) -> dict:
 
 def map_graph(concept: str) -> dict:
     """The same prompt and seeds with the concept's attention as it is, and deleted."""
+    made = attention_graph(concept, "EraseAnything_AttentionErase", 1)
+    made["attention"]["inputs"]["blocks"] = "all"  # less is left than by the dual ones: benchmarks/attention_erase.md
     return {
-        **attention_graph(concept, "EraseAnything_AttentionErase", 1),
+        **made,
         **sampled(["model", 0], "before"),
         **sampled(["attention", 0], "after"),
     }
@@ -198,7 +204,7 @@ GRAPHS = {
     "probe_attention": probe_graph(DEMO),
     "erase_attention_map": map_graph(DEMO),
 }
-PICTURED = ("probe_attention", "erase_attention_map")  # scripts/thumbnails.py runs them for their thumbnails
+PICTURED = ("multi_erase", "erase_strength", "probe_attention", "erase_attention_map")  # by scripts/thumbnails.py
 
 
 def main(source: str):

@@ -36,9 +36,10 @@ def run(server):
 def test_two_erasers_become_one_file(server, run):
     shown = dict(run("multi_erase"))
     told = shown["MultiEraseLoRA"]["text"][0]
-    assert told.startswith("2 erasers by closed-form fusion: 4 linears, rank 16")
+    assert told.startswith("2 erasers by prompt-gated: 4 linears, rank 16")
     saved, header = load_lora(server.base / "models" / "loras" / "tinyflux_without_heart_and_fish.safetensors")
     assert len(saved) == 8 and json.loads(header["eraseanything.concepts"]) == ["heart", "fish"]
+    assert header["eraseanything.prompt"] == "a photo of a heart beside a fish"
 
 
 def test_a_dial_is_measured_and_applied(run, monkeypatch):

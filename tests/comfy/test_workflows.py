@@ -25,6 +25,11 @@ def test_it_is_among_the_templates_with_a_thumbnail(server, path):
     assert thumbnail.startswith(b"\xff\xd8\xff"), "not a JPEG"
 
 
+def test_its_thumbnail_is_its_own(path):
+    others = [other for other in path.parent.glob("*.jpg") if other.stem != path.stem]
+    assert path.with_suffix(".jpg").read_bytes() not in [other.read_bytes() for other in others]
+
+
 def test_its_nodes_are_of_comfyui_or_of_the_pack(server, workflow):
     info = server.object_info()
     for node in workflow["nodes"]:
