@@ -131,7 +131,7 @@ def main():
     sys.path.insert(0, os.environ["COMFYUI_PATH"])
     OUT.mkdir(exist_ok=True)
     base = Path(os.environ["COMFYUI_BASE"])
-    command = "python scripts/dev.py demo" + " --more" * args.more
+    command = "python scripts/dev.py demo" + " --more" * args.more + f" --images {args.images}" * (args.images != 200)
     seeds = f"pictures: 100000 * cell + 0 .. n - 1; training: {trainer_inputs(DEMO)['seed']}"
     about = {"judge": "oracle", "seeds": seeds, "command": command, "commit": commit()}
     parts = []
