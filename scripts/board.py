@@ -2,8 +2,8 @@
 
 A, C, E and F: erasers; B: the losses of ours; D: many at once. Trained erasers, latents and readings are kept in
 .cache/boards, so a board that was stopped goes on, and a larger size starts from a smaller one. Writes
-benchmarks/boards/<letter>.<size>.json and .md when all of it is measured, with the seconds that its pieces took, in
-whichever call that was.
+benchmarks/boards/<letter>.<size>.json and .md when all of it is measured, with the processor's seconds that its
+pieces took, in whichever call that was.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def measure(letter: str, size: str, judge: str, minutes: float, cache: Path, out
         "commit": commit(),
         "judge": f"{bench.judge} {gallery.judges[bench.judge]}",
         "hashes": {"prompts": hashes, "generator and text encoder": gallery.sources},
-        "seconds": gallery.spent() | {"threads": torch.get_num_threads()},
+        "processor seconds": gallery.spent() | {"threads": torch.get_num_threads()},
         "seeds": {c: seeds_of(c, bench.size.count) for c in bench.concepts()} | {"trainings": bench.size.seeds},
     }
     if agreed:

@@ -55,17 +55,17 @@ def digest(*parts) -> str:
 
 
 def keep(path: Path, tensors: dict[str, Tensor], begun: float | None, **header: str) -> str:
-    """Writes tensors whole or not at all, with the seconds since `begun`, if that is known; returns these."""
-    told = {} if begun is None else {"seconds": f"{time.monotonic() - begun:.3f}"}
+    """Writes tensors whole or not at all, with the processor's seconds since `begun`, if known; returns these."""
+    told = {} if begun is None else {"processor_seconds": f"{time.process_time() - begun:.3f}"}
     save_file(tensors, path.with_suffix(".part"), header | told)
     path.with_suffix(".part").replace(path)
-    return told.get("seconds", "")
+    return told.get("processor_seconds", "")
 
 
 def seconds_of(path: Path) -> float | None:
     """What `keep` was told of a file; None when nothing."""
     with safe_open(path, "pt") as file:
-        told = (file.metadata() or {}).get("seconds")
+        told = (file.metadata() or {}).get("processor_seconds")
     return None if told is None else float(told)
 
 
@@ -135,10 +135,10 @@ class Gallery:
         path = self.folder / "loras" / f"{digest(row, plan.config, self.sources)}.safetensors"
         if not path.exists():
             self.check_time()
-            begun = time.monotonic()
+            begun = time.process_time()
             tensors = {key: tensor.bfloat16() for key, tensor in plan.train(self.base, plan.config).items()}
             seconds = keep(path, tensors, begun, row=row, concept=concept)
-            print(f"{row}, {concept}: trained in {seconds} s", flush=True)
+            print(f"{row}, {concept}: trained in {seconds} s of the processor", flush=True)
         return self.trained(path)
 
     def trained(self, path: Path) -> dict[str, Tensor]:
@@ -186,7 +186,7 @@ class Gallery:
         path = self.folder / "loras" / f"{digest('relearned', module, concept, config)}.safetensors"
         if not path.exists():
             self.check_time()
-            prompt, begun = TEMPLATES[kind_of(concept)][0].format(concept), time.monotonic()
+            prompt, begun = TEMPLATES[kind_of(concept)][0].format(concept), time.process_time()
             pictures = self.base.latents([prompt] * 10, list(range(10)), GUIDANCE)
             erased = Pipeline(module, self.base.encoder, self.base.decode)
             with trainable(erased) as model:
@@ -213,7 +213,7 @@ class Gallery:
         source = pipeline if deleted or row != "attention map" else self.base
         while len(done) < count:
             self.check_time()
-            before, begun = seconds_of(path) if path.exists() else 0.0, time.monotonic()
+            before, begun = seconds_of(path) if path.exists() else 0.0, time.process_time()
             batch = slice(len(done), min(count, len(done) + BATCH))
             x = source.latents(prompts[batch], cell.seeds[batch], GUIDANCE)
             done = torch.cat([done, x.half()])
@@ -234,21 +234,22 @@ class Gallery:
     def labels(self, name: str, x: Tensor, cell: Cell, judge_name: str) -> list[str | None]:
         """What a judge sees in latents that are filed under a name."""
         path = self.folder / "readings" / f"{digest(name, len(x), self.judges[judge_name])}.json"
-        clock = path.with_suffix(".seconds")
+        clock = path.with_suffix(".processor_seconds")
         if not path.exists():
             self.check_time()
-            begun = time.monotonic()
+            begun = time.process_time()
             found = self.read(self.pictures(x), cell.kinds, judge_name)
-            clock.write_text(f"{time.monotonic() - begun:.3f}")
+            clock.write_text(f"{time.process_time() - begun:.3f}")
             path.with_suffix(".part").write_text(json.dumps(found))
             path.with_suffix(".part").replace(path)
         self.took["reading"][path] = float(clock.read_text()) if clock.exists() else None
         return json.loads(path.read_text())
 
     def spent(self) -> dict[str, int]:
-        """Seconds that all pieces asked for took, whenever that was; `untimed` pieces were made before times were kept.
+        """The processor's seconds, of all threads, that the pieces asked for took, whenever that was.
 
-        A piece that several rows share is counted once.
+        What else the machine did does not count. A piece that several rows share is counted once; `untimed` pieces
+        were made before times were kept.
         """
         known = {work: [s for s in found.values() if s is not None] for work, found in self.took.items()}
         told = {work: round(sum(seconds)) for work, seconds in known.items()}
