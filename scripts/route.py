@@ -97,7 +97,7 @@ def rates(found: dict[str, list[bool]]) -> dict[str, dict]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="dev.py route", description=__doc__)
-    parser.add_argument("--images", type=int, default=48, help="pictures a concept and row")
+    parser.add_argument("--images", type=int, default=24, help="pictures a concept and row")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
