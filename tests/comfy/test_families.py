@@ -167,6 +167,18 @@ def test_wan_that_keeps_the_text_from_frame_to_frame(core):
     assert torch.equal(frames(family.model), plain)
 
 
+@pytest.mark.parametrize("name", ["Chroma", "LTXV"])
+def test_a_compiled_model_is_erased_from(core, name):
+    """In the form of an object patch, which some packs use. The compiler itself is left out, for it takes long."""
+    family = new_family(name)
+    plain, expected = sample(family, family.model), sample(family, erased(core, family.model, family))
+    compiled = family.model.clone()
+    compiled.add_object_patch("diffusion_model", torch.compile(family.model.get_model_object("diffusion_model")))
+    with torch.compiler.set_stance("force_eager"):
+        assert torch.equal(sample(family, erased(core, compiled, family)), expected)
+    assert torch.equal(sample(family, family.model), plain) and not torch.equal(plain, expected)
+
+
 def test_more_keys_than_the_text_and_the_image_are_refused(core):
     family = new_family("SD15")
     longer = family.model.clone()

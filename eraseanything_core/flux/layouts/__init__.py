@@ -1,6 +1,7 @@
 """Where the text stands among the keys of each attention, for the models of ComfyUI whose code makes it certain."""
 
 from comfy.ldm.flux.model import Flux
+from torch.nn import Module
 
 from .cross import Cross
 from .families import LAYOUTS
@@ -23,7 +24,13 @@ def family(model) -> str:
 
 def is_flux(model) -> bool:
     """Whether a MODEL runs ComfyUI's Flux."""
-    return isinstance(model.get_model_object("diffusion_model"), Flux)
+    return isinstance(uncompiled(model), Flux)
+
+
+def uncompiled(model) -> Module:
+    """The diffusion model of a MODEL, also where a node has put torch.compile's wrapper in its place."""
+    inner = model.get_model_object("diffusion_model")
+    return getattr(inner, "_orig_mod", inner)
 
 
 def layout(model) -> Joint | Cross:
@@ -32,7 +39,7 @@ def layout(model) -> Joint | Cross:
     Raises:
         ValueError: it is of a class whose text cannot be told apart, or that has none.
     """
-    inner = model.get_model_object("diffusion_model")
+    inner = uncompiled(model)
     name = f"{type(inner).__module__}.{type(inner).__qualname__}".removeprefix("comfy.ldm.")
     if name in LAYOUTS:
         found = LAYOUTS[name](inner)
