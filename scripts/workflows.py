@@ -202,7 +202,7 @@ GRAPHS = {
     "erase_strength": strength_graph(DEMO),
     "sample_concepts": concepts_graph("cat"),
     "probe_attention": probe_graph(DEMO),
-    "erase_attention_map": map_graph(DEMO),
+    "erase_attention_map": map_graph("star"),  # TinyFlux often draws a heart where little is left of its prompt
 }
 PICTURED = ("multi_erase", "erase_strength", "probe_attention", "erase_attention_map")  # by scripts/thumbnails.py
 
