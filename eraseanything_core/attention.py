@@ -27,12 +27,16 @@ def attention_columns(q: Tensor, k: Tensor, select: Tensor, mask: Tensor | None 
     Returns:
         [b, h, queries, c].
     """
+    return columns_view(q, k, select, mask).contiguous()  # a view would keep all d of them alive
+
+
+def columns_view(q: Tensor, k: Tensor, select: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The same as a view of d columns, for what is used up at once."""
     b, h, _, d = q.shape
     values = F.pad(select.to(q), (0, d - select.shape[-1]))  # b keys d
     values = values[:, None].expand(b, h, -1, -1)
     mask = mask if mask is None or mask.dtype == torch.bool else mask.to(q)
-    columns = F.scaled_dot_product_attention(q, k, values, attn_mask=mask)[..., : select.shape[-1]]
-    return columns.contiguous()  # a view would keep all d of them alive
+    return F.scaled_dot_product_attention(q, k, values, attn_mask=mask)[..., : select.shape[-1]]
 
 
 def image_feature(maps: dict[int, Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .attention import attention_columns
+from .attention import columns_view
 
 VIEWS = ("all", "block", "step", "head")
 
@@ -119,7 +119,7 @@ class Probe:
         image = self.text + self.grid[0] * self.grid[1]
         queries = slice(self.text, image)
         mask = None if mask is None else _masked(mask, (self.rows, list(self.heads) or None, queries))
-        parts = [attention_columns(q[:, :, queries], k, part, mask) for part in self.select(k).split(q.shape[-1], -1)]
+        parts = [columns_view(q[:, :, queries], k, part, mask) for part in self.select(k).split(q.shape[-1], -1)]
         columns = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
         count = len(self.spans)
         self.forward[block] = columns[..., :count].clone()  # not a view: that would keep all columns

@@ -187,21 +187,34 @@ def overhead(bench: Bench, rounds: int) -> dict:
 
 
 def peak_mb() -> float:
-    """What a forward's 19 dual blocks add to this process at its highest, MB (10^6 bytes)."""
-    import psutil
+    """What a forward's 19 dual blocks add to this process's own memory at its highest, MB (10^6 bytes).
 
+    Pages of files are left out, as how many of the libraries' are mapped depends on what else the machine does.
+    """
     rows, columns = TRUE_SIZE["grid"]
     q, k = (torch.randn(1, TRUE_SIZE["heads"], TRUE_SIZE["text"] + rows * columns, TRUE_SIZE["width"]) for _ in "qk")
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of what came before, such as the imports
-    before = psutil.Process().memory_info().rss
+    before = resident()["RssAnon"]
+    read_blocks(q, k, 1)  # maps the libraries' pages
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of what came before
+    read_blocks(q, k, TRUE_SIZE["blocks"])
+    now = resident()
+    return 1024 * (now["VmHWM"] - now["RssFile"] - now["RssShmem"] - before) / 1e6
+
+
+def read_blocks(q: Tensor, k: Tensor, blocks: int):
+    """A forward of so many dual blocks, read by a probe."""
     probe = Probe(["▁word"] * 40 + [""] * (TRUE_SIZE["text"] - 40), {"concept": [3, 4]})
     probe.begin(0, 1.0, TRUE_SIZE["grid"], TRUE_SIZE["text"], None)
-    for block in range(TRUE_SIZE["blocks"]):
+    for block in range(blocks):
         probe.read(q, k, ("double", block))
     probe.end()
     probe.finish(torch.zeros(1))
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return (1024 * int(status["VmHWM"].split()[0]) - before) / 1e6
+
+
+def resident() -> dict[str, int]:
+    """This process's memory by kind, KiB, and its peak (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return {name.rstrip(":"): int(size) for name, size, _ in (line.split() for line in lines if line.endswith(" kB"))}
 
 
 def memory() -> dict:

@@ -58,6 +58,7 @@ def test_a_mask_is_read_with_its_rows_heads_and_queries(shape):
     logits = q @ k.transpose(-1, -2) * 8**-0.5 + (mask[:, None] if mask.ndim == 3 else mask)
     expected = torch.softmax(logits, dim=-1)[[0, 2]][:, [3, 1], 5:, 2]
     assert torch.allclose(probe.forward["double", 0][..., 0], expected, atol=1e-6)
+    assert probe.forward["double", 0].untyped_storage().nbytes() == 4 * expected.numel(), "more than the column is kept"
 
 
 def test_a_recording_is_known_by_its_samples():
