@@ -10,7 +10,7 @@ GIB = 2**30
 # What a block leaves for backward, and a recomputed one needs at once, in units of tokens x width x bytes of the
 # compute type; measured by `python scripts/dev.py bench memory` on the code that runs.
 KEPT, RECOMPUTED = 15.3, 25.0
-MASTERS = 8  # bytes a LoRA weight: itself and its gradient, float32
+MASTERS = 12  # bytes a LoRA weight: itself, its gradient and its copy of the last whole pair, float32
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,11 @@ def activations(params, tokens: int, batch: int, itemsize: int, checkpoint: bool
 
 
 def master_bytes(config, weights: int) -> int:
-    """Bytes of a LoRA of so many weights with its gradient and its optimisers; two of them take turns."""
-    return weights * (MASTERS + KEPT_BY[config.optimizer] * (2 if config.alternate else 1))
+    """Bytes of a LoRA of so many weights with its gradient and its optimisers; two of them take turns.
+
+    Of the last whole pair there is a copy, see `trainer.Run.keep`.
+    """
+    return weights * (MASTERS + 2 * KEPT_BY[config.optimizer] * (2 if config.alternate else 1))
 
 
 def fitted(free: int, weights: int, kept: int, recomputed: int, least: int = 0) -> Fit:

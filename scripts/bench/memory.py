@@ -96,8 +96,9 @@ def prepared(pixels: int, tokens: int) -> tuple[Plan, Epoch]:
 
 
 def peak_bytes(base: str, pixels: int, tokens: int, checkpoint: bool) -> tuple[int, int]:
-    """The peak over one pair of `trainer.pair`, and the weights in it.
+    """The peak over a pair of `trainer.pair` in the steady state, copy of the last whole one and weights included.
 
+    Also the weights alone.
     The tensors are fake ones of a CPU, whose fused attention keeps what a GPU's keeps.
     """
     plan, epoch = prepared(pixels, tokens)
@@ -107,8 +108,11 @@ def peak_bytes(base: str, pixels: int, tokens: int, checkpoint: bool) -> tuple[i
         weights = live.now
         lora = model.attach(config.targets, config.rank, torch.Generator())
         both = [trainer.optimizer(lora, rate, config) for rate in (config.lr_low, config.lr_up)]
-        live.peak = live.now
+        run = trainer.Run(config, lora, both, None)
         with exact_gradients(model.module, checkpoint):
+            trainer.pair(model, plan, epoch, 0, lora, both)  # makes what the optimisers keep
+            run.keep()
+            live.peak = live.now
             trainer.pair(model, plan, epoch, 0, lora, both)
     return live.peak, weights
 
