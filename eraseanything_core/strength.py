@@ -50,6 +50,7 @@ class Curve:
     scale: tuple[float, ...]
     effect: tuple[float, ...]
     reader: str = "the model"  # who told which pictures have flipped
+    prompts: str = ""  # digest of the user's own prompts that were painted
 
     def scale_at(self, dial: float) -> float:
         """The LoRA's scale at a setting of the dial; past 1 the two are the same, below 0 the sign turns."""
@@ -59,7 +60,7 @@ class Curve:
     def text(self) -> str:
         """For the header of the LoRA's file."""
         rounded = {name: [round(v, 4) for v in getattr(self, name)] for name in ("scale", "effect")}
-        return json.dumps(rounded | {"reader": self.reader})
+        return json.dumps(rounded | {"reader": self.reader, "prompts": self.prompts})
 
     @classmethod
     def of(cls, header: dict[str, str]) -> "Curve | None":
@@ -67,7 +68,8 @@ class Curve:
         if HEADER not in header:
             return None
         told = json.loads(header[HEADER])
-        return cls(tuple(told["scale"]), tuple(told["effect"]), told.get("reader", cls.reader))
+        names = {name: told.get(name, getattr(cls, name)) for name in ("reader", "prompts")}
+        return cls(tuple(told["scale"]), tuple(told["effect"]), **names)
 
 
 class Painter:

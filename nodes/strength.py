@@ -1,5 +1,7 @@
 """Nodes that set how strongly an eraser works."""
 
+import hashlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import folder_paths
@@ -9,6 +11,7 @@ from ..eraseanything_core.compose import keys
 from ..eraseanything_core.compose.erased import Erased
 from ..eraseanything_core.flux import merging, patch
 from ..eraseanything_core.lora import LoraModel, load_lora, save_lora
+from ..eraseanything_core.prompts import lines_of
 from ..eraseanything_core.strength import HEADER, Curve, Moves, StrengthConfig
 from .inputs import LORA_MODEL
 from .judges import JUDGE, Asked
@@ -29,6 +32,7 @@ def strength_inputs() -> list:
     seeds = "Seeds that the measurement takes; each is painted eight times in twenty steps."
     judge = "From Choose Judge: the dial follows its reading. Without one, the model's own change is measured."
     count = {"default": StrengthConfig.images, "min": 1, "max": 256}
+    own = "Your prompts for the concept, one a line: the dial is measured on them, in turn. Empty: the eraser's own."
     return [
         io.Model.Input("model", tooltip="Flux.1; for the first measurement straight from its loader."),
         io.Combo.Input("file", options=files, tooltip=file),
@@ -40,6 +44,7 @@ def strength_inputs() -> list:
         io.Int.Input("images", **count, tooltip=seeds, advanced=True),
         JUDGE.Input("judge", optional=True, tooltip=judge),
         io.Vae.Input("vae", optional=True, tooltip="Makes the pictures that the judge reads."),
+        io.String.Input("prompts", default="", multiline=True, optional=True, tooltip=own, advanced=True),
     ]
 
 
@@ -70,8 +75,9 @@ class EraseStrength(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, file, strength, start_percent, end_percent, images, lora=None, clip=None, judge=None, vae=None
-    ):
+        cls, model, file, strength, start_percent, end_percent, images, lora=None, clip=None, judge=None, vae=None,
+        prompts="",
+    ):  # fmt: skip
         if file == LINKED and lora is None:
             raise ValueError("there is no eraser: choose a file, or link a LORA_MODEL")
         if start_percent >= end_percent:
@@ -81,7 +87,7 @@ class EraseStrength(io.ComfyNode):
         made, path = read_file(file) if file != LINKED else (with_header(lora), None)
         eraser = keys.read(made, made.header, file)
         patch.check_fits(model, eraser)
-        made, curve = calibrated(model, clip, made, eraser, file, images, judge, vae)
+        made, curve = calibrated(model, clip, made, eraser, file, Reading(images, judge, vae, lines_of(prompts)))
         if path and made.header != load_lora(path)[1]:
             save_lora(made, path, made.header)
         scale = curve.scale_at(strength)
@@ -92,18 +98,39 @@ class EraseStrength(io.ComfyNode):
         return io.NodeOutput(placed(model, eraser, scale, window), made, scale, summary, ui=ui.PreviewText(summary))
 
 
-def calibrated(model, clip, made: LoraModel, eraser: keys.Eraser, name: str, images: int, judge: Asked | None, vae):
+@dataclass(frozen=True)
+class Reading:
+    """What a dial is measured with: how many seeds, who reads their pictures, and the user's own prompts."""
+
+    images: int
+    judge: Asked | None
+    vae: object
+    prompts: tuple[str, ...]
+
+    def digest(self) -> str:
+        return hashlib.sha256("\n".join(self.prompts).encode()).hexdigest()[:12] if self.prompts else ""
+
+    def made(self, known: Curve | None) -> bool:
+        """Whether a dial that is there was read by the judge and on the prompts that are asked for."""
+        same_judge = known and (self.judge is None or known.reader == self.judge.name())
+        return bool(same_judge and self.digest() in ("", known.prompts))
+
+
+def calibrated(model, clip, made: LoraModel, eraser: keys.Eraser, name: str, how: Reading):
     """The LoRA with its measured dial in the header, and the dial.
 
-    It is measured when it is not there, or when a judge is asked and it was another who read it.
+    It is measured when it is not there, when a judge is asked and another had read it, and when prompts are given and
+    it was measured on others.
     """
     known = Curve.of(made.header)
-    if known and (judge is None or known.reader == judge.name()):
+    if how.made(known):
         return made, known
     if clip is None:
         raise ValueError(f"the strength of {name} was not measured so yet: connect the CLIP of this model once")
-    erased, reader = Erased.of(made.header, name), judge.reader(model, vae) if judge else Moves()
-    curve = merging.calibrate(model, clip, eraser, erased, StrengthConfig.like(erased, images), reader)
+    erased, reader = Erased.of(made.header, name), how.judge.reader(model, how.vae) if how.judge else Moves()
+    config = StrengthConfig.like(erased, how.images)
+    curve = merging.calibrate(model, clip, eraser, how.prompts or erased.asking(), config, reader)
+    curve = replace(curve, prompts=how.digest())
     return LoraModel(made, made.header | {HEADER: curve.text()}), curve
 
 

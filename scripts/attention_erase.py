@@ -22,7 +22,7 @@ from eraseanything_core.methods.attention_map import DELETION, MapErasure
 from eraseanything_core.tinyflux import GUIDANCE
 from eraseanything_core.tinyflux.frozen import CONCEPTS, asked, attacked
 from eraseanything_core.tinyflux.gallery import AttentionErased, digest
-from eraseanything_core.tinyflux.pipeline import Pipeline, flux, judge_net, read_both
+from eraseanything_core.tinyflux.pipeline import Pipeline, flux, judge_net, readers
 from eraseanything_core.tinyflux.recipe import Cell
 from scripts.demo import ROOT, commit
 
@@ -76,7 +76,7 @@ def read(base: Pipeline, net, x: Tensor, cell: Cell) -> dict[str, list[bool]]:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         pictures = base.decode(x.contiguous(memory_format=torch.channels_last)).float().clamp(0, 1)
     kind, concept = cell.kinds[0], cell.concepts[0]
-    found = read_both(net, pictures, kind)
+    found = {judge: read(pictures, kind) for judge, read in readers(net).items()}
     return {judge: [getattr(r, kind) == concept for r in readings] for judge, readings in found.items()}
 
 

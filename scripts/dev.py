@@ -47,6 +47,8 @@ MODULES = {
     "bench": "scripts.bench",
     "words": "scripts.words",
 }
+# The whole suite on as many cores as have memory for a ComfyUI each; a file's tests share what they make.
+WHOLE_SUITE = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
 
 
 def main() -> int:
@@ -60,6 +62,7 @@ def main() -> int:
     command, rest = parse(sys.argv[1:])
     try:
         environment = prepare(tests=command == "test")
+        rest = rest or (WHOLE_SUITE if command == "test" else [])
         arguments = [str(environment.python), "-m", MODULES[command], *rest]
         return subprocess.run(arguments, cwd=ROOT, env=environment.variables()).returncode
     except StepFailed as failure:

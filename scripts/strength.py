@@ -2,8 +2,9 @@
 
     python scripts/dev.py strength
 
-For every concept the dial is calibrated as the node does it, on prompts of training: by the model alone, and by the
-CNN as judge. Then pictures of held-out prompts and other seeds are read by the CNN, and some of them by the oracle.
+For every concept the dial is calibrated as the node does it: on prompts of training, by the model alone and by the CNN
+as judge, and by the CNN on prompts like those that are asked afterwards, as a user gives their own. Then pictures of
+held-out prompts and other seeds are read by the CNN, and some of them by the oracle.
 The concepts are those of the boards, on which nothing was chosen, and so are the erasers. Writes
 benchmarks/strength.json, strength.md and strength.png.
 """
@@ -37,7 +38,8 @@ from scripts.multi import OUT, Bench, asked, kept
 
 DIALS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 BELOW = (0.0, -0.5, -1.0, -2.0)  # of prompts that do not name the concept
-DIALLED, RAW = ("by the model", "by the CNN"), "raw scale"
+DIALLED, RAW = ("by the model", "by the CNN", "by the CNN, own prompts"), "raw scale"
+SEEDS, OWN_SEEDS = 128, 256  # that a dial is measured with
 BY_ORACLE = 12  # pictures of each that the oracle reads too: it takes a third of a second for one
 CACHE = ROOT / ".cache" / "strength"
 
@@ -57,17 +59,19 @@ class Dialled:
         self.told, self.keep = told, keep
         self.eraser = keys.read(gallery.lora(OURS, concept, 0), {}, concept)
 
-    def curves(self, seeds: int) -> list[Curve]:
-        """The dials by the model and by the CNN."""
-        readers = dict(zip(DIALLED, (Moves(), Judged("the CNN", self.shows)), strict=True))
+    def curves(self) -> list[Curve]:
+        """The dials: by the model and by the CNN, and by the CNN on prompts like those that are asked afterwards."""
         erased = Erased.of(strings(header(erase_config(self.concept), self.bench.base_model)), self.concept)
-        config = replace(StrengthConfig.like(erased, seeds), batch=32)
-        painter = Painter([self.bench.text.encode(s) for s in erased.asking(seeds)], config)
-        paint = lambda scale: painter.paint(self.bench.model, self.eraser, scale)  # noqa: E731
+        own, sees = asked([self.concept], [], OWN_SEEDS, 800_000).prompts, Judged("the CNN", self.shows)
+        trained = [erased.asking()[i % len(erased.templates)] for i in range(SEEDS)]
+        plans = ((trained, Moves()), (trained, sees), (own, sees))
         known = self.told.setdefault("curves", {})
-        for name, reader in readers.items():
+        for name, (prompts, reader) in zip(DIALLED, plans, strict=True):
             if name not in known:
-                known[name] = asdict(measure(paint, reader, seeds, config.halvings))
+                config = replace(StrengthConfig.like(erased, len(prompts)), batch=32)
+                painter = Painter([self.bench.text.encode(prompt) for prompt in prompts], config)
+                paint = lambda scale, painter=painter: painter.paint(self.bench.model, self.eraser, scale)  # noqa: E731
+                known[name] = asdict(measure(paint, reader, len(prompts), config.halvings))
                 self.keep(self.told)
         return [Curve(**known[name]) for name in DIALLED]
 
@@ -84,21 +88,25 @@ class Dialled:
         return {name: [getattr(r, self.kind) == self.concept for r in found] for name, found in read.items()}
 
     def drawn(self, name: str, cell: Cell, scales: list[float]) -> list[dict[str, list[bool]]]:
-        """What the pictures of a cell show at each of some scales."""
-        found, dial = self.told.setdefault(name, {}), Dial()
+        """What the pictures of a cell show at each of some scales; those of a smaller cell are kept."""
+        found, dial, images = self.told.setdefault(name, {}), Dial(), len(cell.prompts)
         with applied(self.bench.before.module, self.eraser, dial):
             for dial.scale in scales:
-                if str(dial.scale) not in found:
-                    found[str(dial.scale)] = self.read(self.bench.before.pictures(cell.prompts, cell.seeds))
+                known = found.setdefault(str(dial.scale), {"cnn": [], "oracle": []})
+                have = len(known["cnn"])
+                if have < images:
+                    pictures = self.bench.before.pictures(cell.prompts[have:], cell.seeds[have:])
+                    fresh = self.read(pictures, max(0, BY_ORACLE - have))
+                    found[str(dial.scale)] = {judge: known[judge] + fresh[judge] for judge in known}
                     self.keep(self.told)
-        return [found[str(scale)] for scale in scales]
+        return [{judge: hits[:images] for judge, hits in found[str(scale)].items()} for scale in scales]
 
 
-def concept_curve(one: Dialled, images: int, seeds: int) -> dict:
+def concept_curve(one: Dialled, images: int, below: int) -> dict:
     """Outcomes of a concept for every setting of the dials and of the raw scale, and the measured curves."""
     cell = asked([one.concept], [], images, 400_000)
-    nameless = asked([one.concept], [], images, 600_000, {one.concept: GUIDES[one.kind]})
-    scales = [curve.scale_at(d) for curve in one.curves(seeds) for d in DIALS] + list(DIALS)
+    nameless = asked([one.concept], [], below, 600_000, {one.concept: GUIDES[one.kind]})
+    scales = [curve.scale_at(d) for curve in one.curves() for d in DIALS] + list(DIALS)
     outcomes = one.drawn("named", cell, scales)
     parts = [outcomes[i : i + len(DIALS)] for i in range(0, len(outcomes), len(DIALS))]
     return {
@@ -154,7 +162,8 @@ def markdown(report: dict) -> str:
     )
     note = (
         f"{report['images']} pictures a concept and setting, of which the oracle read {BY_ORACLE}; dials measured with "
-        f"{report['seeds']} other seeds. Prompts that do not name the concept, by the dial below 0, CNN: {below}. "
+        f"{SEEDS} other seeds on prompts of training, with {OWN_SEEDS} on own ones. Prompts that do not name the "
+        f"concept, by the dial below 0, CNN: {below}. "
         f"`{report['command']}` at {report['commit']}."
     )
     return "\n".join([*made, "", note, ""])
@@ -167,7 +176,7 @@ def plot(report: dict, path: Path):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, 3, figsize=(12, 4), sharey=True)
+    figure, panels = pyplot.subplots(1, 4, figsize=(15, 4), sharey=True)
     for panel, name in zip(panels, (*DIALLED, RAW), strict=True):
         line = report["judges"]["cnn"][name]
         for concept, values in line["concepts"].items():
@@ -195,8 +204,8 @@ def main() -> int:
     every = [c for two in CONCEPTS.values() for c in two]
     parser = argparse.ArgumentParser(prog="dev.py strength", description=__doc__)
     parser.add_argument("--concepts", nargs="*", choices=every, default=every)
-    parser.add_argument("--images", type=int, default=100, help="pictures a concept and setting")
-    parser.add_argument("--seeds", type=int, default=128, help="that each dial is measured with")
+    parser.add_argument("--images", type=int, default=200, help="pictures a concept and setting")
+    parser.add_argument("--below", type=int, default=100, help="pictures a concept and setting below 0")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after these; the next call goes on")
     args = parser.parse_args()
@@ -206,20 +215,20 @@ def main() -> int:
     gallery = Gallery(bench.before, bench.net, ROOT / ".cache" / "boards")
     calibration = {n: getattr(StrengthConfig, n) for n in ("halvings", "steps")} | {"lost": LOST, "moved": MOVED}
     erasers = digest(*(erase_config(concept) for concept in every))
-    setting = {"images": args.images, "by_oracle": BY_ORACLE, "seeds": args.seeds, "calibration": calibration}
+    setting = {"by_oracle": BY_ORACLE, "seeds": [SEEDS, OWN_SEEDS], "calibration": calibration}
     setting |= {"dials": list(DIALS), "below_0": list(BELOW), "erasers": erasers}
     setting |= {"base_model": bench.base_model, "judges": gallery.judges}
     found = {}
     for concept in args.concepts:
         if time.monotonic() - begun > args.seconds:
             return UNFINISHED
-        raw = CACHE / f"{concept}.{args.images}.{args.seeds}.json"
+        raw = CACHE / f"{concept}.json"
         keep = lambda told, raw=raw: files.replace(raw, json.dumps(told).encode())  # noqa: E731
         one = Dialled(bench, gallery, concept, kept(raw, setting), keep)
-        found[concept] = concept_curve(one, args.images, args.seeds)
+        found[concept] = concept_curve(one, args.images, args.below)
         rates = {n: [sum(t["cnn"]) for t in found[concept][n]] for n in (*DIALLED, RAW)}
         print(f"{concept}: {rates}, {time.monotonic() - begun:.0f} s", flush=True)
-    report = make_report(found, setting)
+    report = make_report(found, {"images": args.images, "images_below_0": args.below} | setting)
     (OUT / "strength.json").write_text(json.dumps(report, indent=1) + "\n")
     (OUT / "strength.md").write_text(markdown(report))
     plot(report, OUT / "strength.png")

@@ -53,9 +53,9 @@ class Erased:
         every = [prompts.fill(t, name) for t in self.templates for name in self.names]
         return random.Random(seed).sample(every, min(count, len(every)))
 
-    def asking(self, count: int) -> list[str]:
-        """`count` prompts that ask for the concept by its name, the templates in turn."""
-        return [prompts.fill(self.templates[i % len(self.templates)], self.names[0]) for i in range(count)]
+    def asking(self) -> list[str]:
+        """Prompts that ask for the concept by its name, one a template."""
+        return [prompts.fill(template, self.names[0]) for template in self.templates]
 
     def kept(self) -> list[str]:
         """Prompts that its training kept."""

@@ -1,6 +1,7 @@
 """What combining and scaling erasers needs of the loaded model: states of its linears, and its response."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -68,14 +69,17 @@ class Stored:
             return file.get_tensor(module)
 
 
-def calibrate(patcher, clip, eraser: Eraser, erased: Erased, config: StrengthConfig, reader: Moves | Judged) -> Curve:
-    """Measures an eraser's dial on a loaded Flux; see `strength.measure`.
+def calibrate(
+    patcher, clip, eraser: Eraser, prompts: Sequence[str], config: StrengthConfig, reader: Moves | Judged
+) -> Curve:
+    """Measures an eraser's dial on a loaded Flux, with these prompts in turn; see `strength.measure`.
 
     The model is borrowed anew for every scale: a judge's VAE may take its place in memory between two of them.
     """
     text = TextEncoder(clip)
     with torch.inference_mode(False):
-        painter = Painter([text.encode(sentence) for sentence in erased.asking(config.images)], config)
+        states = [text.encode(prompt) for prompt in prompts]
+    painter = Painter([states[i % len(states)] for i in range(config.images)], config)
 
     def paint(scale: Tensor) -> Tensor:
         with borrow(patcher) as model:

@@ -1,5 +1,7 @@
 """TinyFlux without ComfyUI's server: prompts to pictures in batches, for measuring."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -106,6 +108,6 @@ class TrainerText:
         return self.pipeline.encode([text])
 
 
-def read_both(net: judge.JudgeNet, pictures: Tensor, kind: str) -> dict[str, list[Reading]]:
-    """What the two judges see."""
-    return {"oracle": oracle.read(pictures, kind), "cnn": judge.read(net, pictures, kind)}
+def readers(net: judge.JudgeNet) -> dict[str, Callable[[Tensor, str], list[Reading]]]:
+    """The two judges: each takes pictures and the kind that is asked for."""
+    return {"oracle": oracle.read, "cnn": partial(judge.read, net)}

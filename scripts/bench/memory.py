@@ -110,11 +110,20 @@ def peak_bytes(base: str, pixels: int, tokens: int, checkpoint: bool) -> tuple[i
         both = [trainer.optimizer(lora, rate, config) for rate in (config.lr_low, config.lr_up)]
         run = trainer.Run(config, lora, both, None)
         with exact_gradients(model.module, checkpoint):
-            trainer.pair(model, plan, epoch, 0, lora, both)  # makes what the optimisers keep
+            keep_states(lora, both)
             run.keep()
             live.peak = live.now
             trainer.pair(model, plan, epoch, 0, lora, both)
     return live.peak, weights
+
+
+def keep_states(lora, optimizers: list):
+    """Makes what the optimisers keep from their first step on; the values of fake tensors are none."""
+    for each in optimizers:
+        for parameter in lora.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        each.step()
+        each.zero_grad()
 
 
 def peaks() -> dict[str, float]:

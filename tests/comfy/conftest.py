@@ -13,7 +13,8 @@ from scripts.base import prepare_base
 from scripts.server import ComfyServer
 
 ROOT = Path(__file__).resolve().parents[2]
-BASE = ROOT / ".cache" / "test-base"
+# One for each process of pytest-xdist: their servers must not share folders.
+BASE = ROOT / ".cache" / ("test-base-" + os.environ.get("PYTEST_XDIST_WORKER", "alone"))
 
 if "COMFYUI_PATH" not in os.environ:
     pytest.exit("tests/comfy needs ComfyUI: run `python scripts/dev.py test`, or `pytest tests/unit`", returncode=4)

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from eraseanything_core.compose import merge
+from eraseanything_core.tinyflux import measure
 from eraseanything_core.tinyflux.prompts import kind_of
+from eraseanything_core.tinyflux.recipe import Cell
 from scripts import multi
 
 
@@ -63,3 +66,23 @@ def test_outcomes_of_another_recipe_are_not_used(monkeypatch, tmp_path):
     after = bench.setting(20)
     assert [name for name in before if before[name] != after[name]] == ["recipes"]
     assert "sum 3" not in multi.kept(raw, after)
+
+
+def test_the_oracle_reads_the_first_pictures_of_a_cell(monkeypatch):
+    """Of every kind; the other judge reads all."""
+    seen = {"oracle": [], "cnn": []}
+
+    def reader(name):
+        return lambda pictures, kind: [
+            seen[name].append(int(p.mean())) or SimpleNamespace(**{kind: "star"}) for p in pictures
+        ]
+
+    class Numbered:
+        def pictures(self, prompts, seeds, guidance):
+            return torch.tensor(seeds, dtype=torch.float).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
+
+    monkeypatch.setattr(measure, "readers", lambda net: {name: reader(name) for name in seen})
+    cell = Cell(["entity", "style"] * 3, ["star", "moon"] * 3, [""] * 6, list(range(6)))
+    hits, _ = measure.read_cell(Numbered(), None, cell, by_oracle=3)
+    assert hits == {"oracle": [True, False, True], "cnn": [True, False] * 3}
+    assert (sorted(seen["oracle"]), sorted(seen["cnn"])) == ([0, 1, 2], list(range(6)))

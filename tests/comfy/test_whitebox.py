@@ -153,6 +153,7 @@ def test_the_nodes_run_in_a_graph(server):
         f"EraseAnything_{name}" for name in ("EraseTrainer", "InversionAttack", "RelearnAttack", "GeneticAttack")
     )
     small = {"concept": "heart", "width": 96, "height": 96, "steps": 2, "sampling_steps": 2, "pool": 1, "rsc": 0.0}
+    small |= {"preset": "custom"}  # else it replaces the steps
     target = {"model": ["1", 0], "clip": ["2", 0], "lora": ["3", 0], "latent": ["4", 0]}
     words = {"prompt": PROMPT, "concept": "heart", "steps": 2}
     graph = {

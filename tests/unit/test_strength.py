@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -27,7 +29,7 @@ def test_seeds_that_flip_together_leave_no_step_out():
 
 
 def test_it_goes_through_a_header():
-    measured = curve([0.5, 0.25], [0.75, 0.5], "NudeNet (exposed)")
+    measured = replace(curve([0.5, 0.25], [0.75, 0.5], "NudeNet (exposed)"), prompts="3a1f")
     assert Curve.of({HEADER: measured.text()}) == measured and Curve.of({}) is None
 
 

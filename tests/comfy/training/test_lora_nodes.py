@@ -292,7 +292,7 @@ def test_the_middle_of_the_dial_is_where_the_seed_flips(pack, tinyflux, folder):
     erased, reader, eraser = Erased.of(header, "x"), strength.Moves(), keys.read(tensors, {}, "x")
     config = strength.StrengthConfig.like(erased, 1)
     with torch.inference_mode(False):
-        prompts = [flux.TextEncoder(tinyflux["clip"]).encode(sentence) for sentence in erased.asking(1)]
+        prompts = [flux.TextEncoder(tinyflux["clip"]).encode(sentence) for sentence in erased.asking()[:1]]
     painter, near = strength.Painter(prompts, config), 0.5**config.halvings
     with flux.borrow(tinyflux["model"]) as model:
         painted = [painter.paint(model, eraser, torch.tensor([s])) for s in (0.0, 1.0, scale - near, scale + near)]
@@ -311,6 +311,24 @@ def test_the_dial_follows_a_judge(pack, tinyflux, folder):
     assert "by TinyFlux CNN (star)" in summary and strength.Curve.of(made.header).reader == "TinyFlux CNN (star)"
     again = execute(pack["EraseStrength"], tinyflux | {"strength": 0.5, "clip": None}).args
     assert again[2] == pytest.approx(scale, abs=1e-4) and again[1].header == made.header
+
+
+def test_the_dial_is_measured_on_own_prompts(pack, tinyflux, monkeypatch):
+    """In turn, a seed each; again when the prompts are others, not when there are none or the same."""
+    node, painted = pack["EraseStrength"], []
+    merging = importlib.import_module(node.__module__).merging
+    painter = merging.Painter
+    monkeypatch.setattr(merging, "Painter", lambda prompts, config: painted.append(prompts) or painter(prompts, config))
+    asked = tinyflux | {"images": 3, "strength": 0.5, "prompts": "a red star on a white background\n\n a star "}
+    _, made, scale, _ = execute(node, asked).args
+    encode = flux.TextEncoder(tinyflux["clip"]).encode
+    wanted = [encode(p) for p in ("a red star on a white background", "a star", "a red star on a white background")]
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(painted[0], wanted, strict=True))
+    for prompts in ("", asked["prompts"]):
+        again = execute(node, asked | {"prompts": prompts, "clip": None}).args
+        assert again[2] == pytest.approx(scale, abs=1e-4) and again[1].header == made.header
+    with pytest.raises(ValueError, match="connect the CLIP"):
+        execute(node, asked | {"prompts": "a blue star", "clip": None})
 
 
 def test_zero_is_untouched_and_below_it_is_the_opposite(pack, dial, patcher):

@@ -84,7 +84,7 @@ def test_what_grows_the_estimate(patcher, clip, config, free):
     def with_(**change):
         return needs(patcher, clip, dataclasses.replace(config, **change), free)[0].activations
 
-    masters = (4 + 4 + 4 + 2 * 2 * 8) * 2 * config.rank * (256 + 256) * 2  # weight, gradient, copy; two Adams and copies
+    masters = (4 + 4 + 4 + 2 * 2 * 8) * 2 * config.rank * (256 + 256) * 2  # and the copies
     tokens, more = 32 + 36, 32 + 144
     assert (with_(width=192, height=192) - masters) / (base - masters) == pytest.approx(more / tokens, rel=1e-3)
     assert (with_(batch=6) - masters) / (base - masters) == pytest.approx(3, rel=1e-3)
