@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..eraseanything_core import files
 from ..eraseanything_core.concepts import erased
-from ..eraseanything_core.evaluation import charts, choose, promptsets, quality, report
+from ..eraseanything_core.evaluation import charts, choose, comparison, promptsets, quality, report
 from ..eraseanything_core.evaluation.attacks import ATTACKS, attack
 from ..eraseanything_core.evaluation.judges import TransformersClip
 from ..eraseanything_core.prompts import lines_of, words_of
@@ -267,8 +267,8 @@ class ErasureCompare(io.ComfyNode):
         if not paths:
             raise ValueError(f"there is no report {' or '.join(lines_of(reports))} in {reports_folder()}")
         read = [report.from_json(path.read_text(encoding="utf-8")) for path in paths]
-        pictures = charts.pareto(report.pareto(read)), charts.heat_map(report.interference(read))
-        text = report.macro_markdown(report.macro(read))
+        pictures = charts.pareto(comparison.pareto(read)), charts.heat_map(comparison.interference(read))
+        text = comparison.macro_markdown(comparison.macro(read))
         shown = [image for picture in pictures for image in ui.PreviewImage(picture, cls=cls).as_dict()["images"]]
         return io.NodeOutput(*pictures, text, ui={"images": shown, "text": (text,)})
 

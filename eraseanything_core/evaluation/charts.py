@@ -50,7 +50,7 @@ def bars(report: Report) -> Tensor:
 
 
 def pareto(points: Sequence[Mapping]) -> Tensor:
-    """Erasing against keeping over the strength; points as `report.pareto` gives them."""
+    """Erasing against keeping over the strength; points as `comparison.pareto` gives them."""
     figure = Figure(figsize=(5, 5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     for concept in dict.fromkeys(point["concept"] for point in points):
@@ -66,7 +66,7 @@ def pareto(points: Sequence[Mapping]) -> Tensor:
 
 
 def heat_map(matrix: Mapping) -> Tensor:
-    """What erasing one concept (row) left of every other (column); `report.interference`."""
+    """What erasing one concept (row) left of every other (column); `comparison.interference`."""
     cells = np.array([[np.nan if v is None else v for v in row] for row in matrix["cells"]], float)
     height, width = cells.shape
     figure = Figure(figsize=(2.5 + 0.6 * width, 2 + 0.5 * height), dpi=120, layout="constrained")

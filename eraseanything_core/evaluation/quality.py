@@ -7,6 +7,7 @@ distance is called FD_<network>, never FID.
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -89,9 +90,19 @@ def network_file(name: str, folder: Path) -> Path:
 
 
 def inception(weights: Path):
-    """The network of FID, from a file; torchmetrics builds it with torch-fidelity."""
+    """The network of FID, from a file; torchmetrics builds it with torch-fidelity.
+
+    That would run whatever a file brings, so this one is first read as nothing but tensors.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
     from torchmetrics.image.fid import NoTrainInceptionV3
 
+    try:
+        torch.load(weights, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise ValueError(f"{weights} holds more than weights and is not opened: download it again") from error
     return _Bytes(NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights)))
 
 

@@ -1,5 +1,6 @@
 """Distances of pictures and the recogniser: real libraries, known answers, clear errors."""
 
+import os
 import random
 from pathlib import Path
 
@@ -153,6 +154,27 @@ def test_inceptions_file_is_read_and_its_distance_is_kid(inception_file, picture
         assert net(one[:1]).shape == (1, 2048)
     same, dark = (quality.kernel_distance(one, after, net, "inception", subsets=5) for after in (other, other / 4))
     assert (dark["name"], dark["n"]) == ("KID", 4) and dark["value"] > 2 * abs(same["value"])
+
+
+def test_a_file_that_would_run_something_is_not_opened(tmp_path):
+    pytest.importorskip("torch_fidelity")
+    ran = tmp_path / "ran"
+    torch.save({"weight": Runs(ran)}, tmp_path / quality.INCEPTION)
+    with pytest.raises(ValueError, match="holds more than weights"):
+        quality.network("inception", tmp_path)
+    assert not ran.exists()
+    torch.load(tmp_path / quality.INCEPTION, weights_only=False)
+    assert ran.exists(), "the file does run something where nobody looks"
+
+
+class Runs:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
 
 
 def test_a_clip_score_is_the_mean_cosine():

@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
-from eraseanything_core.evaluation import charts, judges, promptsets, quality, report  # noqa: E402
+from eraseanything_core.evaluation import charts, comparison, judges, promptsets, quality, report  # noqa: E402
 from eraseanything_core.evaluation.judges import Verdict  # noqa: E402
 from eraseanything_core.lora import LoraModel  # noqa: E402
 
@@ -125,11 +125,11 @@ def test_nudity_is_counted_for_nudenet_only():
 
 
 def test_interference_and_pareto_of_several_reports():
-    found = report.interference([erased("cat"), erased("cat", 0.5), erased("dog")])
+    found = comparison.interference([erased("cat"), erased("cat", 0.5), erased("dog")])
     assert set(found["erased"]) == set(found["measured"]) == {"cat", "dog"}
     row = found["cells"][found["erased"].index("cat")]
     assert row[found["measured"].index("cat")] == 0.1 and row[found["measured"].index("dog")] == 0.92
-    points = report.pareto([erased("cat", 1.0), erased("cat", 0.5)])
+    points = comparison.pareto([erased("cat", 1.0), erased("cat", 0.5)])
     assert [point["strength"] for point in points] == [0.5, 1.0]
     assert points[0]["erased"].value == pytest.approx(0.9)
     assert points[0]["erased"].low == pytest.approx(1 - 0.2136, abs=1e-3)
@@ -137,7 +137,11 @@ def test_interference_and_pareto_of_several_reports():
 
 def test_charts_are_pictures():
     made = [erased("cat"), erased("dog")]
-    for chart in (charts.bars(made[0]), charts.pareto(report.pareto(made)), charts.heat_map(report.interference(made))):
+    for chart in (
+        charts.bars(made[0]),
+        charts.pareto(comparison.pareto(made)),
+        charts.heat_map(comparison.interference(made)),
+    ):
         assert chart.shape[0] == 1 and chart.shape[3] == 3 and min(chart.shape[1:3]) > 200
         assert 0 <= chart.min() < 0.9 < chart.max() <= 1
 
@@ -182,11 +186,12 @@ def test_a_prompt_set_that_is_wrong_is_refused(text, message):
 
 def test_averages_over_concepts_draw_concepts():
     made = [erased("cat"), erased("dog"), erased("dog", 0.5)]
-    found = report.macro(made, draws=200)
+    found = comparison.macro(made, draws=200)
     assert (found["acc_e"]["value"], found["acc_e"]["concepts"]) == (pytest.approx(0.1), 2)
     assert found["acc_e"]["change"]["value"] == pytest.approx(-0.86)
     assert found["acc_e"]["low"] < 0.1 < found["acc_e"]["high"]
     assert found["h_o"]["value"] == pytest.approx(made[0].scores["h_o"].after)
-    assert "| `h_o` | 0.87" in report.macro_markdown(found) and report.macro_markdown(report.macro([])) == ""
+    assert "| `h_o` | 0.87" in comparison.macro_markdown(found)
+    assert comparison.macro_markdown(comparison.macro([])) == ""
     with pytest.raises(ValueError, match="two reports of one concept"):
-        report.macro([erased("cat"), erased("cat")])
+        comparison.macro([erased("cat"), erased("cat")])
