@@ -47,8 +47,7 @@ MODULES = {
     "bench": "scripts.bench",
     "words": "scripts.words",
 }
-# The whole suite on as many cores as have memory for a ComfyUI each; a file's tests share what they make.
-WHOLE_SUITE = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
+WHOLE_SUITE = ["-n", "2", "--dist", "loadfile"]  # each process starts a ComfyUI; a file's tests share what they make
 
 
 def main() -> int:
@@ -62,7 +61,6 @@ def main() -> int:
     command, rest = parse(sys.argv[1:])
     try:
         environment = prepare(tests=command == "test")
-        rest = rest or (WHOLE_SUITE if command == "test" else [])
         arguments = [str(environment.python), "-m", MODULES[command], *rest]
         return subprocess.run(arguments, cwd=ROOT, env=environment.variables()).returncode
     except StepFailed as failure:
@@ -80,7 +78,7 @@ def parse(arguments: list[str]) -> tuple[str, list[str]]:
     parser.add_argument("command", choices=list(MODULES))
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the command")
     parsed = parser.parse_args(arguments)
-    return parsed.command, parsed.arguments
+    return parsed.command, parsed.arguments or (WHOLE_SUITE if parsed.command == "test" else [])
 
 
 if __name__ == "__main__":

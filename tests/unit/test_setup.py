@@ -66,6 +66,11 @@ def test_content_hash_tells_a_path_from_its_name(tmp_path):
 def test_the_command_line_passes_arguments_on():
     assert parse(["test", "-k", "graph", "--maxfail=1"]) == ("test", ["-k", "graph", "--maxfail=1"])
     assert parse(["demo", "--images", "4"]) == ("demo", ["--images", "4"])
+    assert parse(["demo"]) == ("demo", [])
+
+
+def test_the_whole_suite_runs_in_two_processes():
+    assert parse(["test"]) == ("test", ["-n", "2", "--dist", "loadfile"])
 
 
 def test_a_step_that_fails_ends_without_a_traceback(tmp_path):
