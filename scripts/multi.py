@@ -52,7 +52,7 @@ MODES = {
     "truncated": {"rank": RANK, "energy": ENERGY},
     **{mode: {"rank": RANK, "density": DENSITY} for mode in merge.SPARSE},
 }
-BY_ORACLE = 12  # pictures of a cell that the oracle reads too: it takes half a second for one
+BY_ORACLE = 6  # pictures of a cell that the oracle reads too: it takes half a second for one
 BY_SYNONYM = ("un-erased", "single", "sum", "prompt-gated")  # whose acc_g is measured
 TOGETHER = ("un-erased", "sum", "prompt-gated")  # whose acc_e2 is
 
@@ -318,7 +318,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="dev.py multi", description=__doc__)
     parser.add_argument("--modes", nargs="*", choices=list(MODES), default=list(MODES))
     parser.add_argument("--counts", nargs="*", type=int, default=COUNTS)
-    parser.add_argument("--images", type=int, default=100, help="pictures a cell")
+    parser.add_argument("--images", type=int, default=60, help="pictures a cell")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after these; the next call goes on")
     args = parser.parse_args()
