@@ -11,6 +11,7 @@ import pytest
 import torch
 from comfy_extras.nodes_sd3 import EmptySD3LatentImage
 
+from eraseanything_core.evaluation.judges import sha256
 from eraseanything_core.flux import exact_gradients
 from eraseanything_core.tinyflux import ceilings
 from eraseanything_core.tinyflux import pipeline as tiny
@@ -110,6 +111,14 @@ def test_ceilings_stand_in_the_repository():
         assert clean["relation"]["value"] >= 0.90 and min(clean[concept]["value"] for concept in ALL) >= 0.85
         assert told["synonyms"][judge]["all"]["value"] >= 0.90
         assert all(told[name][judge]["all"]["value"] >= 0.80 for name in DISTORTED)
+
+
+def test_what_is_stored_of_a_pictures_cost():
+    """Half a second of one core at most, of these weights."""
+    told = json.loads((WEIGHTS.parent / "ceilings.json").read_text())
+    assert (told["cost"]["batch"], told["cost"]["steps"], told["cost"]["threads"]) == (16, 20, 1)
+    assert 0 < told["cost"]["cpu_seconds"] <= 0.5
+    assert told["weights"] == {path.name: sha256(path) for path in WEIGHTS.glob("*.safetensors")}
 
 
 def test_some_ceilings_are_measured_anew(tmp_path, monkeypatch):
