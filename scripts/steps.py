@@ -29,8 +29,8 @@ def python_in(venv: Path) -> Path:
 
 
 def pip_install(python: Path) -> list:
-    """The start of a command that installs into an interpreter's environment."""
-    return [python, "-m", "pip", "install", "--disable-pip-version-check"]
+    """The start of a command that installs into an interpreter's environment; Python compiles what it imports."""
+    return [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-compile"]
 
 
 def content_hash(*parts: object) -> str:
