@@ -76,7 +76,7 @@ class Painter:
     """Images of an eraser at any scale, a seed each.
 
     Args:
-        prompts: context [1, tokens, features] and pooled [1, features] for every image.
+        prompts: context [1, tokens, features] and pooled [1, features] of each; images take them in turn.
     """
 
     def __init__(self, prompts: list[tuple[Tensor, Tensor]], config: StrengthConfig):
@@ -95,7 +95,8 @@ class Painter:
         with applied(model.module, eraser, dial):
             for first in range(0, len(scale), config.batch):
                 part = slice(first, first + config.batch)
-                cond = model.cond(*(torch.cat(x) for x in zip(*self.prompts[part], strict=True)), config.guidance)
+                states = [self.prompts[i % len(self.prompts)] for i in range(len(scale))[part]]
+                cond = model.cond(*(torch.cat(x) for x in zip(*states, strict=True)), config.guidance)
                 dial.scale = scale[part, None]  # alike for every rank
                 made.append(list(model.trajectory(cond, noise[part], sigmas))[-1][0].cpu())
         return torch.cat(made)

@@ -63,15 +63,15 @@ class Dialled:
         """The dials: by the model and by the CNN, and by the CNN on prompts like those that are asked afterwards."""
         erased = Erased.of(strings(header(erase_config(self.concept), self.bench.base_model)), self.concept)
         own, sees = asked([self.concept], [], OWN_SEEDS, 800_000).prompts, Judged("the CNN", self.shows)
-        trained = [erased.asking()[i % len(erased.templates)] for i in range(SEEDS)]
-        plans = ((trained, Moves()), (trained, sees), (own, sees))
+        trained = erased.asking()
+        plans = ((trained, Moves(), SEEDS), (trained, sees, SEEDS), (own, sees, OWN_SEEDS))
         known = self.told.setdefault("curves", {})
-        for name, (prompts, reader) in zip(DIALLED, plans, strict=True):
+        for name, (prompts, reader, seeds) in zip(DIALLED, plans, strict=True):
             if name not in known:
-                config = replace(StrengthConfig.like(erased, len(prompts)), batch=32)
+                config = replace(StrengthConfig.like(erased, seeds), batch=32)
                 painter = Painter([self.bench.text.encode(prompt) for prompt in prompts], config)
                 paint = lambda scale, painter=painter: painter.paint(self.bench.model, self.eraser, scale)  # noqa: E731
-                known[name] = asdict(measure(paint, reader, len(prompts), config.halvings))
+                known[name] = asdict(measure(paint, reader, seeds, config.halvings))
                 self.keep(self.told)
         return [Curve(**known[name]) for name in DIALLED]
 
@@ -120,18 +120,20 @@ def lines(found: dict, judge: str, name: str) -> dict:
     """acc_e along one of the dials, and how far it is from a straight line.
 
     The line leads from the rate at 0 to the rate at 1; `off` is the largest distance from it between them, of all
-    concepts together and of each.
+    concepts together and of each, and `off_mean` the mean of the latter.
     """
     hits = [[c[name][i][judge] for c in found.values()] for i in range(len(DIALS))]
     rates = [rate([hit for concept in row for hit in concept]) for row in hits]
     each = {c: [round(sum(s[judge]) / len(s[judge]), 4) for s in told[name]] for c, told in found.items()}
+    off = {c: round(off_line(v), 4) for c, v in each.items()}
     values = [r["value"] for r in rates]
     return {
         "acc_e": rates,
         "off": round(off_line(values), 4),
         "monotone": falling(values),
         "concepts": each,
-        "off_each": {c: round(off_line(v), 4) for c, v in each.items()},
+        "off_each": off,
+        "off_mean": round(sum(off.values()) / len(off), 4),
         "monotone_each": {c: falling(v) for c, v in each.items()},
     }
 
@@ -153,6 +155,7 @@ def markdown(report: dict) -> str:
             rates = " | ".join(f"{r['value']:.3f} ({r['low']:.3f} to {r['high']:.3f})" for r in line["acc_e"])
             straight = "yes" if line["monotone"] else "no"
             made.append(f"| {judge_name} | {name} | {rates} | {line['off']:.3f} | {straight} |")
+            made.append(f"| | {name}, mean of the concepts |{' |' * len(DIALS)} {line['off_mean']:.3f} | |")
             for concept, values in line["concepts"].items():
                 cells = " | ".join(f"{v:.3f}" for v in values)
                 straight = "yes" if line["monotone_each"][concept] else "no"

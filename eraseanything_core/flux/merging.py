@@ -78,8 +78,7 @@ def calibrate(
     """
     text = TextEncoder(clip)
     with torch.inference_mode(False):
-        states = [text.encode(prompt) for prompt in prompts]
-    painter = Painter([states[i % len(states)] for i in range(config.images)], config)
+        painter = Painter([text.encode(prompt) for prompt in prompts], config)
 
     def paint(scale: Tensor) -> Tensor:
         with borrow(patcher) as model:

@@ -108,15 +108,15 @@ class Still:
         yield (cond[0] + self.module(torch.ones(len(noise), 1, 1)))[..., None].expand_as(noise), None
 
 
-def test_images_are_painted_in_batches_each_at_its_own_scale(monkeypatch):
+def test_images_take_prompts_in_turn_and_are_painted_in_batches_each_at_its_own_scale(monkeypatch):
     from eraseanything_core.compose import adapter
     from eraseanything_core.compose.keys import Factors
 
     monkeypatch.setattr(adapter, "place", lambda key, width: ("", 0))
     model, eraser = Still(), {"x": Factors(torch.full((1, 1), 2.0), torch.ones(1, 1))}
     config = StrengthConfig(steps=3, batch=2, width=16, height=16, guidance=2.5)
-    prompts = [(torch.full((1, 1, 1), float(i)), torch.zeros(1, 1)) for i in range(3)]
+    prompts = [(torch.full((1, 1, 1), float(i)), torch.zeros(1, 1)) for i in range(2)]
     found = Painter(prompts, config).paint(model, eraser, torch.tensor([0.0, 0.25, 1.0]))
-    assert found.shape == (3, 1, 2, 2) and found[:, 0, 0, 0].tolist() == [0.0, 1.5, 4.0]
+    assert found.shape == (3, 1, 2, 2) and found[:, 0, 0, 0].tolist() == [0.0, 1.5, 2.0]
     assert model.batches == [(2, 2.5, 3), (1, 2.5, 3)]
     assert not model.module._forward_hooks, "the model is as it was"
