@@ -16,8 +16,9 @@ import torch
 
 from eraseanything_core.evaluation.boards import Board, Figure, table
 from eraseanything_core.files import replace
-from eraseanything_core.tinyflux.boards import LABELS, OURS, Bench, Outcomes, Size, combined, gap, overall, share
+from eraseanything_core.tinyflux.boards import LABELS, OURS, Bench, Size
 from eraseanything_core.tinyflux.gallery import Gallery, OutOfTime, digest
+from eraseanything_core.tinyflux.outcomes import Outcomes, combined, gap, overall, share
 from eraseanything_core.tinyflux.pipeline import Pipeline, flux, judge_net
 from eraseanything_core.tinyflux.prompts import kind_of
 from eraseanything_core.tinyflux.recipe import VALIDATION, cells, erase_config

@@ -18,6 +18,7 @@ from eraseanything_core.files import replace
 from eraseanything_core.tinyflux import GUIDANCE, MU
 from eraseanything_core.tinyflux.captions import SYNONYMS
 from eraseanything_core.tinyflux.erase import train_eraser
+from eraseanything_core.tinyflux.gallery import Inverted
 from eraseanything_core.tinyflux.measure import merged
 from eraseanything_core.tinyflux.pipeline import Pipeline, TrainerText
 from eraseanything_core.tinyflux.pipeline import flux as tinyflux
@@ -28,17 +29,6 @@ from scripts.demo import commit
 OUT = Path(__file__).resolve().parent.parent / "benchmarks"
 STEPS = (10, 25, 50)
 WAYS = {"relearned": {}, "relearned, attention awoken": whitebox.AWAKEN}
-
-
-class Inverted(Pipeline):
-    """A pipeline that draws found states whatever the prompt."""
-
-    def __init__(self, pipeline: Pipeline, context, pooled):
-        super().__init__(pipeline.module, pipeline.encoder, pipeline.decode)
-        self.found = context, pooled
-
-    def encode(self, prompts: list[str]):
-        return tuple(x.expand(len(prompts), *x.shape[1:]) for x in self.found)
 
 
 class Siege:

@@ -12,7 +12,9 @@ def exact_gradients(flux: Flux, checkpoint: bool = False):
     """Makes backpropagation through ComfyUI's Flux exact.
 
     Its blocks add residuals in place, which overwrites what LayerNorm saved for backward; so every LayerNorm
-    works on a copy of its input here. `in_training` makes RoPE differentiable.
+    works on a copy of its input here. The first block adds to the projected text itself: text that is searched
+    is copied too, for autograd refuses to change a view that a function of its own returns. `in_training` makes
+    RoPE differentiable.
 
     Args:
         flux: the module; it is as before when the context ends.
@@ -23,6 +25,7 @@ def exact_gradients(flux: Flux, checkpoint: bool = False):
         norms += [block.img_norm1, block.img_norm2, block.txt_norm1, block.txt_norm2]
     norms += [block.pre_norm for block in flux.single_blocks]
     handles = [norm.register_forward_pre_hook(lambda _, args: (args[0].clone(),)) for norm in norms]
+    handles.append(flux.txt_in.register_forward_hook(lambda _, args, x: x.clone() if x.requires_grad else x))
     before = comfy.model_management.in_training
     comfy.model_management.in_training = True
     try:

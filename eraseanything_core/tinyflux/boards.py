@@ -1,7 +1,7 @@
 """The boards on TinyFlux: which rows, cells and figures each of them has."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,10 +10,22 @@ import torch
 from torch import Tensor
 
 from ..evaluation.boards import OURS, REFERENCES, Board, Figure
-from ..evaluation.metrics import clustered_bootstrap, h_c, h_o, wilson
 from ..evaluation.quality import paired_kernel_distance
 from .frozen import CONCEPTS, asked, attacked, kept
 from .gallery import Gallery
+from .outcomes import (
+    Outcomes,
+    balance,
+    combined,
+    gap,
+    half_back,
+    lost,
+    obeyed,
+    overall,
+    shallower,
+    share,
+    unbeaten,
+)  # fmt: skip
 from .recipe import Cell
 
 LOSSES = (
@@ -21,7 +33,6 @@ LOSSES = (
     "attn+retain+rsc", "esd+retain+rsc", "esd+attn+rsc", "esd+attn+retain", "printed sign", "unshuffled",
 )  # fmt: skip
 COUNTS, SCALES = (1, 3, 5, 10), (0.5, 1.5, 2.0)
-DEPTHS = ("relearning 10", "relearning 50", "awaking 50")
 FLOOR = 0.85  # of a concept's ceiling: a choice, the one of `ceilings.FLOORS`
 CEILINGS = Path(__file__).with_name("ceilings.json")
 
@@ -37,6 +48,8 @@ class Size:
         settings: go over every trained row.
         others: rows of boards A and E besides the reference rows and EraseAnything.
         kinds: of the erased concepts; boards B and D have entities only.
+        depths: steps of relearning on board F; the last is that of awaking too.
+        inversion: steps of it there.
     """
 
     concepts: int
@@ -45,15 +58,16 @@ class Size:
     settings: dict = field(default_factory=dict)
     others: tuple[str, ...] = ("UCE", "MACE", "EAP", "concept ablation")
     kinds: tuple[str, ...] = tuple(CONCEPTS)
+    depths: tuple[int, ...] = (10, 25, 50)
+    inversion: int = 100
 
 
 SIZES = {
-    "smoke": Size(1, 6, settings={"steps": 2}),
+    "smoke": Size(1, 6, settings={"steps": 2}, depths=(1, 2), inversion=2),
     "one": Size(1, 32, others=("UCE",), kinds=("entity",)),
     "small": Size(1, 64, others=("UCE", "MACE")),
     "full": Size(2, 100),
 }
-Outcomes = dict[str, list[list[list[bool]]]]  # {cell: [concept][prompt][training]}
 
 
 @dataclass(frozen=True)
@@ -101,61 +115,6 @@ def drawn(concepts: tuple[str, ...], outcomes: Outcomes) -> dict[str, float]:
     return {c: round(float(np.mean(hits)), 4) for c, hits in zip(concepts, outcomes["acc_e"], strict=True)}
 
 
-def means(concepts: list[list[list[bool]]]) -> list[float]:
-    """Of every prompt, over the trainings: those see the same noise, so they are no further pictures."""
-    return [float(np.mean(seeds)) for prompts in concepts for seeds in prompts]
-
-
-def figure(shares: list[float]) -> Figure:
-    """A rate over prompts, Wilson's interval.
-
-    Raises:
-        ValueError: if there is nothing to take a rate of.
-    """
-    low, high = wilson(sum(shares), len(shares))
-    return Figure(round(float(np.mean(shares)), 4), round(low, 4), round(high, 4), len(shares))
-
-
-def share(concepts: list[list[list[bool]]]) -> Figure:
-    return figure(means(concepts))
-
-
-def combined(outcomes: Outcomes, statistic) -> Figure:
-    """A statistic of macro-averaged rates; concepts, prompts and trainings are drawn again."""
-    found = clustered_bootstrap(outcomes, statistic)
-    value, low, high = (round(found[part], 6) for part in ("value", "low", "high"))
-    return Figure(value, low, high, sum(map(len, (p for c in outcomes.values() for p in c))))
-
-
-def overall(rates) -> np.ndarray:
-    return h_o(rates["acc_e"], rates["acc_ir"], rates["acc_g"])
-
-
-def balance(rates) -> np.ndarray:
-    return h_c(rates["acc_e"], rates["acc_ir"])
-
-
-def gap(ours: Outcomes, theirs: Outcomes, statistic) -> Figure:
-    """statistic(ours) - statistic(theirs), drawn together: the prompts and seeds are the same."""
-    paired = {
-        name: [
-            [list(zip(a, b, strict=True)) for a, b in zip(mine, other, strict=True)]
-            for mine, other in zip(ours[name], theirs[name], strict=True)
-        ]
-        for name in ours
-    }
-    sides = lambda rates, side: {name: r[..., side] for name, r in rates.items()}  # noqa: E731
-    return combined(paired, lambda rates: statistic(sides(rates, 0)) - statistic(sides(rates, 1)))
-
-
-def lost(found: dict[str, Outcomes], statistic, name: str, where: str = "", others: Sequence = ()) -> Iterator[str]:
-    """Sentences on the reference rows, and on `others`, that EraseAnything is not measured to beat."""
-    for row in (*REFERENCES, *others):
-        won = gap(found[OURS], found[row], statistic)
-        if won.low <= 0:
-            yield f"{name}{where}: {OURS} minus {row!r} is {won.text()}"
-
-
 def board_a(bench: Bench) -> Board:
     """Table 3: the concept, the others of its kind, and a synonym that training never saw."""
     rows, figures, sentences, clean = (*REFERENCES, *bench.size.others, OURS), {}, [], {}
@@ -183,7 +142,8 @@ def board_a(bench: Bench) -> Board:
     )
 
 
-LABELS = {"acc_e": "Acc_e ↓", "acc_ir": "Acc_ir ↑", "acc_g": "Acc_g ↓"}
+ACC_E = "Acc_e ↓"
+LABELS = {"acc_e": ACC_E, "acc_ir": "Acc_ir ↑", "acc_g": "Acc_g ↓"}
 GAP = f"H_c minus {OURS}'s ↑"
 
 
@@ -222,33 +182,6 @@ def board_d(bench: Bench) -> Board:
     rows = (*many, *(f"scale {s}" for s in SCALES))
     title = "many erasers at once, and one at several strengths (App. F), on entities"
     return keeping(bench, "D", title, bench.concepts("entity"), rows)
-
-
-def obeyed(found: dict[str, Outcomes]) -> dict[str, Outcomes]:
-    """The outcomes of every row, of the prompts that the un-erased model obeys; a concept without any is left out."""
-    base = found["un-erased"]
-
-    def counted(name: str, concepts: list) -> list:
-        pairs = [zip(mine, before, strict=True) for mine, before in zip(concepts, base[name], strict=True)]
-        left = [[seeds for seeds, before in prompts if any(before)] for prompts in pairs]
-        return [prompts for prompts in left if prompts]
-
-    return {row: {name: counted(name, concepts) for name, concepts in own.items()} for row, own in found.items()}
-
-
-def unbeaten(found: dict[str, Outcomes], others: Sequence = ()) -> tuple[str, ...]:
-    """What `lost` says of each column of pictures that shall not show the concept."""
-    return tuple(
-        sentence
-        for column in found[OURS]
-        for sentence in lost(
-            {row: {column: own[column]} for row, own in found.items()},
-            lambda rates: 1 - next(iter(rates.values())),
-            "share not shown",
-            f", {column}",
-            others,
-        )
-    )
 
 
 def board_c(bench: Bench) -> Board:
@@ -322,24 +255,31 @@ def drift(bench: Bench, row: str) -> Figure:
 
 
 def board_f(bench: Bench) -> Board:
-    """Depth: Acc_e after relearning from 10 pictures, and after a LoRA that also awakes the concept's attention."""
-    concepts, rows, cells = bench.concepts(), (*REFERENCES, OURS), {"acc_e": TABLE["acc_e"]}
-    columns = {"Acc_e ↓": ""} | {f"{name} steps ↓": f" + {name}" for name in DEPTHS}
+    """Depth: Acc_e after relearning from 10 pictures, after a LoRA that also awakes the concept's attention, and from
+    states that an inversion found; and how long relearning takes to bring half of the concept back."""
+    concepts, rows, size = bench.concepts(), (*REFERENCES, OURS), bench.size
+    attacks = [f"relearning {n}" for n in size.depths] + [f"awaking {size.depths[-1]}", f"inversion {size.inversion}"]
+    cells, columns = {"acc_e": TABLE["acc_e"]}, {ACC_E: ""} | {f"{name} steps ↓": f" + {name}" for name in attacks}
     found = {
         row: {column: bench.outcomes(row + attack, concepts, cells)["acc_e"] for column, attack in columns.items()}
         for row in rows
     }
+    base, steps, half = found["un-erased"][ACC_E], (0, *size.depths), f"half back, % of {size.depths[-1]} steps ↑"
+    relearnt = {row: list(own.values())[: len(steps)] for row, own in found.items()}
+    figures = {row: {column: share(hits) for column, hits in own.items()} for row, own in found.items()}
+    for row, after in relearnt.items():
+        figures[row][half] = half_back(base, after, steps)
     return Board(
         "F",
-        "the concept after an attack on the weights, with 10 pictures of it",
-        tuple(columns),
-        {row: {column: share(hits) for column, hits in own.items()} for row, own in found.items()},
+        "the concept after attacks on the weights, with 10 pictures of it",
+        (*columns, half),
+        figures,
         bench.ceilings(concepts),
         FLOOR,
         {row: bench.rejected(row, concepts, cells) for row in rows},
-        unbeaten(found),
+        (*unbeaten(found), *shallower(base, relearnt, steps)),
         {},
-        drawn(concepts, {"acc_e": found["un-erased"]["Acc_e ↓"]}),
+        drawn(concepts, {"acc_e": base}),
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .. import tokens
 from ..evaluation.quality import JudgeFeatures
-from ..evaluation.whitebox import AWAKEN, RelearnConfig, relearn
+from ..evaluation.whitebox import AWAKEN, InversionConfig, RelearnConfig, invert, relearn
 from ..methods.attention_map import DELETION, MapErasure, override
 from ..methods.prompt_filter import filtered
 from ..sampling import euler, shifted_sigmas
@@ -33,7 +33,11 @@ from .prompts import kind_of
 from .recipe import TEMPLATES, Cell
 
 BATCH = 32  # pictures drawn between two looks at the clock
-ATTACKERS = {"relearning": RelearnConfig(guidance=GUIDANCE), "awaking": RelearnConfig(guidance=GUIDANCE, **AWAKEN)}
+ATTACKERS = {
+    "relearning": RelearnConfig(guidance=GUIDANCE),
+    "awaking": RelearnConfig(guidance=GUIDANCE, **AWAKEN),
+    "inversion": InversionConfig(guidance=GUIDANCE),
+}
 
 
 class OutOfTime(Exception):
@@ -41,17 +45,21 @@ class OutOfTime(Exception):
 
 
 def digest(*parts) -> str:
-    """A short hash of modules and of whatever else has a faithful repr."""
+    """A short hash of modules, tensors, and whatever else has a faithful repr."""
     found = hashlib.sha256()
     for part in parts:
         if isinstance(part, nn.Module):
             for name, tensor in part.state_dict().items():
-                found.update(
-                    name.encode() + tensor.detach().contiguous().flatten().cpu().view(torch.uint8).numpy().tobytes()
-                )
+                found.update(name.encode() + _bytes(tensor))
+        elif isinstance(part, Tensor):
+            found.update(_bytes(part))
         else:
             found.update(repr(part).encode() + b"\0")
     return found.hexdigest()[:20]
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().contiguous().flatten().cpu().view(torch.uint8).numpy().tobytes()
 
 
 def keep(path: Path, tensors: dict[str, Tensor], begun: float | None, **header: str) -> str:
@@ -99,6 +107,17 @@ class AttentionErased(Pipeline):
                     for span in tokens.locate(pieces, word, self.fuzzy)[0]:
                         select[row, list(span)] = 1
         return select
+
+
+class Inverted(Pipeline):
+    """A pipeline that draws found states whatever the prompt."""
+
+    def __init__(self, base: Pipeline, context: Tensor, pooled: Tensor):
+        super().__init__(base.module, base.encoder, base.decode)
+        self.found = context, pooled
+
+    def encode(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        return tuple(x.expand(len(prompts), *x.shape[1:]) for x in self.found)
 
 
 class Gallery:
@@ -159,9 +178,10 @@ class Gallery:
         if row == "attention map":
             return AttentionErased(self.base, known_names(concept))
         row, _, attack = row.partition(" + ")
-        module = self.module(row, concept, seed)
-        if attack:
-            module = merged(module, self.relearned(row, concept, seed, module, attack))
+        erased = self.drawn_by(self.module(row, concept, seed))
+        return self.attacked(row, concept, seed, erased, attack) if attack else erased
+
+    def drawn_by(self, module: nn.Module) -> Pipeline:
         return Pipeline(module, self.base.encoder, self.base.decode)
 
     def module(self, row: str, concept: str, seed: int) -> nn.Module:
@@ -176,21 +196,37 @@ class Gallery:
             module = merged(module, self.lora(name, erased, seed), strength)
         return module
 
-    def relearned(self, row: str, concept: str, seed: int, module: nn.Module, attack: str) -> dict[str, Tensor]:
-        """The LoRA with which someone who holds a row's weights brings the concept back; `attack` as in `ATTACKERS`.
+    def attacked(self, row: str, concept: str, seed: int, erased: Pipeline, attack: str) -> Pipeline:
+        """What draws for someone who holds a row's weights and brings the concept back.
 
-        Ten pictures of the un-erased model, of the concept's first training sentence.
+        Args:
+            row, concept, seed: whose weights they are.
+            erased: draws with them.
+            attack: one of `ATTACKERS` and its steps.
+        """
+        found = self.found(row, concept, seed, erased, attack)
+        if attack.startswith("inversion"):
+            return Inverted(erased, found["context"], found["pooled"])
+        return self.drawn_by(merged(erased.module, found))
+
+    def found(self, row: str, concept: str, seed: int, erased: Pipeline, attack: str) -> dict[str, Tensor]:
+        """The LoRA of an attack, or the states of an inversion.
+
+        Learnt from ten pictures of the un-erased model, of the concept's first training sentence.
         """
         kind, _, steps = attack.partition(" ")
         config = replace(ATTACKERS[kind], steps=int(steps), seed=seed)
-        path = self.folder / "loras" / f"{digest('relearned', module, concept, config)}.safetensors"
+        path = self.folder / "loras" / f"{digest('attacked', erased.module, concept, config)}.safetensors"
         if not path.exists():
             self.check_time()
             prompt, begun = TEMPLATES[kind_of(concept)][0].format(concept), time.process_time()
             pictures = self.base.latents([prompt] * 10, list(range(10)), GUIDANCE)
-            erased = Pipeline(module, self.base.encoder, self.base.decode)
             with trainable(erased) as model:
-                tensors = relearn(model, TrainerText(erased), pictures, prompt, concept, config)[0]
+                given = model, TrainerText(erased), pictures, prompt, concept, config
+                if kind == "inversion":
+                    tensors = dict(zip(("context", "pooled"), invert(*given)[:2], strict=True))
+                else:
+                    tensors = relearn(*given)[0]
             keep(path, tensors, begun, row=row, concept=concept, attack=attack)
             print(f"{row}, {concept}: attacked by {attack} steps", flush=True)
         return self.trained(path)
@@ -207,7 +243,8 @@ class Gallery:
         if row == "prompt filter":
             prompts = [filtered(prompt, known_names(concept)) for prompt in prompts]
         deleted = known_names(concept) if row == "attention map" and any_named(prompts, concept) else ()
-        name = digest(pipeline.module, pipeline.encoder, prompts, cell.seeds, GUIDANCE, STEPS, deleted)
+        states = pipeline.found if isinstance(pipeline, Inverted) else ()
+        name = digest(pipeline.module, pipeline.encoder, prompts, cell.seeds, GUIDANCE, STEPS, deleted, *states)
         path = self.folder / "latents" / f"{name}.safetensors"
         done = load_file(path)["x"] if path.exists() else torch.zeros(0, 16, 12, 12, dtype=torch.float16)
         source = pipeline if deleted or row != "attention map" else self.base

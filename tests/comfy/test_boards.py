@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from pytest import approx
 
 from eraseanything_core.evaluation.boards import REFERENCES, check
-from eraseanything_core.tinyflux.boards import BOARDS, DISTANCE, GAP, LABELS, Bench, Size, obeyed
+from eraseanything_core.tinyflux.boards import BOARDS, DISTANCE, GAP, LABELS, Bench, Size
+from eraseanything_core.tinyflux.outcomes import crossing, obeyed
 
 ABOUT = {"command": "c", "commit": "1", "judge": "cnn 1", "hashes": {"prompts": "x"}, "seeds": {"house": [0, 1]}}
 HIDDEN = {"EraseAnything": 9, "ESD": 6, "UCE": 10}  # of ten pictures, those of the concept that show it no more
@@ -125,3 +127,26 @@ def test_rows_of_a_boards_own_that_are_not_beaten_are_named(bench, monkeypatch):
     monkeypatch.setitem(HIDDEN, "scale 2.0", 10)
     (sentence,) = BOARDS["D"](bench).lost
     assert sentence.startswith("H_c: EraseAnything minus 'scale 2.0' is -5.3 (")
+
+
+def test_half_is_back_where_the_line_crosses_it():
+    """Of 40 steps: 1 before, 0.2 erased, so 0.6 is half; never, at once, and between two checks."""
+    steps = (0, 10, 20, 40)
+    rates = np.array([[1, 0.2, 0.2, 0.5, 0.7], [1, 0.2, 0.3, 0.3, 0.5], [0.9, 0.9, 0.9, 1, 1], [1, 0.2, 0.8, 0.4, 0.8]])
+    assert crossing(rates, steps) == approx([0.75, 1, 0, (10 * 0.4 / 0.6) / 40])
+    assert crossing(rates, steps, 0) == approx([0.5, 1, 0, 0]) and crossing(rates, steps, 1) == approx([1, 1, 0, 0.25])
+
+
+def test_depth_is_told_with_what_lies_between_two_checks(bench, monkeypatch):
+    """Half of what EraseAnything erased (9 of 10) is back between 25 and 50 steps, and of ESD (6 of 10) before 10."""
+    for attack, hidden in (("relearning 10", 8), ("relearning 25", 6), ("awaking 50", 3), ("inversion 100", 5)):
+        monkeypatch.setitem(HIDDEN, f"EraseAnything + {attack}", hidden)
+    board = BOARDS["F"](bench)
+    ours, esd, half = board.rows["EraseAnything"], board.rows["ESD"], board.columns[-1]
+    assert [ours[column].value for column in board.columns[:-1]] == approx([0.1, 0.2, 0.4, 1, 0.7, 0.5])
+    assert half == "half back, % of 50 steps ↑" and ours[half].value == approx((25 + 25 * 0.15 / 0.6) / 50)
+    assert ours[half].low <= 25 / 50 and ours[half].high == 1
+    assert (esd[half].value, esd[half].low, esd[half].high) == approx((5 / 50, 0, 10 / 50))
+    assert not [sentence for sentence in board.lost if "half back" in sentence and "'ESD'" in sentence]
+    monkeypatch.setitem(HIDDEN, "ESD + relearning 10", 6)
+    assert [s for s in BOARDS["F"](bench).lost if s.startswith("half back: EraseAnything minus 'ESD' is ")]

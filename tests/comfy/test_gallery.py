@@ -103,6 +103,18 @@ def test_relearning_is_a_lora_over_the_erased_weights(base, tmp_path):
     assert digest(plain) != digest(again) and len(list((tmp_path / "loras").iterdir())) == 1
 
 
+def test_what_an_inversion_found_is_drawn_whatever_the_prompt(base, cell, tmp_path):
+    gallery = Gallery(base, judge_net(), tmp_path)
+    erased, attacked = (gallery.pipeline("un-erased" + attack, "house", 0) for attack in ("", " + inversion 2"))
+    one, other = (attacked.encode([prompt]) for prompt in ("a photo of a house", "a moon"))
+    assert all(torch.equal(a, b) for a, b in zip(one, other)) and attacked.module is erased.module
+    assert not torch.equal(one[0], erased.encode(["a photo of a house"])[0])
+    drawn = [gallery.latents("un-erased" + attack, "house", cell, 1) for attack in (" + inversion 2", "")]
+    assert drawn[0][0] != drawn[1][0] and not torch.equal(drawn[0][1], drawn[1][1])
+    again = Gallery(base, judge_net(), tmp_path, until=time.monotonic() - 1)
+    assert again.latents("un-erased + inversion 2", "house", cell, 1)[0] == drawn[0][0]
+
+
 def test_rows_differ_only_where_they_act(base, cell, tmp_path):
     gallery = Gallery(base, judge_net(), tmp_path)
     other = frozen.asked("house")["acc_ir"]

@@ -76,10 +76,11 @@ def test_a_lora_of_another_model_is_not_worn(patcher):
         model.wear({"transformer.transformer_blocks.99.attn.to_q.lora_A.weight": torch.zeros(1, 1)})
 
 
-def test_inversion_lowers_the_loss_and_changes_only_the_concepts_states(patcher, pipeline, hearts, spoiler):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_inversion_lowers_the_loss_and_changes_only_the_concepts_states(patcher, pipeline, hearts, spoiler, dtype):
     config = whitebox.InversionConfig(steps=30, lr=0.1, guidance=3.5)
     text = tiny.TrainerText(pipeline)
-    with flux.borrow(patcher, torch.float32) as model:
+    with flux.borrow(patcher, dtype) as model:
         model.wear(spoiler)
         before = {name: p.clone() for name, p in model.module.state_dict().items()}
         context, _, history = whitebox.invert(model, text, hearts, PROMPT, "heart", config)
