@@ -32,7 +32,7 @@ from .pipeline import Pipeline, TrainerText, noise
 from .prompts import kind_of
 from .recipe import TEMPLATES, Cell
 
-BATCH = 32  # pictures drawn between two looks at the clock
+BATCH = 50  # pictures drawn between two looks at the clock
 ATTACKERS = {
     "relearning": RelearnConfig(guidance=GUIDANCE),
     "awaking": RelearnConfig(guidance=GUIDANCE, **AWAKEN),
