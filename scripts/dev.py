@@ -48,7 +48,7 @@ MODULES = {
     "words": "scripts.words",
 }
 # Each process starts a ComfyUI, and a file's tests share what they make. As collected, the quick files come last.
-WHOLE_SUITE = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+WHOLE_SUITE = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--durations", "25"]
 
 
 def main() -> int:

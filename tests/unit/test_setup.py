@@ -70,7 +70,7 @@ def test_the_command_line_passes_arguments_on():
 
 
 def test_the_whole_suite_runs_in_two_processes():
-    assert parse(["test"]) == ("test", ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"])
+    assert parse(["test"]) == ("test", ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--durations", "25"])
 
 
 def test_a_step_that_fails_ends_without_a_traceback(tmp_path):

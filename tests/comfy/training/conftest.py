@@ -69,10 +69,16 @@ def clip(tokenizer):
     return WordEncoder(tokenizer)
 
 
+@pytest.fixture(scope="session")
+def flux_weights():
+    """Made once; whoever changes them copies them first."""
+    return random_flux().state_dict()
+
+
 @pytest.fixture
-def patcher():
+def patcher(flux_weights):
     """As UNETLoader gives it inside the executor: the weights are inference tensors."""
-    state = {name: tensor.clone() for name, tensor in random_flux().state_dict().items()}
+    state = {name: tensor.clone() for name, tensor in flux_weights.items()}
     with torch.inference_mode():
         return comfy.sd.load_diffusion_model_state_dict(state)
 
