@@ -1,4 +1,4 @@
-"""How much memory a training will take, and what to do so that it fits."""
+"""How much memory backpropagation will take, and what to do so that it fits."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ MASTERS = 12  # bytes a LoRA weight: itself, its gradient and its copy of the la
 
 @dataclass(frozen=True)
 class Fit:
-    """A way to train, and what it takes in bytes.
+    """A way to backpropagate, and what it takes in bytes.
 
     Attributes:
         checkpoint: blocks are recomputed in backward.
@@ -75,24 +75,18 @@ def fitted(free: int, weights: int, kept: int, recomputed: int, least: int = 0) 
     return plain if not plain.offloaded else Fit(True, recomputed, weights, free, least)
 
 
-def fit(patcher, config, text_tokens: int, itemsize: int, masters: int, least: int) -> Fit:
-    """The way that fits this model, resolution and device.
+def fit(patcher, tokens: int, batch: int, itemsize: int, held: int, least: int) -> Fit:
+    """The way that fits this model and device.
 
     Args:
         patcher: the MODEL.
-        config: `EraseConfig`.
-        text_tokens: of a prompt as it is encoded.
-        itemsize: bytes of the compute type.
-        masters: weights of the LoRA.
+        tokens, batch, itemsize: see `activations`.
+        held: bytes of what is trained.
         least: what ComfyUI wants for a forward.
     """
     module = patcher.model.diffusion_model
-    params, cells = module.params, patcher.model.latent_format.spacial_downscale_ratio * module.patch_size
-    tokens = text_tokens + (config.width // cells) * (config.height // cells)
-    width, linear = params.hidden_size, module.single_blocks[0].linear1.weight
+    params, width, linear = module.params, module.params.hidden_size, module.single_blocks[0].linear1.weight
     cast = itemsize * width * int(width * (3 + params.mlp_ratio)) if linear.dtype.itemsize != itemsize else 0
-    batch = max(config.batch, config.retain_batch)
-    held = master_bytes(config, masters)
     sizes = (activations(params, tokens, batch, itemsize, on, cast, held) for on in (False, True))
     management, reserved = comfy.model_management, comfy.model_management.extra_reserved_memory()
     free = management.get_free_memory(patcher.load_device) + loaded_bytes(patcher) - reserved

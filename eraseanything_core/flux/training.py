@@ -9,7 +9,7 @@ import torch
 from .. import trainer
 from ..lora import slices
 from ..plan import SHORTCUTS
-from .fit import Fit, fit
+from .fit import Fit, fit, master_bytes
 from .loan import borrow, check_model, fingerprint
 from .text import TextEncoder
 
@@ -67,9 +67,16 @@ def release_others(patcher):
 
 def estimate(patcher, plan, least: int = 0) -> Fit:
     """What the plan will take on this model and device; see `fit`."""
-    config, params = plan.config, patcher.model.diffusion_model.params
-    parts = slices(config.targets, params.hidden_size, params.depth, params.depth_single_blocks, params.mlp_ratio)
-    masters = sum(config.rank * (part.rows + part.columns) for part in parts)
-    text = plan.encode(plan.sentences[0].concept.text)[0].shape[1]
+    config, module = plan.config, patcher.model.diffusion_model
+    cells = patcher.model.latent_format.spacial_downscale_ratio * module.patch_size
+    tokens = plan.encode(plan.sentences[0].concept.text)[0].shape[1]
+    tokens += (config.width // cells) * (config.height // cells)
+    held = master_bytes(config, lora_weights(module.params, config.targets, config.rank))
     dtype = config.torch_dtype() or patcher.model.get_dtype_inference()
-    return fit(patcher, config, text, dtype.itemsize, masters, least)
+    return fit(patcher, tokens, max(config.batch, config.retain_batch), dtype.itemsize, held, least)
+
+
+def lora_weights(params, targets, rank: int) -> int:
+    """Weights of a LoRA on a Flux of this shape."""
+    parts = slices(targets, params.hidden_size, params.depth, params.depth_single_blocks, params.mlp_ratio)
+    return sum(rank * (part.rows + part.columns) for part in parts)

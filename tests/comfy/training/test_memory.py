@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from eraseanything_core import flux, optimizers, trainer
+from eraseanything_core.evaluation.whitebox import InversionConfig, RelearnConfig
 from eraseanything_core.flux import training
 from eraseanything_core.flux.fit import fitted
 
@@ -142,6 +143,23 @@ def test_auto_leaves_weights_in_main_memory_and_says_so(patcher, clip, config, f
     told = f"recomputed in backward; {(weights - weights // 2) / 2**30:.1f} GiB of weights stay in main memory"
     assert told in tight.notes[0] and said == [tight.notes[0], *["a step"] * config.steps]
     assert all(torch.allclose(whole.lora[k], tight.lora[k], atol=1e-6) for k in whole.lora)
+
+
+@pytest.mark.parametrize(
+    "attack, config",
+    [("invert", InversionConfig(steps=2, batch=2)), ("relearn", RelearnConfig(steps=2, batch=2, keep=1.0))],
+)
+def test_an_attack_fits_as_a_training_does(patcher, clip, free, caplog, attack, config):
+    """Blocks are kept, or recomputed where there is no room, and what is found is the same."""
+    latents, runs = torch.randn(3, 16, 12, 12, generator=torch.Generator().manual_seed(0)), []
+    for room, told in ((ROOM, "kept for backward"), (0, "recomputed in backward")):
+        free(room)
+        with caplog.at_level("INFO"):
+            *found, losses = getattr(flux, attack)(patcher, clip, {}, latents, "a red star", "star", config)
+        assert told in caplog.text
+        caplog.clear()
+        runs.append(torch.tensor(losses))
+    assert runs[0][0] != runs[0][1] and torch.allclose(*runs, rtol=1e-4)
 
 
 @pytest.mark.parametrize("how", ("lowvram", "novram", "reserve_vram"))
