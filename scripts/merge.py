@@ -7,7 +7,6 @@ seconds of all threads and the process's peak memory of every mode, each in a pr
 import argparse
 import importlib
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -34,6 +33,18 @@ def random_erasers(count: int, rank: int, linears: int) -> list[dict[str, Factor
     ]
 
 
+def peak_bytes() -> int:
+    """This process's memory at its highest."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
 def one(mode: str, count: int, rank: int, linears: int, kept: int) -> dict:
     """Seconds and GB of a mode in this process; the erasers are among the GB, not among the seconds."""
     erasers = random_erasers(count, rank, linears)
@@ -42,7 +53,7 @@ def one(mode: str, count: int, rank: int, linears: int, kept: int) -> dict:
     begun, worked = time.monotonic(), time.process_time()
     made = merge.combined(erasers, [1.0] * count, mode, rank=kept, density=0.5)
     seconds, worked = time.monotonic() - begun, time.process_time() - worked
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = peak_bytes() / 2**30
     rank = len(next(iter(made.values())).down)
     return {"seconds": round(seconds, 1), "cpu_seconds": round(worked, 1), "peak_gb": round(peak, 2), "rank": rank}
 
