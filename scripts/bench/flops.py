@@ -24,12 +24,16 @@ TERA, PETA = 1e12, 1e15
 class Priced:
     """The seam of `flux.FluxModel` with prices in the place of results.
 
+    Args:
+        count: whether prices are counted; 0 each for who wants an epoch's shapes alone.
+
     Attributes:
         spent: FLOPs by cause.
         forwards: forwards by cause, a batch of b as b.
     """
 
-    def __init__(self):
+    def __init__(self, count: bool = True):
+        self.count = count
         self.device, self.channels, self.downscale, self.mu = torch.device("cpu"), 16, 8, 1.15
         self.true, self.prices, self.spent, self.forwards = true_flux(), {}, Counter(), Counter()
         self.walking, self.lora = False, None
@@ -68,7 +72,8 @@ class Priced:
         grad = adapters and torch.is_grad_enabled()
         kind = (tuple(x_t.shape), cond.context.shape[1], adapters, grad, stop, capture and (capture.blocks or "all"))
         if kind not in self.prices:
-            self.prices[kind] = counted(lambda: self.once(x_t.shape, cond, adapters, grad, capture, stop))
+            work = lambda: self.once(x_t.shape, cond, adapters, grad, capture, stop)  # noqa: E731
+            self.prices[kind] = counted(work) if self.count else 0
         cause = self.cause(grad, stop, capture)
         self.spent[cause] += self.prices[kind]
         self.forwards[cause] += len(x_t)
@@ -124,7 +129,7 @@ def pair_flops(preset: str = "quick", without: str = "") -> int:
     Args:
         without: a saving of `plan.SHORTCUTS` that is switched off.
     """
-    config, text, priced = true_config(preset), Shapes(), Priced()
+    config, text, priced = true_config(preset), Shapes(), Priced(count=False)
     plan = trainer.prepare(config, text, SHORTCUTS - {without})
     priced.attach(config.targets, config.rank, torch.Generator())
     epoch = trainer.new_epoch(priced, plan, 0)
