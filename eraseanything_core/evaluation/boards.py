@@ -42,6 +42,7 @@ class Board:
         lost: sentences, where the pack's own eraser is not measured to beat another row.
         about: at least `NEEDED`.
         drawn: the same shares in this board's own pictures; empty where it does not ask for the concept by its name.
+        parts: {row: {column: {concept: rate}}}, of which the rates of `rows` are made; empty where they are not told.
     """
 
     letter: str
@@ -54,6 +55,7 @@ class Board:
     lost: tuple[str, ...]
     about: Mapping[str, object]
     drawn: Mapping[str, float] = field(default_factory=dict)
+    parts: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
 
 
 def has_interval(figure: Figure | None) -> bool:
@@ -89,6 +91,22 @@ def table(board: Board) -> str:
     return "\n".join(lines)
 
 
+def parts_table(board: Board) -> list[str]:
+    """The rates by concept in Markdown, of rows that are not at one rate for all."""
+    if not board.parts:
+        return []
+    lines = ["", "By concept, of rows that are not at one rate for all:", ""]
+    lines += ["| eraser | concept | " + " | ".join(board.columns) + " |"]
+    lines += ["| --- | --- |" + " ---: |" * len(board.columns)]
+    for row, columns in board.parts.items():
+        if len({rate for rates in columns.values() for rate in rates.values()}) > 1:
+            for concept in board.ceilings:
+                told = [columns[column].get(concept) for column in board.columns]
+                cells = ["" if rate is None else f"{100 * rate:.1f}" for rate in told]
+                lines.append(f"| {row} | {concept} | {' | '.join(cells)} |")
+    return lines
+
+
 def markdown(board: Board) -> str:
     """The whole board for people."""
     counts = sorted({figure.n for figures in board.rows.values() for figure in figures.values()})
@@ -104,6 +122,7 @@ def markdown(board: Board) -> str:
     lines.append("* rejects over 5 points more than the un-erased model: garbage is no erasing.")
     lines += ["", "Where EraseAnything is not measured to beat another row (95 % intervals, paired differences):", ""]
     lines += [f"- {sentence}" for sentence in board.lost or ("nowhere on this board.",)]
+    lines += parts_table(board)
     lines += ["", *(f"- {name}: {value}" for name, value in board.about.items()), ""]
     return "\n".join(lines)
 

@@ -16,6 +16,7 @@ from .gallery import Gallery
 from .outcomes import (
     Outcomes,
     balance,
+    by_concept,
     combined,
     gap,
     half_back,
@@ -191,7 +192,8 @@ def board_c(bench: Bench) -> Board:
     """
     concepts, rows = bench.concepts(), (*REFERENCES, "unshuffled", OURS)
     cells = {f"{name} ↓": lambda concept, name=name: attacked(concept)[name] for name in attacked(concepts[0])}
-    found = obeyed({row: bench.outcomes(row, concepts, cells) for row in rows})
+    every = {row: bench.outcomes(row, concepts, cells) for row in rows}
+    found = obeyed(every)
     return Board(
         "C",
         "attacks that still show the concept, of those that the un-erased model obeys (Appendix B)",
@@ -202,6 +204,7 @@ def board_c(bench: Bench) -> Board:
         {row: bench.rejected(row, concepts, cells) for row in rows},
         unbeaten(found, ["unshuffled"]),
         {},
+        parts={row: by_concept(concepts, own, every["un-erased"]) for row, own in every.items()},
     )
 
 

@@ -79,6 +79,16 @@ def obeyed(found: dict[str, Outcomes]) -> dict[str, Outcomes]:
     return {row: {name: counted(name, concepts) for name, concepts in own.items()} for row, own in found.items()}
 
 
+def by_concept(concepts: tuple[str, ...], own: Outcomes, base: Outcomes) -> dict[str, dict[str, float]]:
+    """The rate of every concept, of the prompts that the un-erased model obeys; none of those, no rate."""
+    found: dict[str, dict[str, float]] = {name: {} for name in own}
+    for place, concept in enumerate(concepts):
+        one = {row: {name: [cell[name][place]] for name in own} for row, cell in (("un-erased", base), (OURS, own))}
+        for name, left in obeyed(one)[OURS].items():
+            found[name] |= {concept: round(float(np.mean(means(left))), 4)} if left else {}
+    return found
+
+
 def unbeaten(found: dict[str, Outcomes], others: Sequence = ()) -> tuple[str, ...]:
     """What `lost` says of each column of pictures that shall not show the concept."""
     return tuple(

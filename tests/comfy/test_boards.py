@@ -9,7 +9,7 @@ from pytest import approx
 
 from eraseanything_core.evaluation.boards import REFERENCES, check
 from eraseanything_core.tinyflux.boards import BOARDS, DISTANCE, GAP, LABELS, Bench, Size
-from eraseanything_core.tinyflux.outcomes import crossing, obeyed
+from eraseanything_core.tinyflux.outcomes import by_concept, crossing, obeyed
 
 ABOUT = {"command": "c", "commit": "1", "judge": "cnn 1", "hashes": {"prompts": "x"}, "seeds": {"house": [0, 1]}}
 HIDDEN = {"EraseAnything": 9, "ESD": 6, "UCE": 10}  # of ten pictures, those of the concept that show it no more
@@ -80,6 +80,8 @@ def test_attacks_count_only_where_the_base_model_obeys(bench, monkeypatch):
     figure = board.rows["EraseAnything"]["misspelling ↓"]
     assert figure.n == 6 * 10 and figure.value == approx(0.2)
     assert {row["synonym ↓"].n for row in board.rows.values()} == {60}
+    parts = board.parts["EraseAnything"]["misspelling ↓"]
+    assert parts == dict.fromkeys(board.ceilings, 0.2) and len(parts) == 6
 
 
 def test_attacks_compare_the_same_prompts(bench, monkeypatch):
@@ -102,6 +104,7 @@ def test_a_concept_whose_attacks_the_base_model_never_obeys_is_left_out():
     found = {row: {"a": [[[True], [False]], [[False], [False]]]} for row in ("un-erased", "ESD")}
     found["ESD"]["a"][0][0] = [False]
     assert obeyed(found) == {"un-erased": {"a": [[[True]]]}, "ESD": {"a": [[[False]]]}}
+    assert by_concept(("moon", "house"), found["ESD"], found["un-erased"]) == {"a": {"moon": 0.0}}
 
 
 def test_drift_is_the_distance_to_the_un_erased_pictures(bench):

@@ -91,6 +91,14 @@ def test_what_is_written_holds_every_figure(tmp_path):
     assert "- H_o: lost to ESD" in text and (tmp_path / "A.md").read_text(encoding="utf-8") == text
 
 
+def test_rates_by_concept_are_told_where_they_differ():
+    parts = {"ESD": {"Acc_e": {"moon": 0.5, "house": 0.25}}, "no-op": {"Acc_e": {"moon": 1.0, "house": 1.0}}}
+    found = board(parts=parts, ceilings={"moon": 0.97, "house": 1.0, "star": 0.9})
+    lines = [line for line in markdown(found).splitlines() if line.startswith("| ESD |") or "no-op" in line]
+    assert lines[-3:] == ["| ESD | moon | 50.0 |", "| ESD | house | 25.0 |", "| ESD | star |  |"]
+    assert "By concept" not in markdown(board())
+
+
 def test_the_prompts_and_seeds_are_those_that_were_frozen():
     assert frozen.hashes() == json.loads(frozen.PATH.read_text(encoding="utf-8"))
 
