@@ -58,6 +58,7 @@ def invert(patcher, clip, lora, latents: Tensor, prompt: str, concept: str, conf
 
 def relearn(patcher, clip, lora, latents: Tensor, prompt: str, concept: str, config, progress=None):
     """`whitebox.relearn`, likewise."""
+    check_model(patcher)  # before its shape is read
     graphs = 2 if config.keep else 1
     held = ADAMW * lora_weights(patcher.model.diffusion_model.params, config.targets, config.rank)
     with _besieged(patcher, clip, lora, latents, [prompt, ""], graphs * config.batch, held) as (model, text, x):

@@ -26,7 +26,7 @@ from .outcomes import (
     shallower,
     share,
     unbeaten,
-)  # fmt: skip
+)
 from .recipe import Cell
 
 LOSSES = (

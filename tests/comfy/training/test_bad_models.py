@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from eraseanything_core import flux
+from eraseanything_core.evaluation.whitebox import InversionConfig, RelearnConfig
 
 
 def refused(patcher, clip, config, words):
@@ -19,6 +20,13 @@ def refused(patcher, clip, config, words):
 def test_not_flux(clip, config):
     other = torch.nn.Linear(1, 1)
     refused(comfy.model_patcher.ModelPatcher(other, "cpu", "cpu"), clip, config, "only a text-to-image Flux.1")
+
+
+@pytest.mark.parametrize("attack, config", [("invert", InversionConfig()), ("relearn", RelearnConfig())])
+def test_attacks_refuse_it_too(clip, attack, config):
+    other = comfy.model_patcher.ModelPatcher(torch.nn.Linear(1, 1), "cpu", "cpu")
+    with pytest.raises(ValueError, match="only a text-to-image Flux.1"):
+        getattr(flux, attack)(other, clip, {}, torch.zeros(1, 16, 12, 12), "a star", "star", config)
 
 
 def test_a_relative_of_flux(patcher, clip, config):
