@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import unicodedata
 from itertools import chain, count
 from pathlib import Path
 
@@ -72,6 +73,13 @@ def replace(path: Path, *content: bytes | memoryview) -> Path:
 
 
 def numbered(name: str, taken: set[str]) -> str:
-    """`name`, or the first of `name_2`, `name_3` and so on that is not taken: nothing is overwritten."""
-    names = chain([name], (f"{name}_{i}" for i in count(2)))
-    return next(n for n in names if n not in taken)
+    """`name`, or the first of `name_2`, `name_3` and so on that is not taken: nothing is overwritten.
+
+    Windows and macOS take names for the same that differ in case or in how accents are encoded.
+    """
+    same, names = {_folded(n) for n in taken}, chain([name], (f"{name}_{i}" for i in count(2)))
+    return next(n for n in names if _folded(n) not in same)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
