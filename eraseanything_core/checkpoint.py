@@ -151,7 +151,9 @@ def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]):
         files.replace(path, *_parts(tensors, header | {"sha256": _digest(tensors)}))
     except OSError as error:
         again = "resume it" if (path.parent / STATE).exists() else "start again"
-        told = f"cannot save the run in {path.parent} ({error.strerror}): make room and {again}"
+        refused = isinstance(error, PermissionError)
+        advice = "allow writing there, close what has the file open" if refused else "make room"
+        told = f"cannot save the run in {path.parent} ({error.strerror}): {advice} and {again}"
         raise OSError(error.errno, told) from error
 
 

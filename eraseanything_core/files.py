@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 import unicodedata
 from itertools import chain, count
 from pathlib import Path
@@ -66,10 +67,21 @@ def replace(path: Path, *content: bytes | memoryview) -> Path:
             file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+        _renamed(part, path)
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def _renamed(part: Path, path: Path):
+    """Tries again for a second: Windows refuses while a virus scanner or an indexer has the old file open."""
+    for wait in (0.05, 0.2, 0.8):
+        try:
+            part.replace(path)
+            return
+        except PermissionError:
+            time.sleep(wait)
+    part.replace(path)
 
 
 def numbered(name: str, taken: set[str]) -> str:

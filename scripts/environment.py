@@ -19,6 +19,8 @@ LOG = CACHE / "setup.log"
 TORCH = ["torch==2.14.1", "torchvision==0.29.1"]
 # The newest torchaudio names an older torch. ComfyUI needs it to start: it comes without that.
 TORCHAUDIO = "torchaudio==2.11.0"
+WHEELS = "It comes for Linux (x86_64, aarch64), Windows (x64) and macOS 14 or newer on Apple silicon; "
+WHEELS += "elsewhere name an existing ComfyUI with COMFYUI_PATH."
 
 ONLINE = "Check the network connection and run the same command again; what is done already is kept."
 
@@ -67,7 +69,7 @@ def install(requirements: list[Path]) -> tuple[Path, Path]:
     steps = Steps(VENV / "stamps", LOG)
     create_venv(steps, VENV)
     python = python_in(VENV)
-    steps.once("torch", [[*pip_install(python), *TORCH]], ONLINE)
+    steps.once("torch", [[*pip_install(python), *TORCH]], f"{WHEELS} {ONLINE}")
     torchaudio = [*pip_install(python), "--no-deps", TORCHAUDIO]
     steps.once("torchaudio", [torchaudio], f"ComfyUI does not start without torchaudio. {ONLINE}")
     comfyui = fetch_comfyui(steps, python, CACHE, ONLINE)

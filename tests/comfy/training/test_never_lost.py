@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import comfy.sd
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from eraseanything_core import checkpoint, files, flux, optimizers, trainer
 from eraseanything_core.termination import kept_on_sigterm
@@ -144,7 +145,7 @@ def test_an_error_within_a_pair_keeps_the_last_whole_one(patcher, clip, config, 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
         broken_off(patch, where, RuntimeError("out of memory"))
         flux.train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
-    saved = load_file(tmp_path / "run" / "state.safetensors")
+    saved = load((tmp_path / "run" / "state.safetensors").read_bytes())  # load_file would hold it open
     assert all(torch.equal(saved[f"lora.{key}"], tensor) for key, tensor in two.lora.items())
     steps = []
     rest = flux.train_eraser(patcher, clip, config, lambda step, _: steps.append(step), tmp_path / "run")
@@ -312,6 +313,23 @@ def test_a_name_in_other_letters_is_taken():
     assert files.numbered("caf\u00e9", {"Cafe\u0301"}) == "caf\u00e9_2"
 
 
+@pytest.mark.parametrize("refusals", (2, 9))
+def test_a_file_that_is_open_elsewhere_is_waited_for(tmp_path, monkeypatch, refusals):
+    """As a virus scanner has it on Windows, for a moment or for good: then the old file stays."""
+    path, original, tries = files.replace(tmp_path / "x", b"old"), Path.replace, []
+
+    def refuse(part, target):
+        tries.append(part)
+        if len(tries) <= refusals:
+            raise PermissionError(13, "used by another process")
+        return original(part, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(PermissionError) if refusals == 9 else nullcontext():
+        files.replace(path, b"new")
+    assert path.read_bytes() == (b"old" if refusals == 9 else b"new") and list(tmp_path.iterdir()) == [path]
+
+
 def test_a_folder_that_takes_no_files(tmp_path):
     (tmp_path / "runs").write_text("a file stands where the folder should be")
     with pytest.raises(ValueError, match="cannot write into"):
@@ -324,7 +342,7 @@ def test_a_read_only_folder(patcher, clip, config, tmp_path):
     with pytest.raises(ValueError, match="cannot write into /sys/kernel/eraser: "):
         files.check_folder(Path("/sys/kernel/eraser"))
     with pytest.raises(
-        OSError, match="cannot save the run in /sys/kernel/eraser .*: make room and start again"
+        OSError, match="cannot save the run in /sys/kernel/eraser .*: allow writing there, .* and start again"
     ) as caught:
         flux.train_eraser(patcher, clip, config, run_dir=Path("/sys/kernel/eraser"))
     assert "\n" not in str(caught.value)
