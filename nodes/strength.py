@@ -1,6 +1,7 @@
 """Nodes that set how strongly an eraser works."""
 
 import hashlib
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -88,12 +89,11 @@ class EraseStrength(io.ComfyNode):
         eraser = keys.read(made, made.header, file)
         patch.check_fits(model, eraser)
         made, curve = calibrated(model, clip, made, eraser, file, Reading(images, judge, vae, lines_of(prompts)))
-        if path and made.header != load_lora(path)[1]:
-            save_lora(made, path, made.header)
+        note = keep(made, path) if path else []
         scale = curve.scale_at(strength)
         told = f"strength {strength:g} is a scale of {scale:.3f}\nscale: share of seeds that have flipped, by "
         points = [f"{s:.2f}: {e:.2f}" for s, e in zip(curve.scale, curve.effect, strict=True)]
-        summary = "\n".join([told + curve.reader, *points])
+        summary = "\n".join([told + curve.reader, *points, *note])
         window = (start_percent, end_percent)
         return io.NodeOutput(placed(model, eraser, scale, window), made, scale, summary, ui=ui.PreviewText(summary))
 
@@ -114,6 +114,22 @@ class Reading:
         """Whether a dial that is there was read by the judge and on the prompts that are asked for."""
         same_judge = known and (self.judge is None or known.reader == self.judge.name())
         return bool(same_judge and self.digest() in ("", known.prompts))
+
+
+def keep(made: LoraModel, path: Path) -> list[str]:
+    """Writes a dial into its LoRA's file unless it is there; a line that tells where the file does not take it.
+
+    The folder may be read-only, and Windows lets nobody replace a file that a loader has open: the dial is good anyway.
+    """
+    if made.header == load_lora(path)[1]:
+        return []
+    try:
+        save_lora(made, path, made.header)
+    except OSError as error:
+        told = f"the dial is not kept in {path.name} ({error.strerror}): save the output lora with Save Erase LoRA"
+        logging.warning("Erase Strength: %s", told)
+        return [told]
+    return []
 
 
 def calibrated(model, clip, made: LoraModel, eraser: keys.Eraser, name: str, how: Reading):

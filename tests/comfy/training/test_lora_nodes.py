@@ -285,6 +285,21 @@ def test_the_dial_is_measured_once_and_kept_in_the_file(pack, tinyflux, folder):
     assert made.header == header and "seeds" in summary
 
 
+def test_a_dial_that_its_file_does_not_take_is_used_and_told(pack, tinyflux, folder, monkeypatch):
+    """The folder is read-only, or Windows has the file open in a loader."""
+    before = lora.load_lora(folder / "star.safetensors")[1]
+
+    def refuse(*_):
+        raise PermissionError(13, "used by another process")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    _, made, scale, summary = execute(pack["EraseStrength"], tinyflux | {"strength": 0.5, "images": 1}).args
+    told = "not kept in star.safetensors (used by another process): save the output lora with Save Erase LoRA"
+    assert summary.endswith(told)
+    assert strength.Curve.of(made.header).scale_at(0.5) == pytest.approx(scale, abs=1e-4)
+    assert lora.load_lora(folder / "star.safetensors")[1] == before
+
+
 def test_the_middle_of_the_dial_is_where_the_seed_flips(pack, tinyflux, folder):
     """Sampled anew just below and just above the scale that the dial names, with the same seed."""
     scale = execute(pack["EraseStrength"], tinyflux | {"strength": 0.5, "images": 1}).args[2]
