@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from .. import files
 from .metrics import minimum_detectable
 
 REFERENCES = ("un-erased", "no-op", "destroy", "prompt filter", "attention map", "ESD", "reference")
@@ -136,7 +137,5 @@ def write(board: Board, folder: Path, name: str) -> Path:
     check(board)
     folder.mkdir(parents=True, exist_ok=True)
     for ending, text in ((".json", json.dumps(asdict(board), indent=1) + "\n"), (".md", markdown(board))):
-        part = folder / f"{name}{ending}.part"
-        part.write_text(text, encoding="utf-8")
-        part.replace(folder / f"{name}{ending}")
+        files.replace(folder / f"{name}{ending}", text.encode())
     return folder / f"{name}.json"
