@@ -93,7 +93,7 @@ def collect(trajectory: Iterator[tuple], x: Tensor, v: Tensor):
             v[:, i] = v_t
 
 
-def room(shape: tuple[int, ...], gib: float, beside: int = 0) -> Tensor:
+def allocate(shape: tuple[int, ...], gib: float, beside: int = 0) -> Tensor:
     """Zeros to fill; what is beyond so many GiB lies in a file that goes when the tensor does.
 
     Args:

@@ -4,12 +4,14 @@ import comfy.patcher_extension
 import torch
 from comfy_api.latest import io, ui
 
-from ..eraseanything_core import flux, heatmap
-from ..eraseanything_core.attention import Blocks
-from ..eraseanything_core.hooks import EraseHook, Hook, ProbeHook, Prompt, read_prompt
-from ..eraseanything_core.methods.attention_map import MapErasure
-from ..eraseanything_core.probe import VIEWS, parse_heads
-from ..eraseanything_core.prompts import words_of
+from ..eraseanything_core.attention import heat_maps
+from ..eraseanything_core.attention.columns import Blocks
+from ..eraseanything_core.attention.erase import MapErasure
+from ..eraseanything_core.attention.hooks import EraseHook, Hook, ProbeHook, Prompt, read_prompt
+from ..eraseanything_core.attention.probe import VIEWS, parse_heads
+from ..eraseanything_core.comfy_bridge.families import family, is_flux, layout
+from ..eraseanything_core.comfy_bridge.text import context_pieces
+from ..eraseanything_core.concepts.prompts import words_of
 
 CATEGORY = "EraseAnything/attention"
 ATTENTION = io.Custom("ERASE_ATTENTION")
@@ -19,7 +21,7 @@ def encoded(model, layout, clip, prompt: str, concepts: str, fuzzy: bool) -> tup
     """A prompt with the places of the concepts in it, and its CONDITIONING.
 
     Raises:
-        ValueError: the MODEL takes other features a token, or see `flux.context_pieces` and `hooks.read_prompt`.
+        ValueError: the MODEL takes other features a token, or see `context_pieces` and `hooks.read_prompt`.
     """
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
     width = conditioning[0][0].shape[2]
@@ -29,7 +31,7 @@ def encoded(model, layout, clip, prompt: str, concepts: str, fuzzy: bool) -> tup
             "model's own CLIP"
         )
     contexts = [layout.texts.known(model, *entry) for entry in conditioning]
-    pieces = flux.context_pieces(clip, prompt, conditioning[0][0].shape[1], [c.shape[1] for c in contexts[0]])
+    pieces = context_pieces(clip, prompt, conditioning[0][0].shape[1], [c.shape[1] for c in contexts[0]])
     return read_prompt(pieces, words_of(concepts), fuzzy, contexts, layout.texts.quoted), conditioning
 
 
@@ -108,11 +110,12 @@ class AttentionProbe(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, prompt, concept, blocks, start, end, fuzzy, heads) -> io.NodeOutput:
-        if not flux.is_flux(model):
-            raise ValueError(f"the MODEL is of {flux.family(model)}: AttentionProbe reads only Flux")
-        chosen, layout = Blocks(blocks), flux.layout(model)
-        chosen.check(layout.tells.dual, layout.tells.single)
-        found, conditioning = encoded(model, layout, clip, prompt, concept, fuzzy)
+        if not is_flux(model):
+            raise ValueError(f"the MODEL is of {family(model)}: AttentionProbe reads only Flux")
+        chosen = Blocks(blocks)
+        family_layout = layout(model)
+        chosen.check(family_layout.tells.dual, family_layout.tells.single)
+        found, conditioning = encoded(model, family_layout, clip, prompt, concept, fuzzy)
         hook = ProbeHook(found, sigmas(model, start, end), chosen, parse_heads(heads))
         return io.NodeOutput(hooked(model, hook), conditioning, hook, found.table(), ui=ui.PreviewText(found.table()))
 
@@ -165,14 +168,14 @@ class AttentionMaps(io.ComfyNode):
         views, concepts = recording.grids(split), list(recording.spans)
         pictures = torch.stack(
             [
-                heatmap.heat_map(concept, {label: m[i, c] for label, m in views.items()}, shown)
+                heat_maps.heat_map(concept, {label: m[i, c] for label, m in views.items()}, shown)
                 for i, shown in enumerate(images)
                 for c, concept in enumerate(concepts)
             ]
         )
         whole = recording.grids()["all"].flatten(0, 1)
-        masks = heatmap.masks(heatmap.resized(whole, *size), threshold)
-        bars, table = heatmap.bars(recording.named_shares())[None], recording.table()
+        masks = heat_maps.masks(heat_maps.resized(whole, *size), threshold)
+        bars, table = heat_maps.bars(recording.named_shares())[None], recording.table()
         shown = ui.PreviewText(table).as_dict() | ui.PreviewImage(pictures, cls=cls).as_dict()
         return io.NodeOutput(pictures, masks, bars, table, ui=shown)
 
@@ -225,10 +228,10 @@ class AttentionErase(io.ComfyNode):
         cls, model, clip, prompt, concept, strength, blocks, start, end, fuzzy, renormalise, queries
     ) -> io.NodeOutput:
         config = MapErasure(strength, renormalise, Blocks(blocks), queries == "image")
-        layout = flux.layout(model)
-        config.blocks.check(layout.tells.dual, layout.tells.single)
-        found, conditioning = encoded(model, layout, clip, prompt, concept, fuzzy)
-        hook = EraseHook(found, sigmas(model, start, end), config, layout)
+        family_layout = layout(model)
+        config.blocks.check(family_layout.tells.dual, family_layout.tells.single)
+        found, conditioning = encoded(model, family_layout, clip, prompt, concept, fuzzy)
+        hook = EraseHook(found, sigmas(model, start, end), config, family_layout)
         return io.NodeOutput(hooked(model, hook), conditioning, found.table(), ui=ui.PreviewText(found.table()))
 
 

@@ -9,11 +9,11 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..eraseanything_core import files
-from ..eraseanything_core.concepts import ConceptSet, credentials, llm, sampler
-from ..eraseanything_core.concepts.concept_set import CATEGORIES
+from ..eraseanything_core.concepts import credentials, llm, sampler
+from ..eraseanything_core.concepts.concept_set import CATEGORIES, ConceptSet
+from ..eraseanything_core.concepts.prompts import words_of
 from ..eraseanything_core.concepts.wordnet import POS
-from ..eraseanything_core.prompts import words_of
-from .inputs import ERASE_CONCEPTS, checked, seed
+from .shared.inputs import ERASE_CONCEPTS, checked, seed
 
 CATEGORY = "EraseAnything/concepts"
 

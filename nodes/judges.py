@@ -8,12 +8,12 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..eraseanything_core.evaluation import choose
+from ..eraseanything_core.comfy_bridge.previews import pictures_of
+from ..eraseanything_core.concepts.prompts import words_of
+from ..eraseanything_core.evaluation import judge_choice
 from ..eraseanything_core.evaluation.judges import Judge
-from ..eraseanything_core.flux import pictures_of
-from ..eraseanything_core.prompts import words_of
-from ..eraseanything_core.strength import Judged
-from .inputs import accepted
+from ..eraseanything_core.lora.strength import Judged
+from .shared.inputs import accepted
 
 FOLDER = "erase_judges"  # the folder of models/ that holds what judges need
 JUDGE = io.Custom("ERASE_JUDGE")
@@ -33,7 +33,7 @@ def judge_inputs() -> list:
     template = "For CLIP: the sentence that a label stands in, at {}."
     clip = "For the judge `CLIP of ComfyUI`: holds a CLIP-L."
     return [
-        io.Combo.Input("judge", options=list(choose.JUDGES), tooltip="Who reads the pictures."),
+        io.Combo.Input("judge", options=list(judge_choice.JUDGES), tooltip="Who reads the pictures."),
         io.String.Input("labels", default="", multiline=True, tooltip=labels),
         io.String.Input("template", default="a photo of a {}", tooltip=template),
         io.String.Input("weights", default="", tooltip=folder),
@@ -47,11 +47,11 @@ def judge_ready(judge: str | None, weights: str | None, clip_vision: bool, clip:
     """True, or what a chosen judge lacks; None stands for what comes by a link."""
     if judge is None:
         return True
-    if judge == choose.COMFYUI:
-        return accepted(choose.check_links, clip_vision, clip)
-    if judge in choose.FROM_FOLDER and weights is None:
+    if judge == judge_choice.COMFYUI:
+        return accepted(judge_choice.check_links, clip_vision, clip)
+    if judge in judge_choice.FROM_FOLDER and weights is None:
         return True
-    return accepted(choose.require, judge, folder=judges_folder(), weights=(weights or "").strip())
+    return accepted(judge_choice.require, judge, folder=judges_folder(), weights=(weights or "").strip())
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class ChooseJudge(io.ComfyNode):
     def execute(cls, label, judge, labels, template, weights, threshold, clip_vision=None, clip=None):
         given = {"labels": words_of(labels), "template": template, "weights": weights.strip(), "threshold": threshold}
         links = {"folder": judges_folder(), "vision": clip_vision, "clip": clip}
-        return io.NodeOutput(Asked(choose.judge(judge, (label.strip(),), **given, **links), label.strip()))
+        return io.NodeOutput(Asked(judge_choice.judge(judge, (label.strip(),), **given, **links), label.strip()))
 
 
 NODES = [ChooseJudge]

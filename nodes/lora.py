@@ -7,14 +7,15 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
-from ..eraseanything_core.compose import fusion, gate, keys, merge
-from ..eraseanything_core.compose.erased import Erased, joint_header, listed
-from ..eraseanything_core.flux import TextEncoder, merging, patch
-from ..eraseanything_core.hooks import GatedHook
-from ..eraseanything_core.lora import LoraModel, load_lora
-from ..eraseanything_core.prompts import lines_of
+from ..eraseanything_core.attention.hooks import GatedHook
+from ..eraseanything_core.comfy_bridge import combining, patch
+from ..eraseanything_core.comfy_bridge.text import TextEncoder
+from ..eraseanything_core.concepts.prompts import lines_of
+from ..eraseanything_core.lora import fusion, gate, keys, merge
+from ..eraseanything_core.lora.adapter import LoraModel, load_lora
+from ..eraseanything_core.lora.headers import Erased, joint_header, listed
 from .attention import hooked
-from .inputs import LORA_MODEL
+from .shared.inputs import LORA_MODEL
 
 CATEGORY = "EraseAnything/lora"
 FUSION, GATED = "closed-form fusion", "prompt-gated"
@@ -168,7 +169,7 @@ class MultiEraseLoRA(io.ComfyNode):
         if mode == FUSION:
             config = fusion.FusionConfig.like(erased[0], settings["seed"])
             cache = Path(folder_paths.get_system_user_directory("eraseanything")) / "states"
-            one = merging.closed_form(model, clip, erasers, given, erased, lines_of(preserve), config, cache)
+            one = combining.closed_form(model, clip, erasers, given, erased, lines_of(preserve), config, cache)
         elif mode == GATED:
             text, head = TextEncoder(clip), head | {"eraseanything.prompt": prompt}
             with torch.inference_mode(False):

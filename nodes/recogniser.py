@@ -6,13 +6,14 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..eraseanything_core import files
-from ..eraseanything_core.evaluation import choose, recogniser
-from .evaluation import CATEGORY, judges_folder
-from .inputs import accepted, checked, seed
+from ..eraseanything_core.evaluation import judge_choice, recogniser
+from .evaluate import CATEGORY
+from .judges import judges_folder
+from .shared.inputs import accepted, checked, seed
 
 
 def inside_input(folder: str) -> Path:
-    return choose.inside(Path(folder_paths.get_input_directory()), folder, "`folder`", "a folder of pictures")
+    return judge_choice.inside(Path(folder_paths.get_input_directory()), folder, "`folder`", "a folder of pictures")
 
 
 def named_pictures(folder: str) -> dict[str, list[Path]]:

@@ -8,15 +8,15 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..eraseanything_core.compose import keys
-from ..eraseanything_core.compose.erased import Erased
-from ..eraseanything_core.flux import merging, patch
-from ..eraseanything_core.lora import LoraModel, load_lora, save_lora
-from ..eraseanything_core.prompts import lines_of
-from ..eraseanything_core.strength import HEADER, Curve, Moves, StrengthConfig
-from .inputs import LORA_MODEL
+from ..eraseanything_core.comfy_bridge import combining, patch
+from ..eraseanything_core.concepts.prompts import lines_of
+from ..eraseanything_core.lora import keys
+from ..eraseanything_core.lora.adapter import LoraModel, load_lora, save_lora
+from ..eraseanything_core.lora.headers import Erased
+from ..eraseanything_core.lora.strength import HEADER, Curve, Moves, StrengthConfig
 from .judges import JUDGE, Asked
 from .lora import CATEGORY, read_file, with_header
+from .shared.inputs import LORA_MODEL
 
 LINKED = "(the linked lora)"
 
@@ -145,7 +145,7 @@ def calibrated(model, clip, made: LoraModel, eraser: keys.Eraser, name: str, how
         raise ValueError(f"the strength of {name} was not measured so yet: connect the CLIP of this model once")
     erased, reader = Erased.of(made.header, name), how.judge.reader(model, how.vae) if how.judge else Moves()
     config = StrengthConfig.like(erased, how.images)
-    curve = merging.calibrate(model, clip, eraser, how.prompts or erased.asking(), config, reader)
+    curve = combining.calibrate(model, clip, eraser, how.prompts or erased.asking(), config, reader)
     curve = replace(curve, prompts=how.digest())
     return LoraModel(made, made.header | {HEADER: curve.text()}), curve
 

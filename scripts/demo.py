@@ -63,10 +63,10 @@ def erase(server: ComfyServer, concept: str) -> tuple[Path, float]:
 
 def measure(concept: str, lora_file: Path, count: int) -> tuple[dict, dict]:
     """Both judges' cells of a concept, and the pictures."""
-    from eraseanything_core.lora import load_lora
-    from eraseanything_core.tinyflux.measure import compare, merged
-    from eraseanything_core.tinyflux.pipeline import Pipeline, flux, judge_net
-    from eraseanything_core.tinyflux.recipe import cells
+    from eraseanything_core.lora.adapter import load_lora
+    from lab.tinyflux.measure import compare, merged
+    from lab.tinyflux.pipeline import Pipeline, flux, judge_net
+    from lab.tinyflux.recipe import cells
 
     before = Pipeline(flux())
     after = Pipeline(merged(before.module, load_lora(lora_file)[0]), before.encoder, before.decode)
@@ -137,7 +137,7 @@ def main():
     parts = []
     print("starting ComfyUI")
     with ComfyServer(Path(os.environ["COMFYUI_PATH"]), base, ROOT / ".cache" / "demo.log") as server:
-        from eraseanything_core.tinyflux.recipe import TEST
+        from lab.tinyflux.recipe import TEST
 
         for concept in (DEMO, *(TEST if args.more else ())):
             part, pictures = run(server, concept, args.images)

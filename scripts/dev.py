@@ -10,11 +10,11 @@
     python scripts/dev.py strength          measure the dial of EraseStrength on TinyFlux
     python scripts/dev.py merge             time the merging of 100 erasers of Flux.1's size
     python scripts/dev.py bench             count FLOPs and memory at Flux.1-dev's size; TinyFlux's CPU time as a ratio
-    python scripts/dev.py siege [CONCEPT]   attack erasers of TinyFlux with what searches
+    python scripts/dev.py attack_benchmark [CONCEPT]  attack erasers of TinyFlux with what searches
     python scripts/dev.py words             write the words that Concept Sampler finds for the paper's concepts
     python scripts/dev.py probe             measure how well AttentionProbe finds objects of TinyFlux, and its cost
     python scripts/dev.py attention_erase   measure AttentionErase on TinyFlux
-    python scripts/dev.py route             measure by which blocks a concept's word reaches the picture
+    python scripts/dev.py stream_ablation   measure by which blocks a concept's word reaches the picture
     python scripts/dev.py search            try the trainer's settings on TinyFlux
 
 Everything is installed into .venv and .cache inside the repository. COMFYUI_PATH names an existing ComfyUI
@@ -32,20 +32,20 @@ PYTHONS = ((3, 10), (3, 13))
 MODULES = {
     "demo": "scripts.demo",
     "test": "pytest",
-    "train": "eraseanything_core.tinyflux.train",
-    "ceilings": "eraseanything_core.tinyflux.ceilings",
-    "probe": "scripts.probe",
-    "attention_erase": "scripts.attention_erase",
-    "route": "scripts.route",
-    "search": "scripts.search",
-    "multi": "scripts.multi",
-    "strength": "scripts.strength",
-    "merge": "scripts.merge",
-    "siege": "scripts.siege",
-    "board": "scripts.board",
-    "study": "scripts.study",
-    "bench": "scripts.bench",
-    "words": "scripts.words",
+    "train": "lab.tinyflux.train",
+    "ceilings": "lab.tinyflux.ceilings",
+    "probe": "lab.measurements.probe",
+    "attention_erase": "lab.measurements.attention_erase",
+    "stream_ablation": "lab.measurements.stream_ablation",
+    "search": "lab.measurements.search",
+    "multi": "lab.measurements.multi",
+    "strength": "lab.measurements.strength",
+    "merge": "lab.measurements.merge",
+    "attack_benchmark": "lab.measurements.attack_benchmark",
+    "board": "lab.boards.command",
+    "study": "lab.study.command",
+    "bench": "lab.bench",
+    "words": "lab.measurements.words",
 }
 # Each process starts a ComfyUI, and a file's tests share what they make. As collected, the quick files come last.
 WHOLE_SUITE = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--durations", "25"]

@@ -9,8 +9,8 @@ import sys
 
 from PIL import Image
 
-from eraseanything_core.evaluation.promptsets import PromptRow, write
-from eraseanything_core.tinyflux.recipe import Cell, cells
+from eraseanything_core.evaluation.prompt_sets import PromptRow, write
+from lab.tinyflux.recipe import Cell, cells
 from scripts.graph import api_to_ui, read_object_info
 from scripts.workflows import DEMO, ROOT, WORKFLOWS, erase_graph
 

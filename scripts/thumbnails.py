@@ -13,8 +13,8 @@ from urllib.parse import urlencode
 
 from PIL import Image
 
+from lab.tinyflux.eraser_cache import QUICK
 from scripts.base import prepare_base
-from scripts.erasers import QUICK
 from scripts.graph import ui_to_api
 from scripts.server import ComfyServer
 from scripts.workflows import ROOT, WORKFLOWS

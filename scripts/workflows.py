@@ -13,7 +13,7 @@ from textwrap import wrap
 from PIL import Image, ImageDraw, ImageFont
 
 from eraseanything_core.concepts.sampler import Request, Service, offline
-from eraseanything_core.tinyflux.recipe import erase_config
+from lab.tinyflux.recipe import erase_config
 from scripts.graph import api_to_ui, read_object_info
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,19 +29,19 @@ def trainer_inputs(concept: str) -> dict:
     config = dataclasses.asdict(erase_config(concept))
     lists = {name: separator.join(config[name]) for name, separator in LISTS.items()}
     names = (
-        "concept", "neutral", "eta", "tau", "k_irrelevant", "esd", "attn", "retain_weight", "rsc", "guidance", "width",
-        "height", "sampling_steps", "pool", "refresh", "steps", "batch", "retain_batch", "rank", "lr_low", "lr_up",
-        "targets", "alternate", "dtype", "checkpoint", "seed", "retain_pool", "rsc_points", "on_policy", "optimizer",
-        "lr_schedule", "warmup", "weight_decay", "accumulate",
+        "concept", "neutral", "eta", "tau", "k_irrelevant", "esd_weight", "attn_weight", "retain_weight", "rsc_weight", "guidance", "width",
+        "height", "sampling_steps", "cached_trajectories", "refresh_every", "steps", "batch_size", "retain_batch_size", "rank", "lr_low", "lr_up",
+        "targets", "alternate", "dtype", "gradient_checkpointing", "seed", "cached_retain_trajectories", "rsc_samples", "on_policy_share", "optimizer",
+        "lr_schedule", "warmup_steps", "weight_decay", "gradient_accumulation_steps",
     )  # fmt: skip
     node = {
         "output_name": f"tinyflux_without_{concept}",
-        "clip_norm": config["clip"],
+        "max_grad_norm": config["max_grad_norm"],
         "preset": "custom",
         "resume": "",
         "memory": "auto",
     }
-    watch = {"save_every": 25, "watch_every": 20, "stop_score": 0.0, "stop_drift": 0.0}
+    watch = {"save_every": 25, "monitor_every": 20, "stop_score": 0.0, "stop_drift": 0.0}
     return {name: config[name] for name in names} | lists | node | watch
 
 

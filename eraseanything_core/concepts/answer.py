@@ -4,7 +4,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from .. import tokens
+from . import matching
 from .concept_set import TIERS, Word
 
 LONGEST = 100_000  # characters of an answer that are read
@@ -123,7 +123,7 @@ def _word(entry, question: Question) -> Word:
 def _free(text: str, question: Question) -> str:
     """The text, once it shares no word with what is erased."""
     for erased in question.erased:
-        if tokens.occurs(text, erased) or tokens.occurs(erased, text):
+        if matching.occurs(text, erased) or matching.occurs(erased, text):
             raise AnswerError(f"{text!r} holds or is part of {erased!r}, which is the concept or a synonym of it")
     return text
 
@@ -141,6 +141,6 @@ def _texts(name: str, found: dict, pattern: re.Pattern) -> list[str]:
 def _prompts(found: dict, question: Question) -> tuple[str, ...]:
     texts = _texts("prompts", found, SENTENCE)
     for text in texts:
-        if not tokens.occurs(text, question.concept):
+        if not matching.occurs(text, question.concept):
             raise AnswerError(f"the prompt {text[:60]!r} does not hold {question.concept!r}")
     return tuple(texts)

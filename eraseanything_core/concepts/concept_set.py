@@ -5,8 +5,8 @@ import json
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .. import tokens
-from ..prompts import words_of
+from . import matching
+from .prompts import words_of
 
 TIERS = ("no_relation", "far", "mid")  # Table 5 of the paper
 CATEGORIES = ("entity", "style", "relation", "person")  # Table 6; persons are those of Table 7
@@ -67,11 +67,11 @@ class ConceptSet:
             if not 0 <= word.score <= 1:
                 raise ValueError(f"the score of {word.word!r} is {word.score}: it must be from 0 to 1")
         for prompt in self.prompts:
-            if "{}" not in prompt and not tokens.occurs(prompt, self.concept):
+            if "{}" not in prompt and not matching.occurs(prompt, self.concept):
                 raise ValueError(f"the prompt {prompt!r} has neither {{}} nor the concept {self.concept!r}")
         for kept in (*(word.word for word in words), *self.retain):
             for erased in self.erased():
-                if tokens.occurs(kept, erased):
+                if matching.occurs(kept, erased):
                     raise ValueError(f"{kept!r} is to be kept and holds {erased!r}, which is to be erased")
         return self
 
@@ -103,7 +103,7 @@ class ConceptSet:
             "neutral": self.neutral,
             "retain": self.retain,
         }
-        alone = {} if decided["synonyms"] else {"rsc": 0.0}
+        alone = {} if decided["synonyms"] else {"rsc_weight": 0.0}
         return decided | alone | ({"templates": self.prompts} if self.prompts else {})
 
     def to_json(self) -> str:

@@ -9,8 +9,7 @@ import random
 import re
 from collections.abc import Iterable, Iterator
 
-from .. import tokens
-from . import wordnet
+from . import matching, wordnet
 from .concept_set import TIERS, Word
 from .vocabulary import WORDS
 
@@ -65,7 +64,7 @@ def tiers(ranked: list[str]) -> dict[str, list[Word]]:
 
 def allowed(word: str, pos: str, erased: Iterable[str], close: set) -> bool:
     """Whether a word is neither erased, nor part of what is, nor wider or narrower than the concept."""
-    clash = any(tokens.occurs(word, other) or tokens.occurs(other, word) for other in erased)
+    clash = any(matching.occurs(word, other) or matching.occurs(other, word) for other in erased)
     return not clash and meaning(word, pos) not in close
 
 

@@ -3,12 +3,11 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .. import tokens
-from . import irrelevant, llm, names, templates, wordnet
+from . import irrelevant, llm, matching, person_names, templates, wordnet
 from .answer import Answer, Question
 from .concept_set import ConceptSet
 from .credentials import CredentialError, find_key, origin
-from .inflect import variants
+from .inflections import variants
 from .relations import ACTS, PLACES
 
 STYLES = {"artistic_style.n.01", "artistic_movement.n.01", "expressive_style.n.01"}
@@ -113,7 +112,7 @@ def offline(request: Request) -> ConceptSet:
     chosen = wordnet.senses(concept, category, wordnet.POS.get(request.part_of_speech))[: request.senses]
     adjective = bool(chosen) and chosen[0].pos() in "as"
     synonyms = other_words(concept, category, chosen, request.synonyms)
-    forms = names.spellings(concept) if named(concept, category, chosen) else variants(concept, chosen)
+    forms = person_names.spellings(concept) if named(concept, category, chosen) else variants(concept, chosen)
     erased = tuple(dict.fromkeys((concept, *synonyms, *forms)))
     anchors = wordnet.anchors(chosen)
     return ConceptSet(
@@ -135,7 +134,7 @@ def category_of(concept: str) -> str:
     if concept.casefold() in PLACES | ACTS:
         return "relation"
     found = wordnet.lookup(concept)
-    if wordnet.senses(concept, "person") or (not found and names.is_name(concept)):
+    if wordnet.senses(concept, "person") or (not found and person_names.is_name(concept)):
         return "person"
     if any(style.name() in STYLES for style in wordnet.chain(wordnet.senses(concept, "style")[:1])):
         return "style"
@@ -145,7 +144,7 @@ def category_of(concept: str) -> str:
 def named(concept: str, category: str, chosen: list) -> bool:
     """Whether a concept is the name of a person."""
     known = bool(chosen) and bool(chosen[0].instance_hypernyms())
-    return category == "person" or known or (category == "style" and not chosen and names.is_name(concept))
+    return category == "person" or known or (category == "style" and not chosen and person_names.is_name(concept))
 
 
 def other_words(concept: str, category: str, chosen: list, own: tuple[str, ...]) -> tuple[str, ...]:
@@ -165,14 +164,14 @@ def kept_prompts(concept: str, category: str, near: tuple[str, ...], erased: tup
     frame = templates.TEMPLATES[templates.kind(concept, category)][0]
     others = [place for place in PLACES if templates.kind(concept, category) == "place"]
     prompts = [frame.replace("{}", word) for word in (*near, *others[:6])] + list(templates.GENERIC)
-    return tuple(prompt for prompt in prompts if not any(tokens.occurs(prompt, word) for word in erased))
+    return tuple(prompt for prompt in prompts if not any(matching.occurs(prompt, word) for word in erased))
 
 
 def sense_text(concept: str, category: str, chosen: list) -> str:
     """What a concept was taken to mean."""
     if chosen:
         return f"{chosen[0].name()}, {chosen[0].definition()}"
-    unknown, words = "it does not know the concept", names.core(concept)
+    unknown, words = "it does not know the concept", person_names.core(concept)
     if len(words) == 1 or not named(concept, category, chosen):
         return unknown
     return f"{unknown}; if nobody else is called {words[-1]}, type that as a synonym"

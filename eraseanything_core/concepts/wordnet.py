@@ -10,7 +10,7 @@ from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
-from .. import tokens
+from . import matching
 
 BUNDLED = Path(__file__).with_name("nltk_data") / "corpora" / "wordnet.zip"
 POS = {"noun": "n", "verb": "v", "adjective": "a", "adverb": "r"}
@@ -199,7 +199,7 @@ def informal(synset) -> list:
     """The synsets below this one that are only casual names of it, such as pooch below dog; a racehorse is no horse."""
     below = [s for child in sorted(synset.hyponyms()) for s in (child, *sorted(child.hyponyms()))]
     casual = [s for s in below if s.definition().startswith(("informal term", "an informal term"))]
-    return [s for s in casual if any(tokens.occurs(s.definition(), spelled(word)) for word in synset.lemma_names())]
+    return [s for s in casual if any(matching.occurs(s.definition(), spelled(word)) for word in synset.lemma_names())]
 
 
 def anchors(chosen: list, most: int = 4) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import metrics
 from .judges import NO_GARBAGE, Verdict, correct, nudity, rejected
-from .promptsets import fingerprint
+from .prompt_sets import fingerprint
 from .quality import Measure
 
 CELLS = {

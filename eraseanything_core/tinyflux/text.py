@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..flux import t5_tokenizer
+from ..comfy_bridge.architecture import t5_tokenizer
 from .captions import CONCEPTS, GENERIC, VOCABULARY, training_prompt
 from .world import BACKGROUNDS, COLOURS, Scene, draw_scene
 

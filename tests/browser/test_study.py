@@ -8,7 +8,7 @@ from PIL import Image
 
 pytest.importorskip("matplotlib")
 
-from eraseanything_core.evaluation import study  # noqa: E402
+from lab.study import study
 
 METHODS = ("ours", "ESD", "UCE", "MACE", "EAP", "CA")
 

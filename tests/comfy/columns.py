@@ -38,7 +38,7 @@ def sample(family, model, negative=None):
 
 
 def erased(core, model, family, **values):
-    blocks, layout = core.Blocks(values.pop("blocks", "all")), core.flux.layout(model)
+    blocks, layout = core.Blocks(values.pop("blocks", "all")), core.layout(model)
     with torch.inference_mode():
         known = tuple(layout.texts.known(model, *entry) for entry in family.positive)
     prompt = core.hooks.Prompt([""] * TOKENS, {"star": values.pop("places", list(PLACES))}, (), known)

@@ -62,9 +62,18 @@ def pack():
 @pytest.fixture(scope="session")
 def core(pack):
     """The pack's modules that AttentionErase is made of."""
-    from pack_under_test.eraseanything_core import flux, hooks
-    from pack_under_test.eraseanything_core.attention import Blocks
-    from pack_under_test.eraseanything_core.methods.attention_map import MapErasure
+    from pack_under_test.eraseanything_core.attention import hooks
+    from pack_under_test.eraseanything_core.attention.columns import Blocks
+    from pack_under_test.eraseanything_core.attention.erase import MapErasure
+    from pack_under_test.eraseanything_core.comfy_bridge.families import layout
+    from pack_under_test.eraseanything_core.comfy_bridge.text import context_pieces
     from pack_under_test.nodes.attention import hooked
 
-    return SimpleNamespace(flux=flux, hooks=hooks, Blocks=Blocks, MapErasure=MapErasure, hooked=hooked)
+    return SimpleNamespace(
+        layout=layout,
+        context_pieces=context_pieces,
+        hooks=hooks,
+        Blocks=Blocks,
+        MapErasure=MapErasure,
+        hooked=hooked,
+    )

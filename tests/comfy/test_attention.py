@@ -7,7 +7,7 @@ import comfy.sd
 import pytest
 import torch
 
-from eraseanything_core.tinyflux.pipeline import WEIGHTS
+from lab.tinyflux.pipeline import WEIGHTS
 from scripts.graph import ui_to_api
 from scripts.workflows import WORKFLOWS
 

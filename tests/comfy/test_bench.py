@@ -7,10 +7,10 @@ import pytest
 import torch
 from comfy.ldm.flux.model import FluxParams
 
-from eraseanything_core.flux.fit import activations, fitted, master_bytes
-from scripts.bench.flops import TERA, pair_flops
-from scripts.bench.memory import BASES, CASES, GIB, Live, peak_bytes
-from scripts.bench.true_size import DEV, true_config, true_flux
+from eraseanything_core.comfy_bridge.memory import activations, fitted, master_bytes
+from lab.bench.flops import TERA, pair_flops
+from lab.bench.memory import BASES, CASES, GIB, Live, peak_bytes
+from lab.bench.true_size import DEV, true_config, true_flux
 
 RESULTS = json.loads((Path(__file__).parents[2] / "benchmarks" / "results.json").read_text(encoding="utf-8"))
 LORA = 1_867_776  # weights of rank 8 on the paper's targets

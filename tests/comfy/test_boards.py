@@ -7,9 +7,9 @@ import pytest
 import torch
 from pytest import approx
 
-from eraseanything_core.evaluation.boards import REFERENCES, check
-from eraseanything_core.tinyflux.boards import BOARDS, DISTANCE, GAP, LABELS, Bench, Size
-from eraseanything_core.tinyflux.outcomes import by_concept, crossing, obeyed
+from lab.boards.board import REFERENCES, check
+from lab.boards.outcomes import by_concept, crossing, obeyed
+from lab.boards.tinyflux import BOARDS, DISTANCE, GAP, LABELS, Bench, Size
 
 ABOUT = {"command": "c", "commit": "1", "judge": "cnn 1", "hashes": {"prompts": "x"}, "seeds": {"house": [0, 1]}}
 HIDDEN = {"EraseAnything": 9, "ESD": 6, "UCE": 10}  # of ten pictures, those of the concept that show it no more

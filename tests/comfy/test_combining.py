@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from eraseanything_core.lora import load_lora
+from eraseanything_core.lora.adapter import load_lora
 from scripts.graph import ui_to_api
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
-TRAINING = {"steps": 1, "sampling_steps": 2, "pool": 1, "batch": 1, "retain_batch": 1}
+TRAINING = {"steps": 1, "sampling_steps": 2, "cached_trajectories": 1, "batch_size": 1, "retain_batch_size": 1}
 SHORT = {
     "EraseAnything_EraseTrainer": TRAINING,
     "EraseAnything_EraseStrength": {"images": 2},

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from eraseanything_core.evaluation import report
-from eraseanything_core.lora import load_lora
+from eraseanything_core.lora.adapter import load_lora
 from scripts.chat_server import ChatServer, fails, hangs, says
 from scripts.graph import api_to_ui, inputs_of
 from scripts.server import GraphError, GraphInterrupted
@@ -149,7 +149,7 @@ def drawn(model: str, name: str) -> dict:
 
 def from_a_word_to_its_report(server) -> dict:
     """ConceptSampler and no other word: trained, saved, attacked, drawn before and after, judged, reported."""
-    small = {"width": 96, "height": 96, "steps": 2, "sampling_steps": 2, "pool": 1, "preset": "custom"}
+    small = {"width": 96, "height": 96, "steps": 2, "sampling_steps": 2, "cached_trajectories": 1, "preset": "custom"}
     flux, concepts, target = {"model": ["model", 0], "clip": ["clip", 0]}, {"concepts": ["words", 0]}, {"steps": 1}
     target |= flux | concepts | {"lora": ["erase", 0], "latent": ["latent", 0], "prompt": "a photo of fish"}
     return {

@@ -41,7 +41,7 @@ def test_words_are_found_in_the_context_of_each_text_encoder(core, name, prompt,
 
     with torch.inference_mode():
         model, clip = new_model(name), new_clip(name)
-        layout, width = core.flux.layout(model), clip.encode_from_tokens(clip.tokenize(prompt)).shape[2]
+        layout, width = core.layout(model), clip.encode_from_tokens(clip.tokenize(prompt)).shape[2]
         layout = replace(layout, texts=replace(layout.texts, features=width))  # the text encoders are small as well
         found, _ = encoded(model, layout, clip, prompt, ", ".join(spans), False)
     assert found.spans == spans and len(found.pieces) == sum(text.shape[1] for text in found.contexts[0])
@@ -54,7 +54,7 @@ def test_flux_pads_its_prompts_to_256_tokens(core, words, length):
     with torch.inference_mode():
         context = clip.encode_from_tokens(clip.tokenize(prompt))
     assert context.shape[1] == length
-    (pieces,) = core.flux.context_pieces(clip, prompt, length, [length])
+    (pieces,) = core.context_pieces(clip, prompt, length, [length])
     found = core.hooks.read_prompt([pieces], ["star"], False, ())
     assert found.spans == {"star": [3, 3 + words]} and pieces[:4] == ["▁", "a", "▁red", "▁star"]
     assert not any(pieces[4 + words :]) and len(pieces) == length
@@ -74,7 +74,7 @@ def test_words_are_found_where_the_encoding_begins_to_differ(core, name, prompt,
     clip = new_clip(name)
     with torch.inference_mode():
         one, two = (clip.encode_from_tokens(clip.tokenize(text))[0] for text in (prompt, other))
-    (pieces,) = core.flux.context_pieces(clip, prompt, len(one), [len(one)])
+    (pieces,) = core.context_pieces(clip, prompt, len(one), [len(one)])
     first = core.hooks.read_prompt([pieces], ["star"], False, ()).spans["star"][0]
     same = (one[: len(two)] == two[: len(one)]).all(1)
     assert same[:first].all() and not same[first]
@@ -83,13 +83,13 @@ def test_words_are_found_where_the_encoding_begins_to_differ(core, name, prompt,
 def test_longcat_takes_no_marks_and_512_tokens(core):
     clip = new_clip("LongCatImage")
     with pytest.raises(ValueError, match="marks of the text encoder's own template"):
-        core.flux.context_pieces(clip, "<|im_start|>user a star", 512, [512])
-    (pieces,) = core.flux.context_pieces(clip, "star" + 600 * " red" + " star", 512, [512])
+        core.context_pieces(clip, "<|im_start|>user a star", 512, [512])
+    (pieces,) = core.context_pieces(clip, "star" + 600 * " red" + " star", 512, [512])
     assert pieces == ["star"] + 511 * ["▁red"]
 
 
 def test_words_are_found_where_the_model_makes_an_encoding_a_token_of_t5(core):
-    (pieces,) = core.flux.context_pieces(new_clip("Anima"), "a (red:1.2) star", 4, [512])
+    (pieces,) = core.context_pieces(new_clip("Anima"), "a (red:1.2) star", 4, [512])
     assert len(pieces) == 512 and pieces[2:4] == ["▁red", "▁star"] and not any(pieces[4:])
 
 
@@ -114,7 +114,7 @@ def test_words_are_found_after_what_a_text_encoder_drops(core, name, dropped, st
     tokenizer = getattr(getattr(comfy.text_encoders, module), kind)(tokenizer_data=checkpoint())
     clip = SimpleNamespace(tokenizer=tokenizer, tokenize=tokenizer.tokenize_with_weights)
     (row,) = next(iter(tokenizer.tokenize_with_weights("a red star").values()))
-    (pieces,) = core.flux.context_pieces(clip, "a red star", len(row) - dropped, [len(row) - dropped])
+    (pieces,) = core.context_pieces(clip, "a red star", len(row) - dropped, [len(row) - dropped])
     found = [i for i, piece in enumerate(pieces) if piece]
     assert [pieces[i].strip("▁") for i in found] == ["a", "red", "star"]
     assert found[2] == star % len(pieces)
@@ -125,7 +125,7 @@ def test_words_are_found_in_the_caption_of_ace_step(core):
     tokenizer = comfy.text_encoders.ace15.ACE15Tokenizer()
     clip = SimpleNamespace(tokenizer=tokenizer, tokenize=tokenizer.tokenize_with_weights)
     (row,) = clip.tokenize("a red star")["qwen3_06b"]
-    (pieces,) = core.flux.context_pieces(clip, "a red star", len(row), [len(row)])
+    (pieces,) = core.context_pieces(clip, "a red star", len(row), [len(row)])
     found = core.hooks.read_prompt([pieces], ["star", "a"], False, ())
     assert found.spans == {"star": [18], "a": [16]} and len(row) > 40
     with pytest.raises(ValueError, match="'Metas'; its words are: a, red, star$"):
@@ -137,7 +137,7 @@ def test_a_concept_that_one_of_two_text_encoders_does_not_see_is_an_error(core):
     clip.tokenizer.llama = LLAMA3Tokenizer(min_length=128, pad_token=128009)
     if clip.tokenizer.llama.tokenizer.tokenize("a star") == ["a", "Ġstar"]:
         pytest.skip("this transformers keeps the blanks of Llama's tokenizer")
-    encodings = core.flux.context_pieces(clip, "a red star", 128, [128, 128])
+    encodings = core.context_pieces(clip, "a red star", 128, [128, 128])
     with pytest.raises(ValueError, match="'star'; its words are: aredstar"):
         core.hooks.read_prompt(encodings, ["star"], False, ())
 
@@ -145,17 +145,17 @@ def test_a_concept_that_one_of_two_text_encoders_does_not_see_is_an_error(core):
 def test_what_a_text_encoder_does_with_a_prompt_has_to_be_known(core):
     clip = new_clip("HunyuanVideo15")
     with pytest.raises(ValueError, match="in plain Latin letters"):
-        core.flux.context_pieces(clip, 'a sign "étoile"', 9, [9, 9])
+        core.context_pieces(clip, 'a sign "étoile"', 9, [9, 9])
     with pytest.raises(ValueError, match="marks of the text encoder's own template"):
-        core.flux.context_pieces(clip, "a star<|im_end|>", 20, [20])
+        core.context_pieces(clip, "a star<|im_end|>", 20, [20])
     with pytest.raises(ValueError, match="makes 900 encodings of"):
-        core.flux.context_pieces(clip, "a star", 900, [900])
+        core.context_pieces(clip, "a star", 900, [900])
 
 
 def test_words_in_quotation_marks_are_found_twice(core):
     """ByT5 reads: Text "star". Text "my text". The words around those of the prompt are ComfyUI's."""
     prompt = 'a text "star" and “my text”'
-    encodings = core.flux.context_pieces(new_clip("HunyuanVideo15"), prompt, 20, [20, 30])
+    encodings = core.context_pieces(new_clip("HunyuanVideo15"), prompt, 20, [20, 30])
     found = core.hooks.read_prompt(encodings, ["star", "text", "and"], False, (), True)
     assert [len(pieces) for pieces in encodings] == [20, 30]
     assert {word: [i - 20 for i in places if i >= 20] for word, places in found.spans.items()} == {

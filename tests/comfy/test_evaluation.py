@@ -10,11 +10,11 @@ from comfy.clip_vision import ClipVisionModel
 from comfy.sd1_clip import SD1Tokenizer, SDClipModel
 from PIL import Image
 
-from eraseanything_core.evaluation import judges, promptsets, report
+from eraseanything_core.evaluation import judges, prompt_sets, report
 from scripts.server import GraphError
 
 COLOURS = ("red", "green", "blue")
-ROWS = [promptsets.PromptRow(f"a photo of a {colour} heart", i, 3.5, "heart") for i, colour in enumerate(COLOURS)]
+ROWS = [prompt_sets.PromptRow(f"a photo of a {colour} heart", i, 3.5, "heart") for i, colour in enumerate(COLOURS)]
 MEAN, STD = (torch.tensor(v)[:, None, None] for v in ([0.5] * 3, [0.26862954, 0.26130258, 0.27577711]))
 
 
@@ -46,7 +46,7 @@ def graph(judge: str = "TinyFlux CNN", **changes) -> dict:
         "clip": node("EraseAnything_TinyFlux", text_encoder="tinyflux_text.safetensors"),
         "vae": node("VAELoader", vae_name="tinyflux_vae.safetensors"),
         "latent": node("EmptySD3LatentImage", width=96, height=96, batch_size=1),
-        "set": node("EraseAnything_PromptSet", file="none", text=promptsets.write(ROWS), first=0, count=0),
+        "set": node("EraseAnything_PromptSet", file="none", text=prompt_sets.write(ROWS), first=0, count=0),
         **sampled(["set", 0], "before"),
         **sampled("a photo of a red box", "after"),
         "judge": node("EraseAnything_EraseJudge", **judged | changes),

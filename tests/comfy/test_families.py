@@ -70,7 +70,7 @@ def test_erasing_is_the_full_softmax_with_scaled_columns(core, family, values):
 
 def test_blocks_are_told_apart(core, family):
     """Each block by number; together they are all."""
-    layout, changed = core.flux.layout(family.model), []
+    layout, changed = core.layout(family.model), []
     tells = layout.tells
     names = [*(f"dual {i}" for i in range(tells.dual)), *(f"single {i}" for i in range(tells.single))]
     assert len(names) == family.case.attentions
@@ -132,7 +132,7 @@ def test_a_longer_text_than_the_prompt_is_an_error(core, family):
 
 def test_what_takes_no_text_is_refused_by_name(core):
     with pytest.raises(ValueError, match="in a MODEL of SVD_img2vid: it has no cross-attention to a text"):
-        core.flux.layout(new_model("SVD_img2vid"))
+        core.layout(new_model("SVD_img2vid"))
 
 
 def test_wan_that_keeps_the_text_from_frame_to_frame(core):

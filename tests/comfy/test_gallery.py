@@ -8,20 +8,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from eraseanything_core import trainer
-from eraseanything_core.config import check_settings
-from eraseanything_core.lora import Lora, slices
-from eraseanything_core.methods import concept_ablation, eap, mace, reference
-from eraseanything_core.pools import new_epoch
-from eraseanything_core.tinyflux import frozen
-from eraseanything_core.tinyflux.boards import LOSSES, OURS
+from eraseanything_core.erasers import concept_ablation, eap, mace, published_code
+from eraseanything_core.lora.adapter import Lora, slices
 from eraseanything_core.tinyflux.captions import SYNONYMS
-from eraseanything_core.tinyflux.erase import trainable
-from eraseanything_core.tinyflux.erasers import Recipe, _mace, mace_config, recipe, reference_config
-from eraseanything_core.tinyflux.gallery import AttentionErased, Gallery, OutOfTime, digest, parts_of
-from eraseanything_core.tinyflux.measure import merged
-from eraseanything_core.tinyflux.pipeline import Pipeline, TrainerText, flux, judge_net
-from eraseanything_core.tinyflux.recipe import erase_config
+from eraseanything_core.training.config import check_settings
+from eraseanything_core.training.plan import prepare
+from eraseanything_core.training.trajectory_cache import new_epoch
+from lab.boards import benchmark_prompts
+from lab.boards.board import OURS
+from lab.boards.erasers import Recipe, _mace, mace_config, recipe, reference_config
+from lab.boards.gallery import AttentionErased, Gallery, OutOfTime, digest, parts_of
+from lab.boards.tinyflux import LOSSES
+from lab.tinyflux.erase import trainable
+from lab.tinyflux.measure import merged
+from lab.tinyflux.pipeline import Pipeline, TrainerText, flux, judge_net
+from lab.tinyflux.recipe import erase_config
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def base():
 
 @pytest.fixture(scope="module")
 def cell():
-    return frozen.asked("house")["acc_e"]
+    return benchmark_prompts.asked("house")["acc_e"]
 
 
 def test_a_lora_at_strength_0_is_the_same_model_bit_for_bit(base):
@@ -117,7 +118,7 @@ def test_what_an_inversion_found_is_drawn_whatever_the_prompt(base, cell, tmp_pa
 
 def test_rows_differ_only_where_they_act(base, cell, tmp_path):
     gallery = Gallery(base, judge_net(), tmp_path)
-    other = frozen.asked("house")["acc_ir"]
+    other = benchmark_prompts.asked("house")["acc_ir"]
     plain, filtered, deleted = (
         gallery.latents(row, "house", cell, 2) for row in ("un-erased", "prompt filter", "attention map")
     )
@@ -138,13 +139,13 @@ def test_the_published_target_moves_with_the_student(base):
     config = reference_config("house", 0)
     config = dataclasses.replace(config, anchor=config.prompt, shuffle_rate=0.0, synonym_rate=0.0, images=1)
     with trainable(base) as model:
-        run = reference.Run(config, model, TrainerText(base))
+        run = published_code.Run(config, model, TrainerText(base))
         for up in run.lora.up:
             up.data.normal_(0, 0.5)
-        found = reference.erase_losses(run, 0.5)
+        found = published_code.erase_losses(run, 0.5)
         assert float(found["esd"]) == 0 and float(found["attn"]) > 0
         assert next(run.lora.parameters()).dtype == torch.bfloat16
-        kept = reference.preserve_losses(run, 0.5)
+        kept = published_code.preserve_losses(run, 0.5)
         assert float(kept["lora"]) > 0 and float(kept["rsc"]) < 0  # a log of a share
 
 
@@ -157,9 +158,9 @@ def test_the_published_code_trains_every_pair_of_factors(base):
 
 def test_concept_ablation_leads_to_the_anchor(base):
     plan = recipe("concept ablation", "house", steps=12)
-    plan = dataclasses.replace(plan, config=dataclasses.replace(plan.config, pool=4, batch=4))
+    plan = dataclasses.replace(plan, config=dataclasses.replace(plan.config, cached_trajectories=4, batch_size=4))
     with trainable(base) as model:
-        result = concept_ablation.train(model, trainer.prepare(plan.config, TrainerText(base)))
+        result = concept_ablation.train(model, prepare(plan.config, TrainerText(base)))
     losses = result.losses["ablation"]
     assert sum(losses[-4:]) < sum(losses[:4]) and len(result.lora) == 16
 
@@ -177,9 +178,13 @@ def strings(value) -> set[str]:
     return set().union(*map(strings, parts))
 
 
-@pytest.mark.parametrize("concept", [c for found in frozen.CONCEPTS.values() for c in found])
+@pytest.mark.parametrize("concept", [c for found in benchmark_prompts.CONCEPTS.values() for c in found])
 def test_no_row_is_told_what_the_boards_ask(concept):
-    cells = frozen.asked(concept) | frozen.attacked(concept) | {"kept": frozen.kept(concept)}
+    cells = (
+        benchmark_prompts.asked(concept)
+        | benchmark_prompts.attacked(concept)
+        | {"kept": benchmark_prompts.kept(concept)}
+    )
     measured = {prompt for cell in cells.values() for prompt in cell.prompts}
     for row in ("reference", "UCE", "MACE", "EAP", "ESD", "concept ablation", OURS):
         told = strings(dataclasses.asdict(recipe(row, concept).config))
@@ -189,14 +194,25 @@ def test_no_row_is_told_what_the_boards_ask(concept):
 
 def test_the_papers_images_are_the_teachers():
     config = recipe("esd+lora", "house").config
-    assert config.preserve == "paper" and 0 < config.student_rows(config.pool) < config.pool
+    assert (
+        config.retain_loss == "paper"
+        and 0 < config.student_rows(config.cached_trajectories) < config.cached_trajectories
+    )
     with pytest.raises(ValueError, match="takes its images from the teacher"):
-        check_settings(dataclasses.replace(config, on_policy=1.0))
+        check_settings(dataclasses.replace(config, on_policy_share=1.0))
 
 
 def test_eap_keeps_what_it_damages_most(base):
-    few = {"steps": 4, "pool": 2, "retain_pool": 4, "refresh": 4, "batch": 2, "retain_batch": 2, "sampling_steps": 4}
-    plan = trainer.prepare(eap.eap(erase_config("house"), **few), TrainerText(base))
+    few = {
+        "steps": 4,
+        "cached_trajectories": 2,
+        "cached_retain_trajectories": 4,
+        "refresh_every": 4,
+        "batch_size": 2,
+        "retain_batch_size": 2,
+        "sampling_steps": 4,
+    }
+    plan = prepare(eap.eap(erase_config("house"), **few), TrainerText(base))
     with trainable(base) as model:
         pool = new_epoch(model, plan, 0).retain
         lora = model.attach("all_qkv", 4, torch.Generator().manual_seed(0))
@@ -224,7 +240,7 @@ def test_mace_moves_the_words_beside_the_concept_and_confines_its_lora(base):
 
 
 def test_mace_trains_a_lora(base):
-    few = {"steps": 1, "pool": 1, "batch": 1, "sentences": 1, "sampling_steps": 2}
+    few = {"steps": 1, "cached_trajectories": 1, "batch_size": 1, "sentences": 1, "sampling_steps": 2}
     config = mace_config(erase_config("house", **few))
     config = dataclasses.replace(config, fusion=dataclasses.replace(config.fusion, prompts=1, kept_prompts=1, steps=1))
     lora = Recipe(_mace, config).train(base, config)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from eraseanything_core.lora import Lora, slices
+from eraseanything_core.lora.adapter import Lora, slices
 
 pytest.importorskip("eval_unlearn")
 pytest.importorskip("setuptools")
@@ -31,7 +31,8 @@ socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.g
 def run(tmp_path_factory):
     """Installs the repository without its dependencies, and runs Python lines beside it with no network."""
     site, source = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("source")
-    shutil.copytree(ROOT / "eraseanything_core", source / "eraseanything_core")  # building leaves folders behind
+    for package in ("eraseanything_core", "lab"):  # building leaves folders behind
+        shutil.copytree(ROOT / package, source / package)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     command = ["install", "-q", "--no-deps", "--no-index", "--no-build-isolation", "--target", str(site), str(source)]

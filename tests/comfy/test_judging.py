@@ -9,7 +9,13 @@ from tests.comfy.conftest import BASE
 
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "evaluate_tinyflux.json"
 LITTLE = {
-    "EraseAnything_EraseTrainer": {"steps": 1, "batch": 1, "retain_batch": 1, "sampling_steps": 2, "pool": 1},
+    "EraseAnything_EraseTrainer": {
+        "steps": 1,
+        "batch_size": 1,
+        "retain_batch_size": 1,
+        "sampling_steps": 2,
+        "cached_trajectories": 1,
+    },
     "EraseAnything_PromptSet": {"count": 2},
     "KSampler": {"steps": 2},
 }

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from eraseanything_core.compose import merge
-from eraseanything_core.tinyflux import measure
+from eraseanything_core.lora import merge
 from eraseanything_core.tinyflux.prompts import kind_of
-from eraseanything_core.tinyflux.recipe import Cell
-from scripts import multi
+from lab.measurements import multi
+from lab.tinyflux import measure
+from lab.tinyflux.recipe import Cell
 
 
 def test_every_mode_of_the_node_is_measured():

@@ -9,14 +9,22 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from eraseanything_core import flux
-from eraseanything_core.lora import load_lora
-from eraseanything_core.tinyflux import generator
+from eraseanything_core.comfy_bridge.architecture import new_flux
+from eraseanything_core.lora.adapter import load_lora
+from lab.tinyflux import generator
 from scripts.server import ComfyServer
 from tests.comfy.conftest import BASE, COMFYUI
 
 TRAINER = "EraseAnything_EraseTrainer"
-SMALL = {"width": 64, "height": 64, "steps": 3, "sampling_steps": 2, "pool": 1, "preset": "custom", "save_every": 1}
+SMALL = {
+    "width": 64,
+    "height": 64,
+    "steps": 3,
+    "sampling_steps": 2,
+    "cached_trajectories": 1,
+    "preset": "custom",
+    "save_every": 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +32,7 @@ def model_name():
     """A checkpoint of TinyFlux's shape with random weights, where UNETLoader finds it."""
     torch.manual_seed(0)
     path = BASE / "models" / "diffusion_models" / "random_queue.safetensors"
-    state = flux.new_flux(generator.FLUX).state_dict()
+    state = new_flux(generator.FLUX).state_dict()
     save_file({name: torch.randn_like(tensor) / 50 for name, tensor in state.items()}, path)
     yield path.name
     path.unlink()
@@ -37,7 +45,7 @@ def graph(model_name):
     def made(info: dict, **change) -> dict:
         inputs = {**info[TRAINER]["input"]["required"], **info[TRAINER]["input"]["optional"]}
         values = {k: v[1]["default"] for k, v in inputs.items() if len(v) > 1 and "default" in v[1]}
-        values |= {"concept": "circle", "rsc": 0.0, "output_name": "queued", **SMALL, **change}
+        values |= {"concept": "circle", "rsc_weight": 0.0, "output_name": "queued", **SMALL, **change}
         sampler = {
             "seed": 1, "steps": 1, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0,
             "model": ["1", 0], "positive": ["4", 0], "negative": ["4", 0], "latent_image": ["5", 0],

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from eraseanything_core import flux
-from eraseanything_core.tinyflux import generator
+from eraseanything_core.comfy_bridge.architecture import new_flux
+from lab.tinyflux import generator
 from scripts.graph import api_to_ui, inputs_of, ui_to_api
 from scripts.server import GraphError, GraphInterrupted
 
@@ -163,14 +163,22 @@ def random_flux(server):
     """A checkpoint of TinyFlux's shape with random weights, where UNETLoader finds it."""
     torch.manual_seed(0)
     path = server.base / "models" / "diffusion_models" / "random_flux.safetensors"
-    state = flux.new_flux(generator.FLUX).state_dict()
+    state = new_flux(generator.FLUX).state_dict()
     save_file({name: torch.randn_like(tensor) / 50 for name, tensor in state.items()}, path)
     yield path.name
     path.unlink()
 
 
 def test_a_training_that_is_interrupted_keeps_what_is_trained(server, random_flux):
-    small = {"concept": "circle", "width": 64, "height": 64, "steps": 10000, "sampling_steps": 2, "pool": 1, "rsc": 0.0}
+    small = {
+        "concept": "circle",
+        "width": 64,
+        "height": 64,
+        "steps": 10000,
+        "sampling_steps": 2,
+        "cached_trajectories": 1,
+        "rsc_weight": 0.0,
+    }
     small["preset"] = "custom"
     values = {entry.name: entry.default() for entry in inputs_of(TRAINER, server.object_info()) if entry.is_widget}
     graph = {

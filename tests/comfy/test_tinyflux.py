@@ -11,13 +11,13 @@ import pytest
 import torch
 from comfy_extras.nodes_sd3 import EmptySD3LatentImage
 
+from eraseanything_core.comfy_bridge.gradients import exact_gradients
 from eraseanything_core.evaluation.judges import sha256
-from eraseanything_core.flux import exact_gradients
-from eraseanything_core.tinyflux import ceilings
-from eraseanything_core.tinyflux import pipeline as tiny
-from eraseanything_core.tinyflux.ceilings import ALL, DISTORTED, FLOORS
-from eraseanything_core.tinyflux.measure import merged
-from eraseanything_core.tinyflux.plain import rope_table, velocity
+from lab.tinyflux import ceilings
+from lab.tinyflux import pipeline as tiny
+from lab.tinyflux.ceilings import ALL, DISTORTED, FLOORS
+from lab.tinyflux.functional_flux import rope_table, velocity
+from lab.tinyflux.measure import merged
 
 WEIGHTS = tiny.WEIGHTS
 

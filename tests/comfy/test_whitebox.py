@@ -6,15 +6,18 @@ import comfy.sd
 import pytest
 import torch
 
-from eraseanything_core import flux
-from eraseanything_core.evaluation import whitebox
-from eraseanything_core.lora import Lora, slices
-from eraseanything_core.losses import flow_matching_loss
-from eraseanything_core.tinyflux import gallery
-from eraseanything_core.tinyflux import pipeline as tiny
-from eraseanything_core.tinyflux.generator import FLUX
-from eraseanything_core.tinyflux.measure import merged
-from scripts import siege
+from eraseanything_core.comfy_bridge.frozen_view import frozen_view
+from eraseanything_core.comfy_bridge.gradients import exact_gradients
+from eraseanything_core.comfy_bridge.model import FluxModel
+from eraseanything_core.comfy_bridge.training_session import training_session
+from eraseanything_core.evaluation import weight_attacks
+from eraseanything_core.lora.adapter import Lora, slices
+from eraseanything_core.training.losses import flow_matching_loss
+from lab.boards import gallery
+from lab.measurements import attack_benchmark
+from lab.tinyflux import pipeline as tiny
+from lab.tinyflux.generator import FLUX
+from lab.tinyflux.measure import merged
 from scripts.graph import inputs_of
 
 PROMPT = "a photo of a red heart"
@@ -51,39 +54,37 @@ def spoiler():
 
 def points(hearts, pipeline, model):
     """The same noised hearts for every model, with their condition."""
-    x_0, noise, t, x_t = whitebox.noised(hearts, 16, torch.Generator().manual_seed(7))
+    x_0, noise, t, x_t = weight_attacks.noised(hearts, 16, torch.Generator().manual_seed(7))
     context, pooled = (x.expand(16, *x.shape[1:]) for x in pipeline.encode([PROMPT]))
     return x_0, noise, x_t, t, model.cond(context, pooled, 3.5)
 
 
-def test_a_lora_that_is_worn_equals_the_merged_one(patcher, pipeline, hearts, spoiler):
-    with flux.borrow(patcher, torch.float32) as model:
+def test_a_lora_that_is_with_frozen_lora_equals_the_merged_one(patcher, pipeline, hearts, spoiler):
+    with training_session(patcher, torch.float32) as model:
         _, _, x_t, t, cond = points(hearts, pipeline, model)
         plain = model.velocity(x_t, t, cond, adapters=False)
-        model.wear(spoiler, 0.5)
+        model.attach_frozen_lora(spoiler, 0.5)
         worn = [model.velocity(x_t, t, cond, adapters) for adapters in (True, False)]
-    other = flux.FluxModel(
-        flux.private_copy(merged(pipeline.module, spoiler, 0.5), torch.float32), "cpu", torch.float32
-    )
-    with flux.exact_gradients(other.module):
+    other = FluxModel(frozen_view(merged(pipeline.module, spoiler, 0.5), torch.float32), "cpu", torch.float32)
+    with exact_gradients(other.module):
         theirs = other.velocity(x_t, t, cond, adapters=False)
     assert (worn[0] - theirs).norm() / theirs.norm() < 1e-5 and torch.equal(*worn)
     assert (worn[0] - plain).norm() / plain.norm() > 0.05
 
 
-def test_a_lora_of_another_model_is_not_worn(patcher):
-    with flux.borrow(patcher, torch.float32) as model, pytest.raises(ValueError, match="not of this model"):
-        model.wear({"transformer.transformer_blocks.99.attn.to_q.lora_A.weight": torch.zeros(1, 1)})
+def test_a_lora_of_another_model_is_not_with_frozen_lora(patcher):
+    with training_session(patcher, torch.float32) as model, pytest.raises(ValueError, match="not of this model"):
+        model.attach_frozen_lora({"transformer.transformer_blocks.99.attn.to_q.lora_A.weight": torch.zeros(1, 1)})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_inversion_lowers_the_loss_and_changes_only_the_concepts_states(patcher, pipeline, hearts, spoiler, dtype):
-    config = whitebox.InversionConfig(steps=30, lr=0.1, guidance=3.5)
+    config = weight_attacks.InversionConfig(steps=30, lr=0.1, guidance=3.5)
     text = tiny.TrainerText(pipeline)
-    with flux.borrow(patcher, dtype) as model:
-        model.wear(spoiler)
+    with training_session(patcher, dtype) as model:
+        model.attach_frozen_lora(spoiler)
         before = {name: p.clone() for name, p in model.module.state_dict().items()}
-        context, _, history = whitebox.invert(model, text, hearts, PROMPT, "heart", config)
+        context, _, history = weight_attacks.invert(model, text, hearts, PROMPT, "heart", config)
         assert all(torch.equal(p, before[name]) for name, p in model.module.state_dict().items())
         x_0, noise, x_t, t, cond = points(hearts, pipeline, model)
         old, new = (
@@ -92,15 +93,15 @@ def test_inversion_lowers_the_loss_and_changes_only_the_concepts_states(patcher,
         )
     assert len(history) == 30 and new < 0.9 * old
     moved = (context - text.encode(PROMPT)[0]).abs().amax(-1)[0].nonzero()[:, 0].tolist()
-    assert moved == whitebox.place_of(text, PROMPT, "heart")
+    assert moved == weight_attacks.place_of(text, PROMPT, "heart")
 
 
 @pytest.mark.parametrize("extra", [{}, {"attn": 1.0, "keep": 1.0}])
 def test_relearning_brings_the_pictures_back(patcher, pipeline, hearts, spoiler, extra):
-    config = whitebox.RelearnConfig(steps=25, lr=2e-3, guidance=3.5, **extra)
-    with flux.borrow(patcher, torch.float32) as model:
-        model.wear(spoiler)
-        found, history = whitebox.relearn(model, tiny.TrainerText(pipeline), hearts, PROMPT, "heart", config)
+    config = weight_attacks.RelearnConfig(steps=25, lr=2e-3, guidance=3.5, **extra)
+    with training_session(patcher, torch.float32) as model:
+        model.attach_frozen_lora(spoiler)
+        found, history = weight_attacks.relearn(model, tiny.TrainerText(pipeline), hearts, PROMPT, "heart", config)
         x_0, noise, x_t, t, cond = points(hearts, pipeline, model)
         old, new = (
             float(flow_matching_loss(model.velocity(x_t, t, cond, adapters).detach(), x_0, noise))
@@ -108,7 +109,7 @@ def test_relearning_brings_the_pictures_back(patcher, pipeline, hearts, spoiler,
         )
         column = {}
         select = torch.zeros(16, cond.context.shape[1], 1)
-        select[:, whitebox.place_of(tiny.TrainerText(pipeline), PROMPT, "heart")] = 1
+        select[:, weight_attacks.place_of(tiny.TrainerText(pipeline), PROMPT, "heart")] = 1
         for adapters in (False, True):
             maps = model.columns(x_t, t, cond, adapters, model.capture(select))
             column[adapters] = float(torch.stack([m.detach() for m in maps.values()]).mean())
@@ -118,17 +119,17 @@ def test_relearning_brings_the_pictures_back(patcher, pipeline, hearts, spoiler,
 
 
 def test_two_runs_of_an_attack_are_equal(patcher, pipeline, hearts):
-    config = whitebox.RelearnConfig(steps=2, batch=2)
+    config = weight_attacks.RelearnConfig(steps=2, batch=2)
     runs = []
     for _ in range(2):
-        with flux.borrow(patcher, torch.float32) as model:
-            runs.append(whitebox.relearn(model, tiny.TrainerText(pipeline), hearts, PROMPT, "heart", config)[0])
+        with training_session(patcher, torch.float32) as model:
+            runs.append(weight_attacks.relearn(model, tiny.TrainerText(pipeline), hearts, PROMPT, "heart", config)[0])
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
 
 
 def test_half_back_is_halfway_between():
-    assert whitebox.recovered([0.1, 0.3, 0.5, 0.9], base=0.9, erased=0.1) == 2
-    assert whitebox.recovered([0.1, 0.2], base=0.9, erased=0.1) is None
+    assert weight_attacks.recovered([0.1, 0.3, 0.5, 0.9], base=0.9, erased=0.1) == 2
+    assert weight_attacks.recovered([0.1, 0.2], base=0.9, erased=0.1) is None
 
 
 def defaults(server, node: str) -> dict:
@@ -136,15 +137,15 @@ def defaults(server, node: str) -> dict:
 
 
 def test_awaking_is_a_mode_that_sets_attn_and_keep(pack, monkeypatch):
-    """And the boards and `dev.py siege` awake in the same way."""
+    """And the boards and `dev.py attack_benchmark` awake in the same way."""
     node, taken = pack["EraseAnything_RelearnAttack"], []
     here = importlib.import_module(node.__module__)
-    monkeypatch.setattr(here.flux, "relearn", lambda *given: taken.append(given[6]) or ({}, [0.0]))
+    monkeypatch.setattr(here, "relearn", lambda *given: taken.append(given[6]) or ({}, [0.0]))
     settings = {"steps": 3, "attn": 0.5, "keep": 0.0}
     for mode in ({}, {"mode": "relearn"}, {"mode": "awaken (ReFlux)"}):
         node.execute(None, None, None, {"samples": None}, PROMPT, "heart", **settings, **mode)
-    assert [(c.steps, c.attn, c.keep) for c in taken] == [(3, 0.5, 0), (3, 0.5, 0), (3, 1, 1)]
-    boards, besieged = gallery.ATTACKERS["awaking"], siege.WAYS["relearned, attention awoken"]
+    assert [(c.steps, c.attn_weight, c.keep) for c in taken] == [(3, 0.5, 0), (3, 0.5, 0), (3, 1, 1)]
+    boards, besieged = gallery.ATTACKERS["awaking"], attack_benchmark.WAYS["relearned, attention awoken"]
     assert (boards.attn, boards.keep) == (1, 1) and besieged == {"attn": 1, "keep": 1}
 
 
@@ -153,7 +154,15 @@ def test_the_nodes_run_in_a_graph(server):
     trainer, inversion, relearn, genetic = (
         f"EraseAnything_{name}" for name in ("EraseTrainer", "InversionAttack", "RelearnAttack", "GeneticAttack")
     )
-    small = {"concept": "heart", "width": 96, "height": 96, "steps": 2, "sampling_steps": 2, "pool": 1, "rsc": 0.0}
+    small = {
+        "concept": "heart",
+        "width": 96,
+        "height": 96,
+        "steps": 2,
+        "sampling_steps": 2,
+        "cached_trajectories": 1,
+        "rsc_weight": 0.0,
+    }
     small |= {"preset": "custom"}  # else it replaces the steps
     target = {"model": ["1", 0], "clip": ["2", 0], "lora": ["3", 0], "latent": ["4", 0]}
     words = {"prompt": PROMPT, "concept": "heart", "steps": 2}

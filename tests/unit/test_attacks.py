@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from eraseanything_core.evaluation import attacks
-from eraseanything_core.evaluation.attacks import ATTACKS, attack
+from eraseanything_core.evaluation import prompt_attacks
+from eraseanything_core.evaluation.prompt_attacks import ATTACKS, attack
 
 PROMPT = "a photo of Nike on a red background, soft light"
 SYNONYMS = ("swoosh",)
@@ -35,33 +35,43 @@ def test_shuffling_keeps_the_words():
 
 @pytest.mark.parametrize(
     "mutate, length",
-    [(attacks.double, 5), (attacks.delete, 3), (attacks.transpose, 4), (attacks.neighbour, 4), (attacks.homoglyph, 4)],
+    [
+        (prompt_attacks.double, 5),
+        (prompt_attacks.delete, 3),
+        (prompt_attacks.transpose, 4),
+        (prompt_attacks.neighbour, 4),
+        (prompt_attacks.homoglyph, 4),
+    ],
 )
 def test_a_misspelling_is_one_edit(mutate, length):
     for seed in range(50):
         made = mutate(random.Random(seed), "Nike")
         assert len(made) == length and made != "Nike"
-        if mutate in (attacks.neighbour, attacks.homoglyph):
+        if mutate in (prompt_attacks.neighbour, prompt_attacks.homoglyph):
             assert sum(a != b for a, b in zip(made, "Nike")) == 1
 
 
 def test_a_neighbour_key_is_beside():
-    assert attacks.BESIDE["q"] == "w" and attacks.BESIDE["s"] == "ad" and attacks.BESIDE["m"] == "n"
+    assert (
+        prompt_attacks.BESIDE["q"] == "w" and prompt_attacks.BESIDE["s"] == "ad" and prompt_attacks.BESIDE["m"] == "n"
+    )
 
 
 def test_look_alikes_look_alike_and_are_others():
-    made = attacks.homoglyph(random.Random(0), "case")
+    made = prompt_attacks.homoglyph(random.Random(0), "case")
     assert made != "case" and not made.isascii()
     with pytest.raises(ValueError, match="look-alike"):
-        attacks.homoglyph(random.Random(0), "drum")
+        prompt_attacks.homoglyph(random.Random(0), "drum")
 
 
 def test_affixes_keep_the_word_and_repetition_repeats_it():
     for seed in range(30):
         rng = random.Random(seed)
-        assert attacks.prefix(rng, "ball").endswith("ball") and attacks.suffix(rng, "ball").startswith("ball")
-        assert attacks.repeat(rng, "ball").count("ball") in (2, 3)
-        assert attacks.case(rng, "ball").lower() == "ball"
+        assert prompt_attacks.prefix(rng, "ball").endswith("ball") and prompt_attacks.suffix(rng, "ball").startswith(
+            "ball"
+        )
+        assert prompt_attacks.repeat(rng, "ball").count("ball") in (2, 3)
+        assert prompt_attacks.case(rng, "ball").lower() == "ball"
 
 
 def test_every_occurrence_is_hit_alike():
@@ -89,4 +99,4 @@ def test_what_cannot_be_attacked_is_refused(arguments, message):
 
 
 def test_every_attack_is_of_one_family():
-    assert sorted(kind for kinds in attacks.FAMILIES.values() for kind in kinds) == sorted(ATTACKS)
+    assert sorted(kind for kinds in prompt_attacks.FAMILIES.values() for kind in kinds) == sorted(ATTACKS)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from eraseanything_core.attention import Blocks, attention_columns, image_feature
+from eraseanything_core.attention.columns import Blocks, attention_columns, image_feature
 
 
 def case(dtype=torch.float64):

@@ -9,14 +9,14 @@ import pytest
 
 pytest.importorskip("torch")
 
-from eraseanything_core.evaluation.boards import REFERENCES, Board, Figure, check, markdown, write  # noqa: E402
-from eraseanything_core.prompts import retained, sentence  # noqa: E402
-from eraseanything_core.tinyflux import frozen  # noqa: E402
-from eraseanything_core.tinyflux.captions import SYNONYMS  # noqa: E402
-from eraseanything_core.tinyflux.recipe import VALIDATION, erase_config  # noqa: E402
+from eraseanything_core.concepts.prompts import retained, sentence
+from eraseanything_core.tinyflux.captions import HELD_OUT, SYNONYMS
+from lab.boards import benchmark_prompts
+from lab.boards.board import REFERENCES, Board, Figure, check, markdown, write
+from lab.tinyflux.recipe import VALIDATION, erase_config
 
 BOARDS = Path(__file__).resolve().parents[2] / "benchmarks" / "boards"
-CONCEPTS = [c for found in frozen.CONCEPTS.values() for c in found]
+CONCEPTS = [c for found in benchmark_prompts.CONCEPTS.values() for c in found]
 ABOUT = {"command": "c", "commit": "1", "judge": "cnn 1", "hashes": {"prompts": "x"}, "seeds": {"moon": [0, 1]}}
 
 
@@ -100,7 +100,7 @@ def test_rates_by_concept_are_told_where_they_differ():
 
 
 def test_the_prompts_and_seeds_are_those_that_were_frozen():
-    assert frozen.hashes() == json.loads(frozen.PATH.read_text(encoding="utf-8"))
+    assert benchmark_prompts.hashes() == json.loads(benchmark_prompts.PATH.read_text(encoding="utf-8"))
 
 
 def test_no_setting_was_chosen_on_what_the_boards_erase():
@@ -109,7 +109,11 @@ def test_no_setting_was_chosen_on_what_the_boards_erase():
 
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_training_touches_no_frozen_prompt_and_no_held_out_synonym(concept):
-    asked = frozen.asked(concept) | frozen.attacked(concept) | {"kept": frozen.kept(concept)}
+    asked = (
+        benchmark_prompts.asked(concept)
+        | benchmark_prompts.attacked(concept)
+        | {"kept": benchmark_prompts.kept(concept)}
+    )
     measured = {prompt for cell in asked.values() for prompt in cell.prompts}
     config, rng = erase_config(concept), random.Random(0)
     drawn = {p.text for _ in range(3000) for p in sentence(config, rng).prompts()}
@@ -120,10 +124,12 @@ def test_training_touches_no_frozen_prompt_and_no_held_out_synonym(concept):
 
 
 def test_a_changed_template_changes_the_hash(monkeypatch):
-    monkeypatch.setitem(frozen.HELD_OUT, "single", ("a photo of a {thing} {ground}",))
-    assert frozen.hashes()["templates"] != json.loads(frozen.PATH.read_text())["templates"]
+    monkeypatch.setitem(HELD_OUT, "single", ("a photo of a {thing} {ground}",))
+    assert benchmark_prompts.hashes()["templates"] != json.loads(benchmark_prompts.PATH.read_text())["templates"]
 
 
 def test_picture_seeds_are_out_of_the_reach_of_training():
-    lowest = min(seed for c in CONCEPTS for cell in frozen.asked(c).values() for seed in cell.seeds)
-    assert lowest >= frozen.SEED > 3 * 1_000_003 + 10_000  # (training seed * 1,000,003 + step) of three trainings
+    lowest = min(seed for c in CONCEPTS for cell in benchmark_prompts.asked(c).values() for seed in cell.seeds)
+    assert (
+        lowest >= benchmark_prompts.SEED > 3 * 1_000_003 + 10_000
+    )  # (training seed * 1,000,003 + step) of three trainings

@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from eraseanything_core import checkpoint
+from eraseanything_core.training import run_state
 
 
 def test_the_writer_writes_what_safetensors_reads(tmp_path):
@@ -25,8 +25,8 @@ def test_the_writer_writes_what_safetensors_reads(tmp_path):
         "i": torch.tensor([True, False, True]),
         "j": shared.view(2, 3).T,
     }
-    checkpoint._write(tmp_path / "x.safetensors", tensors, {"run": "π"})
-    for found in (load_file(tmp_path / "x.safetensors"), checkpoint._read(tmp_path / "x.safetensors")[0]):
+    run_state._write(tmp_path / "x.safetensors", tensors, {"run": "π"})
+    for found in (load_file(tmp_path / "x.safetensors"), run_state._read(tmp_path / "x.safetensors")[0]):
         assert found.keys() == tensors.keys()
         assert all(torch.equal(found[k], t) and found[k].dtype == t.dtype for k, t in tensors.items())
     with safe_open(tmp_path / "x.safetensors", "pt") as file:
@@ -42,7 +42,7 @@ def traced():
 
 def test_pools_are_written_from_where_they_lie(tmp_path, traced):
     """64 MiB; what Python holds of it at a time, torch's own arrays not counted."""
-    checkpoint.save_pools(tmp_path, 0, {"concept.x": torch.ones(4, 2**20), "retain.x": torch.ones(12, 2**20)}, "", 1)
+    run_state.save_pools(tmp_path, 0, {"concept.x": torch.ones(4, 2**20), "retain.x": torch.ones(12, 2**20)}, "", 1)
     assert traced() < 4 * 2**20
-    assert checkpoint.load_pools(tmp_path, 0, "")[0]["retain.x"].sum() == 12 * 2**20
+    assert run_state.load_pools(tmp_path, 0, "")[0]["retain.x"].sum() == 12 * 2**20
     assert traced() < 4 * 2**20

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from eraseanything_core.compose import fusion, merge
-from eraseanything_core.compose.adapter import Dial, applied
-from eraseanything_core.compose.erased import Erased, joint_header, kept_by_all, listed
-from eraseanything_core.compose.gate import Gate, overlap
-from eraseanything_core.compose.keys import Factors
+from eraseanything_core.lora import fusion, merge
+from eraseanything_core.lora.apply import Dial, applied
+from eraseanything_core.lora.gate import Gate, overlap
+from eraseanything_core.lora.headers import Erased, joint_header, kept_by_all, listed
+from eraseanything_core.lora.keys import Factors
 
 Q, K, OUT = (f"transformer_blocks.0.attn.{name}" for name in ("add_q_proj", "add_k_proj", "to_out.0"))
 WEIGHTS = [1.0, -0.5, 2.0]

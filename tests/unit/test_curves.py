@@ -2,7 +2,7 @@
 
 import torch
 
-from eraseanything_core.curves import BOUND, LINE, MARGIN, PANEL, curves, stacked, strip
+from eraseanything_core.training.curves import BOUND, LINE, MARGIN, PANEL, curves, stacked, strip
 
 
 def test_one_panel_a_curve():

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "eraseanything_core"
-BRIDGE = CORE / "flux"
+BRIDGE = CORE / "comfy_bridge"
 COMFYUI = {
     "comfy",
     "comfy_api",

@@ -8,9 +8,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from eraseanything_core.evaluation import judges  # noqa: E402
-from eraseanything_core.tinyflux.prompts import scene_with  # noqa: E402
-from eraseanything_core.tinyflux.world import render  # noqa: E402
+from eraseanything_core.evaluation import judges
+from eraseanything_core.tinyflux.prompts import scene_with
+from eraseanything_core.tinyflux.world import render
 
 KINDS = {"entity": "heart", "style": "striped", "relation": "above"}
 

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from eraseanything_core.compose import keys
-from eraseanything_core.compose.keys import Factors
+from eraseanything_core.lora import keys
+from eraseanything_core.lora.keys import Factors
 
 Q = "transformer_blocks.0.attn.add_q_proj"
 

@@ -5,18 +5,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from eraseanything_core import files, lora
-from eraseanything_core.trainer import EraseConfig
+from eraseanything_core import files
+from eraseanything_core.lora import adapter
+from eraseanything_core.training.config import EraseConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def parts(targets="add_q+add_k+single_mlp"):
-    return lora.slices(targets, width=8, dual=2, single=1, mlp_ratio=4.0)
+    return adapter.slices(targets, width=8, dual=2, single=1, mlp_ratio=4.0)
 
 
 def test_the_papers_targets_are_four_tensors_a_dual_block():
-    made = lora.Lora(parts("paper"), rank=2)
+    made = adapter.Lora(parts("paper"), rank=2)
     assert sorted(made.tensors()) == sorted(
         f"transformer.transformer_blocks.{n}.attn.{name}.lora_{side}.weight"
         for n in range(2)
@@ -26,7 +27,7 @@ def test_the_papers_targets_are_four_tensors_a_dual_block():
 
 
 def test_an_adapter_adds_b_a_x_to_its_rows_only():
-    made = lora.Lora(parts("add_k+add_q"), rank=2, generator=torch.Generator().manual_seed(0))
+    made = adapter.Lora(parts("add_k+add_q"), rank=2, generator=torch.Generator().manual_seed(0))
     x, y = torch.randn(3, 5, 8), torch.randn(3, 5, 24)
     indices = made.by_module()["double_blocks.1.txt_attn.qkv"]
     assert torch.equal(made.add(indices, x, y), y), "B starts at zero"
@@ -42,24 +43,24 @@ def test_an_adapter_adds_b_a_x_to_its_rows_only():
 
 
 def test_masters_are_float32_and_files_bf16():
-    made = lora.Lora(parts(), rank=2)
+    made = adapter.Lora(parts(), rank=2)
     assert {p.dtype for p in made.parameters()} == {torch.float32}
     assert {t.dtype for t in made.tensors().values()} == {torch.bfloat16}
 
 
 def test_a_snapshot_does_not_move_with_training():
-    made = lora.Lora(parts(), rank=2)
+    made = adapter.Lora(parts(), rank=2)
     before = made.tensors(torch.float32)
     made.up[0].data += 1
     assert not before["transformer.transformer_blocks.0.attn.add_q_proj.lora_B.weight"].any()
 
 
 def test_save_and_load(tmp_path):
-    made = lora.Lora(parts(), rank=2, generator=torch.Generator().manual_seed(0))
+    made = adapter.Lora(parts(), rank=2, generator=torch.Generator().manual_seed(0))
     config = EraseConfig(concept="star", synonyms=("sun",), seed=4)
-    path = lora.save_lora(made.tensors(torch.float32), tmp_path / "x.safetensors", lora.header(config, "abc"))
-    tensors, header = lora.load_lora(path)
-    again = lora.Lora(parts(), rank=2)
+    path = adapter.save_lora(made.tensors(torch.float32), tmp_path / "x.safetensors", adapter.header(config, "abc"))
+    tensors, header = adapter.load_lora(path)
+    again = adapter.Lora(parts(), rank=2)
     again.load(tensors)
     assert all(torch.equal(a, b) for a, b in zip(made.parameters(), again.parameters(), strict=True))
     assert header["eraseanything.concept"] == "star" and header["eraseanything.synonyms"] == '["sun"]'
@@ -70,27 +71,27 @@ def test_save_and_load(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process has mapped")
 def test_a_loaded_file_may_be_replaced(tmp_path):
     """Windows refuses it while the file is mapped."""
-    path = lora.save_lora(lora.Lora(parts(), rank=2).tensors(), tmp_path / "x.safetensors", {})
+    path = adapter.save_lora(adapter.Lora(parts(), rank=2).tensors(), tmp_path / "x.safetensors", {})
     mapped = lambda: str(path) in Path("/proc/self/maps").read_text()  # noqa: E731
-    plain = lora.load_lora(path)
+    plain = adapter.load_lora(path)
     assert plain and not mapped()
-    left_in_the_file = lora.load_lora(path, mapped=True)
+    left_in_the_file = adapter.load_lora(path, mapped=True)
     assert left_in_the_file and mapped()
 
 
 def test_unknown_targets():
     with pytest.raises(ValueError, match="no target 'add_z'"):
-        lora.target_names("add_q+add_z")
+        adapter.target_names("add_q+add_z")
 
 
 def test_presets():
-    assert lora.target_names("paper") == ("add_q", "add_k") == lora.target_names("add_q + add_k+add_q")
-    assert all(lora.target_names(name) for name in lora.PRESETS)
+    assert adapter.target_names("paper") == ("add_q", "add_k") == adapter.target_names("add_q + add_k+add_q")
+    assert all(adapter.target_names(name) for name in adapter.PRESETS)
 
 
 def test_the_version_is_the_packages():
     declared = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
-    assert declared == lora.VERSION
+    assert declared == adapter.VERSION
 
 
 NAMELESS = ("", "  ", "..", ".hidden", "a/b", "a\\b", "c:d", "a\nb", ".safetensors")

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from eraseanything_core import losses
+from eraseanything_core.training import losses
 
 
 def full(value):

@@ -6,10 +6,11 @@ torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402
 
-from eraseanything_core.methods import attention_map, uce  # noqa: E402
-from eraseanything_core.methods.esd import esd  # noqa: E402
-from eraseanything_core.methods.prompt_filter import filtered  # noqa: E402
-from eraseanything_core.trainer import EraseConfig  # noqa: E402
+from eraseanything_core.attention import erase
+from eraseanything_core.erasers import uce
+from eraseanything_core.erasers.esd import esd
+from eraseanything_core.erasers.prompt_filter import filtered
+from eraseanything_core.training.config import EraseConfig
 
 
 def test_deleted_columns_are_those_of_the_explicit_matrix():
@@ -20,13 +21,13 @@ def test_deleted_columns_are_those_of_the_explicit_matrix():
     weights = (q @ k.transpose(-1, -2) / 8**0.5).softmax(-1)
     for row, columns in ((0, [1, 2]), (1, [3])):
         weights[row, :, :, columns] = 0
-    found = F.scaled_dot_product_attention(q, k, attention_map.without_columns(v, select))
+    found = F.scaled_dot_product_attention(q, k, erase.without_columns(v, select))
     torch.testing.assert_close(found, weights @ v)
 
 
 def test_only_dual_blocks_lose_columns():
     v = torch.ones(1, 1, 3, 2)
-    attend = attention_map.override(torch.tensor([[1.0, 0.0]]))
+    attend = erase.override(torch.tensor([[1.0, 0.0]]))
 
     def attention(q, k, v, heads, mask, **rest):
         return v
@@ -41,10 +42,10 @@ def test_only_dual_blocks_lose_columns():
 def test_columns_of_a_text_that_does_not_stand_first():
     """The same keys in both of ComfyUI's shapes; Stable Diffusion 3 mixes them."""
     v, select = torch.ones(2, 3, 5, 4), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    scaled = attention_map.without_columns(v, select, 0.25, first=2)
+    scaled = erase.without_columns(v, select, 0.25, first=2)
     assert scaled[:, 1, :, 0].tolist() == [[1, 1, 0.25, 1, 1], [1, 1, 1, 0.25, 1]]
     for other in (v.transpose(1, 2), v.transpose(1, 2).flatten(2)):
-        moved = attention_map.without_columns(other, select, 0.25, first=2, axis=1)
+        moved = erase.without_columns(other, select, 0.25, first=2, axis=1)
         assert torch.equal(moved, scaled.transpose(1, 2).reshape(other.shape))
 
 
@@ -76,5 +77,5 @@ def test_uce_sends_a_concept_to_its_guide_and_keeps_the_rest():
 
 def test_esd_trains_nothing_but_its_own_loss():
     config = esd(EraseConfig("moon", eta=0.5, neutral="{thing}"))
-    assert (config.attn, config.rsc, config.retain_weight) == (0, 0, 0)
+    assert (config.attn_weight, config.rsc_weight, config.retain_weight) == (0, 0, 0)
     assert (config.eta, config.neutral, config.targets) == (1.0, "", "add_k+add_v+to_k+to_v")

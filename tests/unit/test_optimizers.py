@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from eraseanything_core import optimizers
+from eraseanything_core.training import optimizers
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch):
@@ -67,6 +67,6 @@ def test_the_rate_rises_and_falls():
 def test_the_rate_is_set_on_every_group():
     p = torch.nn.Parameter(torch.ones(1))
     optimizer = torch.optim.SGD([p], lr=9.0)
-    config = SimpleNamespace(steps=10, lr_schedule="linear", warmup=0)
+    config = SimpleNamespace(steps=10, lr_schedule="linear", warmup_steps=0)
     optimizers.set_rate(optimizer, 0.2, 5, config)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)

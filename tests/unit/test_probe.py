@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from eraseanything_core import heatmap
-from eraseanything_core.attention import attention_columns
+from eraseanything_core.attention import heat_maps
+from eraseanything_core.attention.columns import attention_columns
+from eraseanything_core.attention.hooks import Prompt, read_prompt
+from eraseanything_core.attention.probe import Probe, parse_heads
 from eraseanything_core.evaluation.localisation import auc, pointing
-from eraseanything_core.hooks import Prompt, read_prompt
-from eraseanything_core.probe import Probe, parse_heads
 
 PIECES = ["▁a", "▁red", "▁star", "", ""]
 
@@ -124,8 +124,8 @@ def test_a_concept_is_found_in_the_singular_and_the_plural():
 
 
 def test_colours_rise_in_lightness():
-    colours = heatmap.coloured(torch.linspace(0, 1, 50))
-    assert colours.shape == (50, 3) and torch.allclose(colours[0], heatmap.VIRIDIS[0])
+    colours = heat_maps.coloured(torch.linspace(0, 1, 50))
+    assert colours.shape == (50, 3) and torch.allclose(colours[0], heat_maps.VIRIDIS[0])
     lightness = colours @ torch.tensor([0.2126, 0.7152, 0.0722])
     assert (lightness.diff() > 0).all()
 
@@ -133,23 +133,23 @@ def test_colours_rise_in_lightness():
 def test_a_heat_map_shows_the_map_over_the_image():
     found = torch.zeros(2, 3)
     found[0, 2] = 0.5
-    picture = heatmap.heat_map("star", {"all": found}, torch.ones(32, 48, 3))
-    assert picture.shape == (512 + heatmap.STRIP, 768, 3)
-    assert torch.allclose(picture[0, -1], torch.lerp(torch.ones(3), heatmap.VIRIDIS[-1], 0.6), atol=0.01)
-    assert torch.allclose(picture[511, 0], torch.lerp(torch.ones(3), heatmap.VIRIDIS[0], 0.6), atol=0.01)
-    several = heatmap.heat_map("star", {"step 1": found, "step 2": found, "step 3": found})
+    picture = heat_maps.heat_map("star", {"all": found}, torch.ones(32, 48, 3))
+    assert picture.shape == (512 + heat_maps.STRIP, 768, 3)
+    assert torch.allclose(picture[0, -1], torch.lerp(torch.ones(3), heat_maps.VIRIDIS[-1], 0.6), atol=0.01)
+    assert torch.allclose(picture[511, 0], torch.lerp(torch.ones(3), heat_maps.VIRIDIS[0], 0.6), atol=0.01)
+    several = heat_maps.heat_map("star", {"step 1": found, "step 2": found, "step 3": found})
     assert several.shape[1] >= 768 and several.shape[0] > several.shape[1] * 0.6
 
 
 def test_masks():
     found = torch.tensor([[1.0, 2.0], [3.0, 5.0]])
-    assert heatmap.masks(found, 0.0).tolist() == [[0, 0.25], [0.5, 1]]
-    assert heatmap.masks(found, 0.5).tolist() == [[0, 0], [1, 1]]
-    assert heatmap.unit(torch.ones(2, 2)).sum() == 0
+    assert heat_maps.masks(found, 0.0).tolist() == [[0, 0.25], [0.5, 1]]
+    assert heat_maps.masks(found, 0.5).tolist() == [[0, 0], [1, 1]]
+    assert heat_maps.unit(torch.ones(2, 2)).sum() == 0
 
 
 def test_bars():
-    picture = heatmap.bars({"0 a": 0.1, "1 star": 0.4})
+    picture = heat_maps.bars({"0 a": 0.1, "1 star": 0.4})
     lengths = [(picture[y, 158:] == picture[20, 160]).all(-1).sum().item() for y in (20, 46)]
     assert abs(lengths[1] / lengths[0] - 4) < 0.1
 

@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from eraseanything_core import prompts
-from eraseanything_core.trainer import EraseConfig
+from eraseanything_core.concepts import prompts
+from eraseanything_core.training.config import EraseConfig
 
 CONFIG = EraseConfig(
     concept="red star",

@@ -13,10 +13,10 @@ import torchmetrics  # noqa: E402
 from PIL import Image  # noqa: E402
 from torchvision.models import alexnet, mobilenet_v2  # noqa: E402
 
-from eraseanything_core.evaluation import choose, quality, recogniser  # noqa: E402
-from eraseanything_core.evaluation.judges import sha256  # noqa: E402
-from eraseanything_core.tinyflux import judge  # noqa: E402
-from eraseanything_core.tinyflux.world import draw_scene, render  # noqa: E402
+from eraseanything_core.evaluation import judge_choice, quality, recogniser
+from eraseanything_core.evaluation.judges import sha256
+from eraseanything_core.tinyflux import judge
+from eraseanything_core.tinyflux.world import draw_scene, render
 
 LINS = Path(torchmetrics.__file__).parent / "functional" / "image" / "lpips_models" / "alex.pth"
 
@@ -243,7 +243,7 @@ def test_a_recogniser_learns_names_and_rejects_when_unsure(faces, random_backbon
         tensors, told = recogniser.train(recogniser.features(random_backbone), faces, epochs=200, lr=0.05)
     assert told["labels"] == ["anna", "ben", "carl"] and (told["test"]["n"], told["test"]["value"]) == (6, 1.0)
     path = recogniser.save_recogniser(tmp_path / "faces.safetensors", tensors, told)
-    judge = choose.judge("recogniser", ["ben"], folder=tmp_path, weights=path.name)
+    judge = judge_choice.judge("recogniser", ["ben"], folder=tmp_path, weights=path.name)
     seen = torch.stack([recogniser._picture(faces / name / "0.png", 160) for name in told["labels"]])
     assert [v.label for v in judge.read(seen)] == told["labels"]
     unsure = recogniser.RecogniserJudge(path, threshold=1.0)
@@ -269,7 +269,7 @@ def test_a_folder_without_enough_pictures_is_refused(tmp_path):
 )
 def test_a_judge_that_lacks_something_says_so(tmp_path, name, wanted, given, message):
     with pytest.raises(ValueError, match=message):
-        choose.judge(name, wanted, folder=tmp_path, **given)
+        judge_choice.judge(name, wanted, folder=tmp_path, **given)
 
 
 @pytest.mark.parametrize(
@@ -287,12 +287,12 @@ def test_what_a_judge_lacks_is_known_without_a_picture(tmp_path, name, weights, 
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.safetensors").write_text("no tensors")
     with pytest.raises(ValueError, match=message):
-        choose.require(name, folder=tmp_path, weights=weights)
+        judge_choice.require(name, folder=tmp_path, weights=weights)
     for other in ("TinyFlux CNN", "TinyFlux oracle", "CLIP of ComfyUI"):
-        choose.require(other, folder=tmp_path)
+        judge_choice.require(other, folder=tmp_path)
 
 
 def test_a_label_that_the_judge_cannot_answer_is_refused(tmp_path):
     pytest.importorskip("nudenet")
     with pytest.raises(ValueError, match="NudeNet cannot answer nude; it knows: exposed, clean"):
-        choose.judge("NudeNet", ["nude"], folder=tmp_path)
+        judge_choice.judge("NudeNet", ["nude"], folder=tmp_path)

@@ -8,11 +8,11 @@ import pytest
 
 pytest.importorskip("torch")
 
-from eraseanything_core.config import EraseConfig  # noqa: E402
-from eraseanything_core.evaluation.metrics import rate, wilson  # noqa: E402
-from eraseanything_core.tinyflux.captions import HELD_OUT, SYNONYMS  # noqa: E402
-from eraseanything_core.tinyflux.prompts import kind_of, prompt_with  # noqa: E402
-from eraseanything_core.tinyflux.recipe import TEST, VALIDATION, cells, erase_config  # noqa: E402
+from eraseanything_core.evaluation.metrics import rate, wilson
+from eraseanything_core.tinyflux.captions import HELD_OUT, SYNONYMS
+from eraseanything_core.tinyflux.prompts import kind_of, prompt_with
+from eraseanything_core.training.config import EraseConfig
+from lab.tinyflux.recipe import TEST, VALIDATION, cells, erase_config
 
 
 def words(text: str) -> set[str]:

@@ -7,9 +7,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
-from eraseanything_core.evaluation import charts, comparison, judges, promptsets, quality, report  # noqa: E402
-from eraseanything_core.evaluation.judges import Verdict  # noqa: E402
-from eraseanything_core.lora import LoraModel  # noqa: E402
+from eraseanything_core.evaluation import charts, comparison, judges, prompt_sets, quality, report
+from eraseanything_core.evaluation.judges import Verdict
+from eraseanything_core.lora.adapter import LoraModel
 
 VERDICT = (Verdict("dog"),)
 JUDGE = {"name": "a judge", "sha256": "0" * 64}
@@ -159,14 +159,14 @@ def test_a_grid_puts_each_picture_over_its_partner():
 
 def test_prompt_sets_in_the_formats_around():
     ours = "prompt,seed,guidance,label\na cat,3,4.5,cat\n"
-    assert promptsets.read(ours) == [promptsets.PromptRow("a cat", 3, 4.5, "cat")]
+    assert prompt_sets.read(ours) == [prompt_sets.PromptRow("a cat", 3, 4.5, "cat")]
     i2p = '\ufeff,prompt,categories,sd_seed,sd_guidance_scale\n0,"a, b",shocking,77,7\n1,c,hate,78,8\n'
-    assert promptsets.read(i2p) == [promptsets.PromptRow("a, b", 77, 7.0), promptsets.PromptRow("c", 78, 8.0)]
+    assert prompt_sets.read(i2p) == [prompt_sets.PromptRow("a, b", 77, 7.0), prompt_sets.PromptRow("c", 78, 8.0)]
     esd = "case_number,prompt,evaluation_seed\n5,a dog,9\n"
-    assert promptsets.read(esd, guidance=2.0) == [promptsets.PromptRow("a dog", 9, 2.0)]
-    assert promptsets.read("Prompt\nx\ny\n")[1].seed == 1
-    rows = promptsets.read(i2p)
-    assert promptsets.read(promptsets.write(rows)) == rows
+    assert prompt_sets.read(esd, guidance=2.0) == [prompt_sets.PromptRow("a dog", 9, 2.0)]
+    assert prompt_sets.read("Prompt\nx\ny\n")[1].seed == 1
+    rows = prompt_sets.read(i2p)
+    assert prompt_sets.read(prompt_sets.write(rows)) == rows
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_prompt_sets_in_the_formats_around():
 )
 def test_a_prompt_set_that_is_wrong_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
-        promptsets.read(text)
+        prompt_sets.read(text)
 
 
 def test_averages_over_concepts_draw_concepts():

@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from eraseanything_core.evaluation import search  # noqa: E402
+from eraseanything_core.evaluation import genetic_attack
 
 MEANS = {"heart": (1.0, 0.0), "valentine": (1.0, 0.0), "love": (0.9, 0.0), "stone": (0.0, 1.0), "photo": (0.0, 0.2)}
 WORDS = [*MEANS, *(f"word{i}" for i in range(40))]
@@ -17,8 +17,8 @@ def encode(prompts: list[str]) -> torch.Tensor:
 
 
 def found(**changes) -> tuple[str, list[float]]:
-    config = search.GeneticConfig(**{"words": 2, "population": 30, "generations": 30} | changes)
-    return search.genetic(encode, "heart", ["a photo {}", "a {}"], WORDS, ["valentine"], config)
+    config = genetic_attack.GeneticConfig(**{"words": 2, "population": 30, "generations": 30} | changes)
+    return genetic_attack.genetic(encode, "heart", ["a photo {}", "a {}"], WORDS, ["valentine"], config)
 
 
 def test_it_finds_the_word_that_means_the_concept_and_none_that_is_forbidden():
@@ -34,11 +34,11 @@ def test_a_seed_repeats_and_another_one_differs_on_the_way():
 
 
 def test_the_direction_is_what_the_concept_adds():
-    assert search.direction(encode, "heart", ["a photo {}", "{} photo"]).tolist() == pytest.approx([0.25, 0.0])
+    assert genetic_attack.direction(encode, "heart", ["a photo {}", "{} photo"]).tolist() == pytest.approx([0.25, 0.0])
 
 
 def test_plain_words_of_a_vocabulary():
-    assert search.words_of_pieces(["▁house", "▁a", "ing", "▁é", "▁99a", "<pad>", "", "▁Cat", "▁the,"]) == [
+    assert genetic_attack.words_of_pieces(["▁house", "▁a", "ing", "▁é", "▁99a", "<pad>", "", "▁Cat", "▁the,"]) == [
         "Cat",
         "house",
     ]
@@ -50,4 +50,4 @@ def test_plain_words_of_a_vocabulary():
 )
 def test_what_cannot_be_searched_is_refused(templates, words, message):
     with pytest.raises(ValueError, match=message):
-        search.genetic(encode, "heart", templates, words)
+        genetic_attack.genetic(encode, "heart", templates, words)

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from eraseanything_core.strength import HEADER, LOST, Curve, Judged, Moves, Painter, StrengthConfig, curve, measure
+from eraseanything_core.lora.strength import HEADER, LOST, Curve, Judged, Moves, Painter, StrengthConfig, curve, measure
 
 
 def test_the_dial_is_the_share_of_seeds_that_flipped():
@@ -109,10 +109,10 @@ class Still:
 
 
 def test_images_take_prompts_in_turn_and_are_painted_in_batches_each_at_its_own_scale(monkeypatch):
-    from eraseanything_core.compose import adapter
-    from eraseanything_core.compose.keys import Factors
+    from eraseanything_core.lora import apply
+    from eraseanything_core.lora.keys import Factors
 
-    monkeypatch.setattr(adapter, "place", lambda key, width: ("", 0))
+    monkeypatch.setattr(apply, "place", lambda key, width: ("", 0))
     model, eraser = Still(), {"x": Factors(torch.full((1, 1), 2.0), torch.ones(1, 1))}
     config = StrengthConfig(steps=3, batch=2, width=16, height=16, guidance=2.5)
     prompts = [(torch.full((1, 1, 1), float(i)), torch.zeros(1, 1)) for i in range(2)]

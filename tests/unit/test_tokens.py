@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from eraseanything_core import tokens
+from eraseanything_core.concepts import matching
 
 
 def cut(text: str) -> list[str]:
@@ -32,9 +32,9 @@ def cut(text: str) -> list[str]:
 def test_spans(pieces, concept, spans):
     if spans is None:
         with pytest.raises(ValueError, match="does not hold the concept"):
-            tokens.find_spans(cut(pieces), concept)
+            matching.find_spans(cut(pieces), concept)
     else:
-        assert [list(span) for span in tokens.find_spans(cut(pieces), concept)] == spans
+        assert [list(span) for span in matching.find_spans(cut(pieces), concept)] == spans
 
 
 @pytest.mark.parametrize(
@@ -49,31 +49,31 @@ def test_spans(pieces, concept, spans):
 )
 def test_further_forms_of_a_concept(pieces, concept, forms, spans):
     if spans is None:
-        assert not tokens.holds(cut(pieces), concept, forms=forms)
+        assert not matching.holds(cut(pieces), concept, forms=forms)
     else:
-        assert [list(span) for span in tokens.locate(cut(pieces), concept, True, forms)[0]] == spans
+        assert [list(span) for span in matching.locate(cut(pieces), concept, True, forms)[0]] == spans
 
 
 def test_the_error_names_the_words_that_are_there():
     with pytest.raises(ValueError, match="'cat'; its words are: a, red, dog$"):
-        tokens.find_spans(cut("▁a|▁re|d|▁dog"), "cat")
+        matching.find_spans(cut("▁a|▁re|d|▁dog"), "cat")
 
 
 def test_empty_concept():
     with pytest.raises(ValueError, match="the concept is empty"):
-        tokens.find_spans(cut("▁a|▁dog"), " ")
+        matching.find_spans(cut("▁a|▁dog"), " ")
 
 
 def test_a_span_moves_with_the_edit():
     """The reference code kept the positions of the prompt before the substitution."""
-    assert tokens.positions(cut("▁a|▁photo|▁of|▁|nu|de"), "nude") == [4, 5]
-    assert tokens.positions(cut("▁of|▁a|▁cloth|ed|▁photo"), "clothed") == [2, 3]
+    assert matching.positions(cut("▁a|▁photo|▁of|▁|nu|de"), "nude") == [4, 5]
+    assert matching.positions(cut("▁of|▁a|▁cloth|ed|▁photo"), "clothed") == [2, 3]
 
 
 def test_pieces_leave_out_special_tokens_and_embeddings():
     vocabulary = {5: "▁the", 1: "</s>", 0: "<pad>", 2: "<unk>"}
     row = [(5, 1.0), (object(), 1.2), (2, 1.0), (1, 1.0), (0, 1.0)]
-    assert tokens.pieces_of(SimpleNamespace(inv_vocab=vocabulary), row) == ["▁the", "", "", "", ""]
+    assert matching.pieces_of(SimpleNamespace(inv_vocab=vocabulary), row) == ["▁the", "", "", "", ""]
 
 
 @pytest.mark.parametrize(
@@ -87,12 +87,12 @@ def test_pieces_leave_out_special_tokens_and_embeddings():
 )
 def test_pieces_of_other_tokenizers(vocabulary, pieces):
     tokenizer = SimpleNamespace(inv_vocab=dict(enumerate(vocabulary)))
-    assert tokens.pieces_of(tokenizer, [(i, 1.0) for i in range(len(vocabulary))]) == pieces
+    assert matching.pieces_of(tokenizer, [(i, 1.0) for i in range(len(vocabulary))]) == pieces
 
 
 def test_a_tokenizer_that_is_not_known():
     with pytest.raises(ValueError, match="does not tell where words begin"):
-        tokens.pieces_of(SimpleNamespace(inv_vocab={0: "the"}), [(0, 1.0)])
+        matching.pieces_of(SimpleNamespace(inv_vocab={0: "the"}), [(0, 1.0)])
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_pieces_of_the_template_are_blanked(text, own):
     """Also where the shorter of the two is padded."""
     template = ["", "user", "▁", "", "▁", "", "assistant"]
     pieces = [*template[:3], *text.split(), *template[3:]]
-    found = tokens.own_pieces(pieces, template)
-    padded = tokens.own_pieces([*pieces, ""], [*template, *[""] * (1 + len(text.split()))])
+    found = matching.own_pieces(pieces, template)
+    padded = matching.own_pieces([*pieces, ""], [*template, *[""] * (1 + len(text.split()))])
     assert padded == [*found, ""]
     assert [i for i, piece in enumerate(found) if piece] == own and len(found) == len(pieces)
 
@@ -115,15 +115,15 @@ def test_pieces_of_the_template_are_blanked(text, own):
 def test_concepts_that_cannot_be_erased(concept, words):
     pieces = {"\u200b": ["▁", ""], "ᚠ": ["▁", "", ""]}
     with pytest.raises(ValueError, match=words):
-        tokens.check_concept(concept, pieces.__getitem__)
+        matching.check_concept(concept, pieces.__getitem__)
 
 
 def test_a_concept_is_tidied():
-    assert tokens.check_concept("  red \n star ", lambda _: ["▁red", "▁star"]) == "red star"
+    assert matching.check_concept("  red \n star ", lambda _: ["▁red", "▁star"]) == "red star"
 
 
 def test_replace_takes_every_occurrence_and_its_ending():
-    assert tokens.replace("Dogs and a dog's hot-dog, dogma", "dog", "{}") == "{} and a {} hot-{}, dogma"
+    assert matching.replace("Dogs and a dog's hot-dog, dogma", "dog", "{}") == "{} and a {} hot-{}, dogma"
 
 
 @pytest.mark.parametrize(
@@ -138,13 +138,13 @@ def test_replace_takes_every_occurrence_and_its_ending():
     ],
 )
 def test_similar_words(pieces, concept, found):
-    assert {word: list(span) for span, word in tokens.find_similar(cut(pieces), concept)} == found
+    assert {word: list(span) for span, word in matching.find_similar(cut(pieces), concept)} == found
 
 
 def test_similar_words_are_found_only_if_asked_and_are_named():
     pieces = cut("▁a|▁Nike|▁and|▁Nik|ke")
-    assert tokens.locate(pieces, "Nike") == ([range(1, 2)], "")
-    spans, note = tokens.locate(pieces, "Nike", fuzzy=True)
+    assert matching.locate(pieces, "Nike") == ([range(1, 2)], "")
+    spans, note = matching.locate(pieces, "Nike", fuzzy=True)
     assert spans == [range(1, 2), range(3, 5)] and "'Nikke'" in note
     with pytest.raises(ValueError, match="its words are: a, tree"):
-        tokens.locate(cut("▁a|▁tree"), "Nike", fuzzy=True)
+        matching.locate(cut("▁a|▁tree"), "Nike", fuzzy=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from eraseanything_core import trainer
+from eraseanything_core.training import trainer
 
 CONFIG = types.SimpleNamespace(clip=0.5, esd=1.0, attn=0.0, retain_weight=0.0, rsc=0.0)
 

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from eraseanything_core.tinyflux import captions, oracle, shapes, world  # noqa: E402
+from eraseanything_core.tinyflux import captions, oracle, shapes, world
 
 
 def test_sizes_of_the_world():

@@ -7,7 +7,8 @@ import comfy.utils
 import pytest
 import torch
 
-from eraseanything_core import flux, trainer
+from eraseanything_core.comfy_bridge.architecture import new_flux, t5_tokenizer
+from eraseanything_core.training.config import EraseConfig
 
 SHAPE = {
     "image_model": "flux",
@@ -32,7 +33,7 @@ SHAPE = {
 def random_flux(dtype=torch.float32, **shape) -> torch.nn.Module:
     """Weights large enough that every path through the model matters."""
     torch.manual_seed(0)
-    module = flux.new_flux(SHAPE | shape, dtype)
+    module = new_flux(SHAPE | shape, dtype)
     for name, parameter in module.named_parameters():
         if parameter.ndim == 2:
             parameter.data.normal_(0, parameter.shape[1] ** -0.5)
@@ -61,7 +62,7 @@ class WordEncoder:
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return flux.t5_tokenizer(32)
+    return t5_tokenizer(32)
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +91,7 @@ def make_flux():
 
 @pytest.fixture
 def config():
-    return trainer.EraseConfig(
+    return EraseConfig(
         concept="red star",
         synonyms=("crimson star",),
         irrelevant=("tree", "house", "dog"),
@@ -99,10 +100,10 @@ def config():
         width=96,
         height=96,
         sampling_steps=4,
-        pool=4,
+        cached_trajectories=4,
         sentences=8,
-        batch=2,
-        retain_batch=2,
+        batch_size=2,
+        retain_batch_size=2,
         steps=3,
         synonym_rate=0.0,
     )

@@ -23,7 +23,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, load_file, save_file
 
-from eraseanything_core import flux, trainer
+from eraseanything_core.comfy_bridge.architecture import new_flux
+from eraseanything_core.comfy_bridge.gradients import exact_gradients
+from eraseanything_core.comfy_bridge.model import FluxModel
+from eraseanything_core.training import trainer
+from eraseanything_core.training.config import EraseConfig
+from eraseanything_core.training.plan import prepare
 
 SHAPE = {
     "image_model": "flux", "in_channels": 16, "out_channels": 16, "patch_size": 2, "vec_in_dim": 16,
@@ -47,15 +52,15 @@ class Text:
 def train(folder: Path):
     """One attempt: goes on from what is in the folder; a finished LoRA is written last."""
     torch.set_num_threads(1)
-    config = trainer.EraseConfig(
+    config = EraseConfig(
         concept="star", synonyms=("sun",), irrelevant=("tree", "house", "dog"), width=64, height=64, sampling_steps=3,
-        pool=2, refresh=30, on_policy=0.5, watch_every=20, steps=STEPS, save_every=SAVE_EVERY,
+        cached_trajectories=2, refresh_every=30, on_policy_share=0.5, monitor_every=20, steps=STEPS, save_every=SAVE_EVERY,
     )  # fmt: skip
     torch.manual_seed(0)
-    module = flux.new_flux(SHAPE).requires_grad_(False)
-    with flux.exact_gradients(module):
-        model = flux.FluxModel(module, "cpu", torch.float32)
-        result = trainer.train(model, trainer.prepare(config, Text()), run_dir=folder)
+    module = new_flux(SHAPE).requires_grad_(False)
+    with exact_gradients(module):
+        model = FluxModel(module, "cpu", torch.float32)
+        result = trainer.train(model, prepare(config, Text()), run_dir=folder)
     save_file(result.lora, folder / "finished.part")
     (folder / "finished.part").replace(folder / "finished.safetensors")
 

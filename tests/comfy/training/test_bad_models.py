@@ -7,13 +7,15 @@ import comfy.sd
 import pytest
 import torch
 
-from eraseanything_core import flux
-from eraseanything_core.evaluation.whitebox import InversionConfig, RelearnConfig
+from eraseanything_core.comfy_bridge import attacks
+from eraseanything_core.comfy_bridge.training import train_eraser
+from eraseanything_core.comfy_bridge.training_session import training_session
+from eraseanything_core.evaluation.weight_attacks import InversionConfig, RelearnConfig
 
 
 def refused(patcher, clip, config, words):
     with pytest.raises(ValueError, match=words) as caught:
-        flux.train_eraser(patcher, clip, config)
+        train_eraser(patcher, clip, config)
     assert "\n" not in str(caught.value)
 
 
@@ -26,7 +28,7 @@ def test_not_flux(clip, config):
 def test_attacks_refuse_it_too(clip, attack, config):
     other = comfy.model_patcher.ModelPatcher(torch.nn.Linear(1, 1), "cpu", "cpu")
     with pytest.raises(ValueError, match="only a text-to-image Flux.1"):
-        getattr(flux, attack)(other, clip, {}, torch.zeros(1, 16, 12, 12), "a star", "star", config)
+        getattr(attacks, attack)(other, clip, {}, torch.zeros(1, 16, 12, 12), "a star", "star", config)
 
 
 def test_a_relative_of_flux(patcher, clip, config):
@@ -133,7 +135,7 @@ def test_another_sampling_shift_is_no_patch(patcher):
     from comfy_extras.nodes_model_advanced import ModelSamplingFlux
 
     (shifted,) = ModelSamplingFlux().patch(patcher, 1.15, 0.5, 512, 512)
-    with flux.borrow(shifted) as model:
+    with training_session(shifted) as model:
         assert model.mu == pytest.approx(0.63, abs=1e-3)
-    with flux.borrow(patcher) as model:
+    with training_session(patcher) as model:
         assert model.mu == 1.15

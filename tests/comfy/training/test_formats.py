@@ -15,7 +15,11 @@ import pytest
 import torch
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 
-from eraseanything_core import flux, trainer
+from eraseanything_core.comfy_bridge.text import TextEncoder
+from eraseanything_core.comfy_bridge.training_session import training_session
+from eraseanything_core.training import trainer
+from eraseanything_core.training.plan import prepare
+from eraseanything_core.training.trajectory_cache import new_epoch
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 CITY96 = Path(os.environ["COMFYUI_PATH"]) / "custom_nodes" / "ComfyUI-GGUF"
@@ -50,12 +54,12 @@ def quantised(state, form, options=None):
 
 def gradient(patcher, clip, config, checkpoint=False):
     """Of both levels at the first pair, with adapters that are not zero."""
-    plan = trainer.prepare(config, flux.TextEncoder(clip))
-    with flux.borrow(patcher, torch.float32, checkpoint) as model:
+    plan = prepare(config, TextEncoder(clip))
+    with training_session(patcher, torch.float32, checkpoint) as model:
         lora = model.attach("all_qkv", 4, torch.Generator().manual_seed(0))
         for up in lora.up:
             up.data.normal_(0, 0.05, generator=torch.Generator().manual_seed(1))
-        epoch = trainer.new_epoch(model, plan, 0)
+        epoch = new_epoch(model, plan, 0)
         both = [torch.optim.SGD(lora.parameters(), lr=0.0) for _ in range(2)]
         trainer.pair(model, plan, epoch, 0, lora, both)
         return torch.cat([p.grad.flatten() for p in lora.parameters()])
@@ -78,7 +82,7 @@ def state(make_flux):
 def config(config):
     from dataclasses import replace
 
-    return replace(config, alternate=False, clip=1e9, sampling_steps=2, pool=2)
+    return replace(config, alternate=False, max_grad_norm=1e9, sampling_steps=2, cached_trajectories=2)
 
 
 @pytest.mark.parametrize("checkpoint", (False, True), ids=("plain", "checkpointed"))

@@ -12,8 +12,11 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from eraseanything_core import flux, losses
-from eraseanything_core.attention import image_feature
+from eraseanything_core.attention.columns import image_feature
+from eraseanything_core.comfy_bridge.frozen_view import frozen_view
+from eraseanything_core.comfy_bridge.gradients import exact_gradients
+from eraseanything_core.comfy_bridge.model import Cond, FluxModel
+from eraseanything_core.training import losses
 
 B, TEXT = 2, 6
 SMALL = {"hidden_size": 64, "num_heads": 2, "axes_dim": [8, 12, 12], "depth": 2, "depth_single_blocks": 2}
@@ -25,10 +28,10 @@ LOSSES = ("esd", "attn", "retain", "flow_matching", "rsc")
 @contextmanager
 def double_precision(make_flux, targets, checkpoint):
     """A FluxModel in float64 with adapters that are not zero."""
-    module = flux.private_copy(make_flux(torch.float64, **SMALL), torch.float64)
+    module = frozen_view(make_flux(torch.float64, **SMALL), torch.float64)
     module.pe_embedder.register_forward_hook(lambda _, args, out: out.double())
-    with flux.exact_gradients(module, checkpoint):
-        model = flux.FluxModel(module, "cpu", torch.float64)
+    with exact_gradients(module, checkpoint):
+        model = FluxModel(module, "cpu", torch.float64)
         lora = model.attach(targets, 4, torch.Generator().manual_seed(0)).double()
         for up in lora.up:
             up.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(up.shape[0]))
@@ -38,7 +41,7 @@ def double_precision(make_flux, targets, checkpoint):
 def inputs():
     g = torch.Generator().manual_seed(3)
     x, v, other, noise = torch.randn(4, B, 16, 4, 4, generator=g, dtype=torch.float64)
-    cond = flux.Cond(
+    cond = Cond(
         torch.randn(B, TEXT, 24, generator=g, dtype=torch.float64),
         torch.randn(B, 16, generator=g, dtype=torch.float64),
         torch.full((B,), 2.0, dtype=torch.float64),
@@ -207,8 +210,8 @@ def test_the_trap_is_there(make_flux):
     """ComfyUI's blocks without `exact_gradients` fail; if this passes one day, the bridge can drop its copies."""
     import comfy.model_management
 
-    module = flux.private_copy(make_flux(torch.float64, **SMALL), torch.float64)
-    model = flux.FluxModel(module, "cpu", torch.float64)
+    module = frozen_view(make_flux(torch.float64, **SMALL), torch.float64)
+    model = FluxModel(module, "cpu", torch.float64)
     lora = model.attach("paper", 4, torch.Generator().manual_seed(0)).double()
     comfy.model_management.in_training = True
     try:

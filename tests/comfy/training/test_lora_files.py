@@ -9,9 +9,11 @@ import nodes
 import pytest
 import torch
 
-from eraseanything_core import flux, lora
+from eraseanything_core.comfy_bridge.model import Cond
+from eraseanything_core.comfy_bridge.training_session import training_session
+from eraseanything_core.lora import adapter
 
-EVERY = "+".join((*lora.DUAL, *lora.SINGLE))
+EVERY = "+".join((*adapter.DUAL, *adapter.SINGLE))
 
 
 def trained(model, targets):
@@ -25,7 +27,7 @@ def trained(model, targets):
 def case():
     g = torch.Generator().manual_seed(9)
     x, context, pooled = (torch.randn(*s, generator=g) for s in ((2, 16, 12, 12), (2, 32, 128), (2, 64)))
-    return x, torch.tensor([0.9, 0.25]), flux.Cond(context, pooled, torch.tensor([2.0, 2.0]))
+    return x, torch.tensor([0.9, 0.25]), Cond(context, pooled, torch.tensor([2.0, 2.0]))
 
 
 def relative(a, b):
@@ -44,11 +46,11 @@ def stock_velocity(patcher, x, sigma, cond):
 @pytest.mark.parametrize("targets", ("paper", EVERY), ids=("paper", "every_target"))
 def test_the_stock_loader_applies_all_of_it(patcher, targets, tmp_path, monkeypatch, caplog):
     """LoraLoader itself, from a file: no unmatched key, and the erased velocity is the student's."""
-    with flux.borrow(patcher) as model:
+    with training_session(patcher) as model:
         made = trained(model, targets)
         student = model.velocity(*case(), adapters=True).detach()
         base = model.velocity(*case(), adapters=False)
-    path = lora.save_lora(made.tensors(torch.float32), tmp_path / "eraser.safetensors", {"concept": "star"})
+    path = adapter.save_lora(made.tensors(torch.float32), tmp_path / "eraser.safetensors", {"concept": "star"})
     monkeypatch.setattr("folder_paths.get_full_path_or_raise", lambda kind, name: str(path))
     with caplog.at_level(logging.WARNING):
         patched, _ = nodes.LoraLoader().load_lora(patcher, None, "eraser.safetensors", 1.0, 1.0)
@@ -64,12 +66,12 @@ def test_the_stock_loader_applies_all_of_it(patcher, targets, tmp_path, monkeypa
 @pytest.mark.parametrize("targets", ("paper", EVERY), ids=("paper", "every_target"))
 def test_diffusers_loads_it_and_agrees(make_flux, to_diffusers, patcher, targets, tmp_path):
     """The converted model gives the same velocities, without and with the LoRA, by diffusers' own loader."""
-    with flux.borrow(patcher) as model:
+    with training_session(patcher) as model:
         made = trained(model, targets)
         base, student = (model.velocity(*case(), adapters=on).detach() for on in (False, True))
     theirs = to_diffusers(make_flux())
     base_error = relative(diffusers_velocity(theirs, *case()), base)
-    path = lora.save_lora(made.tensors(torch.float32), tmp_path / "eraser.safetensors", {"concept": "star"})
+    path = adapter.save_lora(made.tensors(torch.float32), tmp_path / "eraser.safetensors", {"concept": "star"})
     theirs.load_lora_adapter(str(tmp_path), weight_name=path.name, prefix="transformer")
     adapted = sum("lora_A" in name for name, _ in theirs.named_parameters())
     error = relative(diffusers_velocity(theirs, *case()), student)
@@ -81,9 +83,9 @@ def test_diffusers_pipeline_reads_the_file(patcher, tmp_path):
     """`load_lora_weights` of the Flux pipeline: it takes every key and sees no alpha."""
     from diffusers.loaders import FluxLoraLoaderMixin
 
-    with flux.borrow(patcher) as model:
+    with training_session(patcher) as model:
         made = trained(model, EVERY)
-    lora.save_lora(made.tensors(), tmp_path / "eraser.safetensors", {"concept": "star"})
+    adapter.save_lora(made.tensors(), tmp_path / "eraser.safetensors", {"concept": "star"})
     state, alphas = FluxLoraLoaderMixin.lora_state_dict(
         str(tmp_path), weight_name="eraser.safetensors", return_alphas=True
     )
@@ -113,7 +115,7 @@ def test_core_lora_nodes_take_the_output(patcher, tmp_path, monkeypatch):
     """LORA_MODEL in Load LoRA Model and Save LoRA Weights."""
     from comfy_extras import nodes_train
 
-    with flux.borrow(patcher) as model:
+    with training_session(patcher) as model:
         made = trained(model, "paper")
         student = model.velocity(*case(), adapters=True).detach()
     patched = nodes_train.LoraModelLoader.execute(patcher, made.tensors(torch.float32), 1.0)[0]
@@ -121,7 +123,7 @@ def test_core_lora_nodes_take_the_output(patcher, tmp_path, monkeypatch):
     monkeypatch.setattr("folder_paths.get_output_directory", lambda: str(tmp_path))
     nodes_train.SaveLoRA.execute(made.tensors(), "loras/x")
     (saved,) = tmp_path.rglob("*.safetensors")
-    assert set(lora.load_lora(saved)[0]) == set(made.tensors())
+    assert set(adapter.load_lora(saved)[0]) == set(made.tensors())
     comfy.model_management.load_models_gpu([patcher])
 
 
@@ -129,7 +131,7 @@ def test_presets_name_slices_that_comfyui_knows(patcher):
     """Every target of every block maps to the fused weight and the rows that core's own table has."""
     keys = comfy.lora.model_lora_keys_unet(patcher.model, {})
     p = patcher.model.diffusion_model.params
-    for part in lora.slices(EVERY, p.hidden_size, p.depth, p.depth_single_blocks, p.mlp_ratio):
+    for part in adapter.slices(EVERY, p.hidden_size, p.depth, p.depth_single_blocks, p.mlp_ratio):
         known = keys[f"transformer.{part.key}"]
         name, rows = known if isinstance(known, tuple) else (known, (0, 0, part.rows))
         assert name == f"diffusion_model.{part.module}.weight"
@@ -138,11 +140,11 @@ def test_presets_name_slices_that_comfyui_knows(patcher):
 
 def test_flux_dev_file_is_3_57_mib(tmp_path):
     """At the true shapes, built on the meta device: 76 tensors, 1,867,776 parameters."""
-    parts = lora.slices("paper", 3072, 19, 38, 4.0)
-    made = lora.Lora(parts, 8, device="meta")
+    parts = adapter.slices("paper", 3072, 19, 38, 4.0)
+    made = adapter.Lora(parts, 8, device="meta")
     tensors = made.tensors()
     count = sum(t.numel() for t in tensors.values())
-    path = lora.save_lora({k: torch.zeros(t.shape, dtype=t.dtype) for k, t in tensors.items()}, tmp_path / "x", {})
+    path = adapter.save_lora({k: torch.zeros(t.shape, dtype=t.dtype) for k, t in tensors.items()}, tmp_path / "x", {})
     print(f"{len(tensors)} tensors, {count} parameters, {path.stat().st_size / 2**20:.2f} MiB")
     assert (len(tensors), count) == (76, 1_867_776)
     assert round(path.stat().st_size / 2**20, 2) == 3.57

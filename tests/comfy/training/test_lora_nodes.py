@@ -12,10 +12,11 @@ import nodes
 import pytest
 import torch
 
-from eraseanything_core import flux, lora, strength
-from eraseanything_core.compose import keys
-from eraseanything_core.compose.erased import Erased
-from eraseanything_core.compose.gate import Gate
+from eraseanything_core.comfy_bridge.text import TextEncoder
+from eraseanything_core.comfy_bridge.training_session import training_session
+from eraseanything_core.lora import adapter, keys, strength
+from eraseanything_core.lora.gate import Gate
+from eraseanything_core.lora.headers import Erased
 
 ROOT = Path(__file__).resolve().parents[3]
 CONCEPTS = ("star", "tree", "dog")
@@ -46,14 +47,14 @@ def folder(tmp_path, monkeypatch):
 def files(patcher, folder):
     """Three erasers of different rank and targets, with the header of the trainer."""
     for i, concept in enumerate(CONCEPTS):
-        with flux.borrow(patcher) as model:
+        with training_session(patcher) as model:
             targets, rank = (("paper", 8), ("text_qkv", 4), ("to_q+single_k", 2))[i]
             made = model.attach(targets, rank, torch.Generator().manual_seed(i))
         for j, up in enumerate(made.up):
             up.data.normal_(0, 0.05, generator=torch.Generator().manual_seed(10 * i + j))
         header = {"concept": concept, "irrelevant": '["box"]', "width": "96", "height": "96", "guidance": "2.0"}
         named = {f"eraseanything.{k}": v for k, v in header.items()}
-        lora.save_lora(made.tensors(torch.float32), folder / f"{concept}.safetensors", named)
+        adapter.save_lora(made.tensors(torch.float32), folder / f"{concept}.safetensors", named)
     return "\n".join(f"{concept}.safetensors" for concept in CONCEPTS)
 
 
@@ -119,7 +120,7 @@ def test_one_file_for_the_stock_loader_and_diffusers(pack, widgets, patcher, fol
     theirs = to_diffusers(make_flux())
     theirs.load_lora_adapter(str(folder), weight_name="all.safetensors", prefix="transformer")
     assert relative(diffusers_velocity(theirs, *case()), bridge_velocity(stock, *case())) < 1e-4
-    assert lora.load_lora(folder / "all.safetensors")[1]["eraseanything.concepts"] == '["star", "tree", "dog"]'
+    assert adapter.load_lora(folder / "all.safetensors")[1]["eraseanything.concepts"] == '["star", "tree", "dog"]'
 
 
 def bridge_velocity(patcher, x, sigma, cond):
@@ -134,14 +135,14 @@ def test_the_last_modulation_is_what_the_stock_loader_makes_of_it(pack, widgets,
     g = torch.Generator().manual_seed(0)
     shapes = {"A": (4, 256), "B": (512, 4)}
     made = {f"transformer.norm_out.linear.lora_{s}.weight": torch.randn(*x, generator=g) / 8 for s, x in shapes.items()}
-    lora.save_lora(made, folder / "last.safetensors", {})
+    adapter.save_lora(made, folder / "last.safetensors", {})
     model = execute(pack["MultiEraseLoRA"], widgets | {"mode": "sum", "files": "last.safetensors"}).args[0]
     stock, _ = nodes.LoraLoader().load_lora(patcher, None, "last.safetensors", 1.0, 0)
     assert relative(velocity(model), velocity(stock)) < 1e-4 < relative(velocity(stock), velocity(patcher))
 
 
 def test_the_benchmark_has_the_modes_and_defaults_of_the_node(pack):
-    from scripts import multi
+    from lab.measurements import multi
 
     inputs = {i.id: i for i in pack["MultiEraseLoRA"].define_schema().inputs}
     assert set(multi.MODES) == set(inputs["mode"].options)
@@ -155,7 +156,7 @@ def test_fusion_reads_states_once(pack, widgets, patcher, tmp_path):
     states = sorted((tmp_path / "user" / "states").iterdir())
     times = [path.stat().st_mtime_ns for path in states]
     assert len(states) == 4, "a file a concept and one for what must stay"
-    assert {t.dtype for path in states for t in lora.load_lora(path)[0].values()} == {torch.bfloat16}
+    assert {t.dtype for path in states for t in adapter.load_lora(path)[0].values()} == {torch.bfloat16}
     again, same, _ = execute(pack["MultiEraseLoRA"], mode).args
     assert all(torch.equal(one[k], same[k]) for k in one)
     assert [path.stat().st_mtime_ns for path in states] == times
@@ -168,8 +169,8 @@ def test_gates_are_the_weights_of_the_sum(pack, widgets, patcher, clip, folder):
     """`a star` is about the first eraser; the result is the stock loaders' sum with the gates as strengths."""
     mode = widgets | {"mode": "prompt-gated", "prompt": "a star on the wall", "files": WEIGHTED}
     model, _, summary = execute(pack["MultiEraseLoRA"], mode).args
-    erased = [Erased.of(lora.load_lora(folder / f"{concept}.safetensors")[1], concept) for concept in CONCEPTS]
-    gates = Gate(erased, flux.TextEncoder(clip))("a star on the wall")
+    erased = [Erased.of(adapter.load_lora(folder / f"{concept}.safetensors")[1], concept) for concept in CONCEPTS]
+    gates = Gate(erased, TextEncoder(clip))("a star on the wall")
     assert gates[0] == 1 > max(gates[1:]) and "star.safetensors: weight 0.7, gate 1.00" in summary
     stock = chained(patcher, [w * g for w, g in zip((0.7, -0.4, 1), gates, strict=True)])
     assert relative(velocity(model), velocity(stock)) < 1e-4
@@ -196,7 +197,7 @@ def test_a_gated_model_refuses_another_prompt(pack, widgets, patcher, clip):
 
 
 def test_linked_loras_of_other_nodes(pack, widgets, folder):
-    plain = lora.load_lora(folder / "star.safetensors")[0]
+    plain = adapter.load_lora(folder / "star.safetensors")[0]
     half = {key: tensor.bfloat16() for key, tensor in plain.items()}
     given = widgets | {"mode": "concatenate", "files": "", "loras": {"lora0": half, "lora1": plain}, "weights": "1, 2"}
     _, one, summary = execute(pack["MultiEraseLoRA"], given).args
@@ -226,7 +227,7 @@ def test_bad_input_is_one_line(name, pack, widgets):
 
 def test_a_lora_of_another_model_is_refused(pack, widgets, folder):
     tensors = {f"transformer.transformer_blocks.7.attn.to_q.lora_{s}.weight": torch.ones(2, 2) for s in "AB"}
-    lora.save_lora(tensors, folder / "big.safetensors", {})
+    adapter.save_lora(tensors, folder / "big.safetensors", {})
     with pytest.raises(ValueError, match="does not fit this MODEL at transformer_blocks.7.attn.to_q"):
         execute(pack["MultiEraseLoRA"], widgets | {"mode": "concatenate", "files": "big.safetensors"})
 
@@ -254,18 +255,18 @@ def unmeasured(patcher, clip, files):
 @pytest.fixture
 def dial(unmeasured, folder):
     """With a curve as version 1 of the pack wrote it."""
-    tensors, header = lora.load_lora(folder / "star.safetensors")
+    tensors, header = adapter.load_lora(folder / "star.safetensors")
     curve = '{"scale": [0.0, 0.4, 0.6, 1.0], "effect": [0.0, 0.25, 0.75, 1.0]}'
-    lora.save_lora(tensors, folder / "star.safetensors", header | {"eraseanything.strength": curve})
+    adapter.save_lora(tensors, folder / "star.safetensors", header | {"eraseanything.strength": curve})
     return unmeasured | {"clip": None}
 
 
 @pytest.fixture
 def tinyflux(pack, unmeasured, folder, monkeypatch):
     """A model that knows what a star is, and a LoRA that is strong enough to spoil it."""
-    tensors, header = lora.load_lora(folder / "star.safetensors")
+    tensors, header = adapter.load_lora(folder / "star.safetensors")
     strong = {name: 40 * t if "lora_B" in name else t for name, t in tensors.items()}
-    lora.save_lora(strong, folder / "star.safetensors", header)
+    adapter.save_lora(strong, folder / "star.safetensors", header)
     for kind in ("text_encoders", "vae"):
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(WEIGHTS)], {".safetensors"}))
     model = comfy.sd.load_diffusion_model(str(WEIGHTS / "tinyflux.safetensors"))
@@ -274,9 +275,9 @@ def tinyflux(pack, unmeasured, folder, monkeypatch):
 
 def test_the_dial_is_measured_once_and_kept_in_the_file(pack, tinyflux, folder):
     node, patcher = pack["EraseStrength"], tinyflux["model"]
-    before = lora.load_lora(folder / "star.safetensors")
+    before = adapter.load_lora(folder / "star.safetensors")
     model, _, scale, _ = execute(node, tinyflux).args
-    tensors, header = lora.load_lora(folder / "star.safetensors")
+    tensors, header = adapter.load_lora(folder / "star.safetensors")
     assert scale == 1 and relative(velocity(model), velocity(chained(patcher, [1, 0, 0]))) < 1e-2
     assert set(header) - set(before[1]) == {"eraseanything.strength"}
     assert all(torch.equal(tensors[k], before[0][k]) for k in tensors)
@@ -287,7 +288,7 @@ def test_the_dial_is_measured_once_and_kept_in_the_file(pack, tinyflux, folder):
 
 def test_a_dial_that_its_file_does_not_take_is_used_and_told(pack, tinyflux, folder, monkeypatch):
     """The folder is read-only, or Windows has the file open in a loader."""
-    before = lora.load_lora(folder / "star.safetensors")[1]
+    before = adapter.load_lora(folder / "star.safetensors")[1]
 
     def refuse(*_):
         raise PermissionError(13, "used by another process")
@@ -297,19 +298,19 @@ def test_a_dial_that_its_file_does_not_take_is_used_and_told(pack, tinyflux, fol
     told = "not kept in star.safetensors (used by another process): save the output lora with Save Erase LoRA"
     assert summary.endswith(told)
     assert strength.Curve.of(made.header).scale_at(0.5) == pytest.approx(scale, abs=1e-4)
-    assert lora.load_lora(folder / "star.safetensors")[1] == before
+    assert adapter.load_lora(folder / "star.safetensors")[1] == before
 
 
 def test_the_middle_of_the_dial_is_where_the_seed_flips(pack, tinyflux, folder):
     """Sampled anew just below and just above the scale that the dial names, with the same seed."""
     scale = execute(pack["EraseStrength"], tinyflux | {"strength": 0.5, "images": 1}).args[2]
-    tensors, header = lora.load_lora(folder / "star.safetensors")
+    tensors, header = adapter.load_lora(folder / "star.safetensors")
     erased, reader, eraser = Erased.of(header, "x"), strength.Moves(), keys.read(tensors, {}, "x")
     config = strength.StrengthConfig.like(erased, 1)
     with torch.inference_mode(False):
-        prompts = [flux.TextEncoder(tinyflux["clip"]).encode(sentence) for sentence in erased.asking()[:1]]
+        prompts = [TextEncoder(tinyflux["clip"]).encode(sentence) for sentence in erased.asking()[:1]]
     painter, near = strength.Painter(prompts, config), 0.5**config.halvings
-    with flux.borrow(tinyflux["model"]) as model:
+    with training_session(tinyflux["model"]) as model:
         painted = [painter.paint(model, eraser, torch.tensor([s])) for s in (0.0, 1.0, scale - near, scale + near)]
     assert reader.ends(*painted[:2]).all() and [bool(reader.lost(x)) for x in painted[2:]] == [False, True]
 
@@ -336,7 +337,7 @@ def test_the_dial_is_measured_on_own_prompts(pack, tinyflux, monkeypatch):
     monkeypatch.setattr(merging, "Painter", lambda prompts, config: painted.append(prompts) or painter(prompts, config))
     asked = tinyflux | {"images": 3, "strength": 0.5, "prompts": "a red star on a white background\n\n a star "}
     _, made, scale, _ = execute(node, asked).args
-    encode = flux.TextEncoder(tinyflux["clip"]).encode
+    encode = TextEncoder(tinyflux["clip"]).encode
     wanted = [encode(p) for p in ("a red star on a white background", "a star")]
     assert all(torch.equal(a[0], b[0]) for a, b in zip(painted[0], wanted, strict=True))
     for prompts in ("", asked["prompts"]):
@@ -385,8 +386,8 @@ def test_a_window_through_the_stock_sampler(pack, dial, patcher, clip):
 
 def test_what_strength_refuses(pack, unmeasured, folder):
     node, dial = pack["EraseStrength"], unmeasured
-    tensors, header = lora.load_lora(folder / "star.safetensors")
-    lora.save_lora({name: 0 * t for name, t in tensors.items()}, folder / "nothing.safetensors", header)
+    tensors, header = adapter.load_lora(folder / "star.safetensors")
+    adapter.save_lora({name: 0 * t for name, t in tensors.items()}, folder / "nothing.safetensors", header)
     for change, words in (
         ({"file": "nothing.safetensors"}, "by the model, none of 2 images .* loses it at scale 1"),
         ({"clip": None}, "was not measured so yet: connect the CLIP"),

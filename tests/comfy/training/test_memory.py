@@ -8,10 +8,15 @@ import comfy.model_patcher
 import pytest
 import torch
 
-from eraseanything_core import flux, optimizers, trainer
-from eraseanything_core.evaluation.whitebox import InversionConfig, RelearnConfig
-from eraseanything_core.flux import training
-from eraseanything_core.flux.fit import fitted
+from eraseanything_core.comfy_bridge import attacks, training
+from eraseanything_core.comfy_bridge.memory import fitted
+from eraseanything_core.comfy_bridge.text import TextEncoder
+from eraseanything_core.comfy_bridge.training import train_eraser
+from eraseanything_core.comfy_bridge.training_session import training_session
+from eraseanything_core.evaluation.weight_attacks import InversionConfig, RelearnConfig
+from eraseanything_core.training import optimizers, trainer
+from eraseanything_core.training.plan import prepare
+from eraseanything_core.training.trajectory_cache import new_epoch
 
 ROOM = 2**40
 
@@ -40,7 +45,7 @@ def like_a_card(monkeypatch):
 
 def needs(patcher, clip, config, free):
     """The estimates with the blocks kept and recomputed."""
-    plan = trainer.prepare(config, flux.TextEncoder(clip))
+    plan = prepare(config, TextEncoder(clip))
     free(ROOM)
     kept = training.estimate(patcher, plan)
     free(0)
@@ -58,7 +63,7 @@ def test_the_estimate_asks_comfyui_what_is_free(patcher, clip, config, free):
     """It keeps the blocks while they fit, recomputes them when they do not, and then leaves weights behind."""
     roomy, none = needs(patcher, clip, config, free)
     reserved, weights = management.extra_reserved_memory(), patcher.model_size()
-    plan = trainer.prepare(config, flux.TextEncoder(clip))
+    plan = prepare(config, TextEncoder(clip))
     found = {}
     for name, size in (
         ("kept", weights + roomy.activations),
@@ -88,7 +93,7 @@ def test_what_grows_the_estimate(patcher, clip, config, free):
     masters = (4 + 4 + 4 + 2 * 2 * 8) * 2 * config.rank * (256 + 256) * 2  # and the copies
     tokens, more = 32 + 36, 32 + 144
     assert (with_(width=192, height=192) - masters) / (base - masters) == pytest.approx(more / tokens, rel=1e-3)
-    assert (with_(batch=6) - masters) / (base - masters) == pytest.approx(3, rel=1e-3)
+    assert (with_(batch_size=6) - masters) / (base - masters) == pytest.approx(3, rel=1e-3)
     assert with_(dtype="bf16") < 0.6 * base
 
 
@@ -97,11 +102,11 @@ def test_what_grows_the_estimate(patcher, clip, config, free):
 def test_the_estimate_counts_what_the_optimiser_keeps(patcher, clip, config, free, name, alternate):
     """Against the states that a pair leaves, of two optimisers or one; Prodigy keeps less of factors that are zero."""
     config = dataclasses.replace(config, optimizer=name, alternate=alternate, rank=64)
-    plan, kept = trainer.prepare(config, flux.TextEncoder(clip)), []
-    with flux.borrow(patcher) as model:
+    plan, kept = prepare(config, TextEncoder(clip)), []
+    with training_session(patcher) as model:
         lora = model.attach(config.targets, config.rank, torch.Generator().manual_seed(0))
         both = [trainer.optimizer(lora, 1e-3, config) for _ in range(2)]
-        trainer.pair(model, plan, trainer.new_epoch(model, plan, 0), 0, lora, both)
+        trainer.pair(model, plan, new_epoch(model, plan, 0), 0, lora, both)
         weights = sum(p.numel() for p in lora.parameters())
         for held in (held for each in both for held in each.state.values()):
             kept += [t.nbytes for t in held.values() if torch.is_tensor(t) and t.numel() > 256]
@@ -117,10 +122,10 @@ def test_auto_recomputes_when_it_must_and_says_so(patcher, clip, config, free, a
     """The setting is the user's without `auto`. Both ways give the LoRA of a run with room."""
     roomy, _ = needs(patcher, clip, config, free)
     free(ROOM)
-    whole = flux.train_eraser(patcher, clip, config, auto=auto)
+    whole = train_eraser(patcher, clip, config, auto=auto)
     free(management.extra_reserved_memory() + patcher.model_size() + roomy.activations - 1)
-    tight = flux.train_eraser(patcher, clip, config, auto=auto)
-    assert (whole.config.checkpoint, tight.config.checkpoint) == (False, auto)
+    tight = train_eraser(patcher, clip, config, auto=auto)
+    assert (whole.config.gradient_checkpointing, tight.config.gradient_checkpointing) == (False, auto)
     assert all(torch.allclose(whole.lora[k], tight.lora[k], atol=1e-6) for k in whole.lora)
     if auto:
         assert "kept for backward" in whole.summary("x") and "recomputed in backward" in tight.summary("x")
@@ -132,14 +137,14 @@ def test_auto_leaves_weights_in_main_memory_and_says_so(patcher, clip, config, f
     """ComfyUI is asked to keep the estimate free: it leaves as much behind as was told, and the LoRA is the same."""
     _, none = needs(patcher, clip, config, free)
     free(ROOM)
-    whole = flux.train_eraser(patcher, clip, config)
+    whole = train_eraser(patcher, clip, config)
     assert cast(patcher) == 0
     weights = patcher.model_size()
     free(management.extra_reserved_memory() + weights // 2 + none.activations)
     said = []
     step = lambda *_: said.append("a step")  # noqa: E731
-    tight = flux.train_eraser(patcher, clip, config, step, auto=True, tell=said.append)
-    assert tight.config.checkpoint and cast(patcher) == pytest.approx(weights // 2, rel=0.15)
+    tight = train_eraser(patcher, clip, config, step, auto=True, tell=said.append)
+    assert tight.config.gradient_checkpointing and cast(patcher) == pytest.approx(weights // 2, rel=0.15)
     told = f"recomputed in backward; {(weights - weights // 2) / 2**30:.1f} GiB of weights stay in main memory"
     assert told in tight.notes[0] and said == [tight.notes[0], *["a step"] * config.steps]
     assert all(torch.allclose(whole.lora[k], tight.lora[k], atol=1e-6) for k in whole.lora)
@@ -155,7 +160,7 @@ def test_an_attack_fits_as_a_training_does(patcher, clip, free, caplog, attack, 
     for room, told in ((ROOM, "kept for backward"), (0, "recomputed in backward")):
         free(room)
         with caplog.at_level("INFO"):
-            *found, losses = getattr(flux, attack)(patcher, clip, {}, latents, "a red star", "star", config)
+            *found, losses = getattr(attacks, attack)(patcher, clip, {}, latents, "a red star", "star", config)
         assert told in caplog.text
         caplog.clear()
         runs.append(torch.tensor(losses))
@@ -166,7 +171,7 @@ def test_an_attack_fits_as_a_training_does(patcher, clip, free, caplog, attack, 
 def test_partly_loaded_models(patcher, clip, config, free, like_a_card, monkeypatch, how):
     """The flags of ComfyUI as they act: layers stay behind, and the LoRA is that of the whole model."""
     free(ROOM)
-    whole = flux.train_eraser(patcher, clip, config)
+    whole = train_eraser(patcher, clip, config)
     weights = patcher.model_size()
     if how == "reserve_vram":
         free(management.minimum_inference_memory() + 2 * weights)
@@ -175,10 +180,10 @@ def test_partly_loaded_models(patcher, clip, config, free, like_a_card, monkeypa
         free(management.minimum_inference_memory() + weights // 2)
         state = {"lowvram": management.VRAMState.LOW_VRAM, "novram": management.VRAMState.NO_VRAM}[how]
         monkeypatch.setattr(management, "vram_state", state)
-    with flux.borrow(patcher):
+    with training_session(patcher):
         left = cast(patcher)
     assert left > 0.9 * weights if how == "novram" else 0.3 * weights < left < weights
-    part = flux.train_eraser(patcher, clip, config)
+    part = train_eraser(patcher, clip, config)
     assert all(torch.allclose(whole.lora[k], part.lora[k], atol=1e-6) for k in whole.lora)
 
 

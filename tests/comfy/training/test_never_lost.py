@@ -15,8 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load, save_file
 
-from eraseanything_core import checkpoint, files, flux, optimizers, trainer
-from eraseanything_core.termination import kept_on_sigterm
+from eraseanything_core import files
+from eraseanything_core.comfy_bridge.training import train_eraser
+from eraseanything_core.training import optimizers, run_state, trainer
+from eraseanything_core.training.termination import kept_on_sigterm
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks after torch has run, which only Linux stands")
@@ -62,28 +64,28 @@ def stop_at(pair):
 
 
 def test_a_state_that_is_cut_off(patcher, clip, config, tmp_path):
-    flux.train_eraser(patcher, clip, config, stop_at(2), tmp_path)
+    train_eraser(patcher, clip, config, stop_at(2), tmp_path)
     state = tmp_path / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"state.safetensors is damaged \(.*\): delete it, or start") as caught:
-        flux.train_eraser(patcher, clip, config, run_dir=tmp_path)
+        train_eraser(patcher, clip, config, run_dir=tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_state_with_a_flipped_bit(patcher, clip, config, tmp_path):
-    flux.train_eraser(patcher, clip, config, stop_at(2), tmp_path)
+    train_eraser(patcher, clip, config, stop_at(2), tmp_path)
     state = tmp_path / "state.safetensors"
     data = bytearray(state.read_bytes())
     data[-100] ^= 4
     state.write_bytes(data)
     with pytest.raises(ValueError, match="damaged .its checksum differs"):
-        flux.train_eraser(patcher, clip, config, run_dir=tmp_path)
+        train_eraser(patcher, clip, config, run_dir=tmp_path)
 
 
 def test_a_file_of_somebody_else(patcher, clip, config, tmp_path):
     save_file({"weight": torch.ones(2)}, tmp_path / "state.safetensors")
     with pytest.raises(ValueError, match="is no state of a run"):
-        flux.train_eraser(patcher, clip, config, run_dir=tmp_path)
+        train_eraser(patcher, clip, config, run_dir=tmp_path)
 
 
 def test_an_error_between_pairs_keeps_all_of_them(patcher, clip, config, tmp_path):
@@ -93,11 +95,11 @@ def test_an_error_between_pairs_keeps_all_of_them(patcher, clip, config, tmp_pat
         if step == 2:
             raise RuntimeError("the window was closed")
 
-    whole = flux.train_eraser(patcher, clip, config)
+    whole = train_eraser(patcher, clip, config)
     with pytest.raises(RuntimeError, match="window"):
-        flux.train_eraser(patcher, clip, config, fail, tmp_path / "run")
+        train_eraser(patcher, clip, config, fail, tmp_path / "run")
     steps = []
-    rest = flux.train_eraser(patcher, clip, config, lambda step, _: steps.append(step), tmp_path / "run")
+    rest = train_eraser(patcher, clip, config, lambda step, _: steps.append(step), tmp_path / "run")
     assert steps == [3] and rest.losses == whole.losses
     assert all(torch.equal(rest.lora[k], whole.lora[k]) for k in whole.lora)
 
@@ -110,7 +112,7 @@ def test_an_error_before_the_first_state_leaves_no_run(patcher, clip, config, tm
 
     def files_after(folder):
         with pytest.raises(RuntimeError, match="out of memory"):
-            flux.train_eraser(patcher, clip, config, run_dir=folder)
+            train_eraser(patcher, clip, config, run_dir=folder)
         return {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
 
     monkeypatch.setattr(trainer, "preserve_graphs", fail)
@@ -140,24 +142,24 @@ def test_an_error_within_a_pair_keeps_the_last_whole_one(patcher, clip, config, 
     """No autosave was due; the state is that of two pairs, and the run goes on to the bits of one never stopped."""
     rate = 1.0 if name == "prodigy" else 1e-3
     config = dataclasses.replace(config, optimizer=name, lr_low=rate, lr_up=rate, rank=16)
-    whole = flux.train_eraser(patcher, clip, config)
-    two = flux.train_eraser(patcher, clip, config, stop_at(2))
+    whole = train_eraser(patcher, clip, config)
+    two = train_eraser(patcher, clip, config, stop_at(2))
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
         broken_off(patch, where, RuntimeError("out of memory"))
-        flux.train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
+        train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
     saved = load((tmp_path / "run" / "state.safetensors").read_bytes())  # load_file would hold it open
     assert all(torch.equal(saved[f"lora.{key}"], tensor) for key, tensor in two.lora.items())
     steps = []
-    rest = flux.train_eraser(patcher, clip, config, lambda step, _: steps.append(step), tmp_path / "run")
+    rest = train_eraser(patcher, clip, config, lambda step, _: steps.append(step), tmp_path / "run")
     assert steps == [3] and rest.losses == whole.losses
     assert all(torch.equal(rest.lora[k], whole.lora[k]) for k in whole.lora)
 
 
 def test_an_interrupt_within_a_pair_hands_on_the_last_whole_one(patcher, clip, config, monkeypatch):
     """As Ctrl-C is, which does not wait for the pair's end."""
-    two = flux.train_eraser(patcher, clip, config, stop_at(2))
+    two = train_eraser(patcher, clip, config, stop_at(2))
     broken_off(monkeypatch, "preserve_graphs", KeyboardInterrupt())
-    found = flux.train_eraser(patcher, clip, config)
+    found = train_eraser(patcher, clip, config)
     assert found.interrupted and found.steps == 2 and found.losses == two.losses
     assert all(torch.equal(found.lora[k], two.lora[k]) for k in two.lora)
 
@@ -166,28 +168,35 @@ def test_an_interrupt_within_a_pair_hands_on_the_last_whole_one(patcher, clip, c
 def test_every_optimiser_goes_on_with_the_same_bits(patcher, clip, config, tmp_path, name):
     """At rank 16 a factor has the 4,096 weights from which on bitsandbytes keeps bytes."""
     rate = 1.0 if name == "prodigy" else 1e-3
-    change = {"rank": 16, "steps": 5, "lr_schedule": "cosine", "warmup": 2, "weight_decay": 0.01, "accumulate": 2}
+    change = {
+        "rank": 16,
+        "steps": 5,
+        "lr_schedule": "cosine",
+        "warmup_steps": 2,
+        "weight_decay": 0.01,
+        "gradient_accumulation_steps": 2,
+    }
     config = dataclasses.replace(config, optimizer=name, lr_low=rate, lr_up=rate, **change)
-    whole = flux.train_eraser(patcher, clip, config)
-    flux.train_eraser(patcher, clip, config, stop_at(3), tmp_path / "run")
-    rest = flux.train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
+    whole = train_eraser(patcher, clip, config)
+    train_eraser(patcher, clip, config, stop_at(3), tmp_path / "run")
+    rest = train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
     assert all(torch.equal(rest.lora[k], whole.lora[k]) for k in whole.lora)
     assert any(t.abs().max() > 0 for k, t in whole.lora.items() if "lora_B" in k)
 
 
 def test_a_walked_pool_outlives_a_stop(patcher, clip, config, tmp_path):
     """On-policy trajectories cannot be walked again: the student that walked them has moved."""
-    config = dataclasses.replace(config, steps=6, refresh=3, on_policy=0.5)
-    whole = flux.train_eraser(patcher, clip, config)
-    flux.train_eraser(patcher, clip, config, stop_at(5), tmp_path / "run")
+    config = dataclasses.replace(config, steps=6, refresh_every=3, on_policy_share=0.5)
+    whole = train_eraser(patcher, clip, config)
+    train_eraser(patcher, clip, config, stop_at(5), tmp_path / "run")
     assert (tmp_path / "run" / "pools-1.safetensors").exists()
-    rest = flux.train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
+    rest = train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
     assert all(torch.equal(rest.lora[k], whole.lora[k]) for k in whole.lora)
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"state.safetensors"}, "a finished run needs no pools"
 
 
 WITHIN = {"steps": 10}
-WALKED = {"refresh": 3, "on_policy": 0.5, "accumulate": 2, "steps": 8}
+WALKED = {"refresh_every": 3, "on_policy_share": 0.5, "gradient_accumulation_steps": 2, "steps": 8}
 
 
 @pytest.mark.parametrize(
@@ -199,60 +208,62 @@ def test_a_run_may_be_asked_for_more_pairs(patcher, clip, config, tmp_path, chan
 
     Within a pool the teacher is asked for the later targets in other batches, so they are the same up to rounding.
     """
-    small = {"width": 32, "height": 32, "batch": 1, "retain_batch": 1, "sampling_steps": 8}
+    small = {"width": 32, "height": 32, "batch_size": 1, "retain_batch_size": 1, "sampling_steps": 8}
     config = dataclasses.replace(config, **small | change)
-    whole = flux.train_eraser(patcher, clip, config)
-    flux.train_eraser(patcher, clip, dataclasses.replace(config, steps=first), stop_at(stop), tmp_path / "run")
-    rest = flux.train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
+    whole = train_eraser(patcher, clip, config)
+    train_eraser(patcher, clip, dataclasses.replace(config, steps=first), stop_at(stop), tmp_path / "run")
+    rest = train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
     assert rest.losses.keys() == whole.losses.keys()
     assert all(rest.losses[name] == pytest.approx(values, rel=1e-4) for name, values in whole.losses.items())
     assert not whole_pools or all(torch.equal(rest.lora[k], whole.lora[k]) for k in whole.lora)
 
 
-@pytest.mark.parametrize("change", ({"concept": "blue heart", "eta": 0.3, "seed": 7}, {"pool": 6, "width": 64}))
+@pytest.mark.parametrize(
+    "change", ({"concept": "blue heart", "eta": 0.3, "seed": 7}, {"cached_trajectories": 6, "width": 64})
+)
 def test_pools_of_other_settings_are_not_used(patcher, clip, config, tmp_path, monkeypatch, change):
     """Killed before its first state, a run leaves its pools; then the settings change."""
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "discard", lambda folder: None)
+        patch.setattr(run_state, "discard", lambda folder: None)
         patch.setattr(trainer, "pair", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            flux.train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
+            train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["pools-0.safetensors"]
     other = dataclasses.replace(config, **change)
-    fresh = flux.train_eraser(patcher, clip, other)
-    found = flux.train_eraser(patcher, clip, other, run_dir=tmp_path / "run")
+    fresh = train_eraser(patcher, clip, other)
+    found = train_eraser(patcher, clip, other, run_dir=tmp_path / "run")
     assert all(torch.equal(found.lora[k], fresh.lora[k]) for k in fresh.lora)
 
 
 @pytest.mark.parametrize("shape", ({}, {"depth": 1}))
 def test_a_run_of_another_base_model_is_not_resumed(patcher, clip, config, make_flux, tmp_path, shape):
     """Of the same shape or of another; the model that it was of goes on."""
-    flux.train_eraser(patcher, clip, config, stop_at(2), tmp_path)
+    train_eraser(patcher, clip, config, stop_at(2), tmp_path)
     state = {name: 1.01 * tensor for name, tensor in make_flux(**shape).state_dict().items()}
     with torch.inference_mode():
         other = comfy.sd.load_diffusion_model_state_dict(state)
     with pytest.raises(ValueError, match=r"is of another base model \(\w{12}, not \w{12}\): connect that") as caught:
-        flux.train_eraser(other, clip, config, run_dir=tmp_path)
+        train_eraser(other, clip, config, run_dir=tmp_path)
     assert "\n" not in str(caught.value)
-    assert flux.train_eraser(patcher, clip, config, run_dir=tmp_path).steps == 3
+    assert train_eraser(patcher, clip, config, run_dir=tmp_path).steps == 3
 
 
 def test_a_state_that_does_not_say_which_model_it_is_of(patcher, clip, config, tmp_path):
     """As the first format of states did not."""
-    flux.train_eraser(patcher, clip, config, stop_at(2), tmp_path)
-    tensors, header = checkpoint._read(tmp_path / "state.safetensors")
+    train_eraser(patcher, clip, config, stop_at(2), tmp_path)
+    tensors, header = run_state._read(tmp_path / "state.safetensors")
     run = json.loads(header["run"])
     del run["format"], run["base"]
-    checkpoint._write(tmp_path / "state.safetensors", tensors, {"run": json.dumps(run)})
+    run_state._write(tmp_path / "state.safetensors", tensors, {"run": json.dumps(run)})
     with pytest.raises(ValueError, match="saved by another version of this pack: go on with that one, or start"):
-        flux.train_eraser(patcher, clip, config, run_dir=tmp_path)
+        train_eraser(patcher, clip, config, run_dir=tmp_path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process has mapped")
 def test_no_file_is_mapped_when_it_is_replaced_or_removed(patcher, clip, config, tmp_path, monkeypatch):
     """Windows refuses both. The pools of the stopped run, which are read mapped, are written anew with more targets."""
-    config, told = dataclasses.replace(config, steps=6, refresh=3, save_every=1), []
-    flux.train_eraser(patcher, clip, dataclasses.replace(config, steps=2), stop_at(2), tmp_path)
+    config, told = dataclasses.replace(config, steps=6, refresh_every=3, save_every=1), []
+    train_eraser(patcher, clip, dataclasses.replace(config, steps=2), stop_at(2), tmp_path)
 
     def watched(method, at):
         def call(*args, **kwargs):
@@ -263,7 +274,7 @@ def test_no_file_is_mapped_when_it_is_replaced_or_removed(patcher, clip, config,
 
     monkeypatch.setattr(Path, "replace", watched(Path.replace, 1))
     monkeypatch.setattr(Path, "unlink", watched(Path.unlink, 0))
-    flux.train_eraser(patcher, clip, config, run_dir=tmp_path)
+    train_eraser(patcher, clip, config, run_dir=tmp_path)
     assert {name for name, _ in told if name[0] != "."} == {f"{n}.safetensors" for n in ("state", "pools-0", "pools-1")}
     assert not any(mapped for _, mapped in told)
 
@@ -271,20 +282,20 @@ def test_no_file_is_mapped_when_it_is_replaced_or_removed(patcher, clip, config,
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process has mapped")
 def test_a_resumed_run_has_not_mapped_its_state(patcher, clip, config, tmp_path):
     """The optimisers keep the very tensors that they are given."""
-    flux.train_eraser(patcher, clip, config, stop_at(2), tmp_path)
+    train_eraser(patcher, clip, config, stop_at(2), tmp_path)
     told = []
     look = lambda *_: told.append(str(tmp_path) in Path("/proc/self/maps").read_text())  # noqa: E731
-    flux.train_eraser(patcher, clip, config, look, tmp_path)
+    train_eraser(patcher, clip, config, look, tmp_path)
     assert told == [False]
 
 
 @pytest.mark.parametrize("recompute", (False, True))
 def test_memory_settings_may_differ_when_resumed(patcher, clip, config, tmp_path, recompute):
-    config = dataclasses.replace(config, checkpoint=recompute)
-    whole = flux.train_eraser(patcher, clip, config)
-    flux.train_eraser(patcher, clip, config, stop_at(1), tmp_path / "run")
-    other = dataclasses.replace(config, checkpoint=not recompute)
-    rest = flux.train_eraser(patcher, clip, other, run_dir=tmp_path / "run")
+    config = dataclasses.replace(config, gradient_checkpointing=recompute)
+    whole = train_eraser(patcher, clip, config)
+    train_eraser(patcher, clip, config, stop_at(1), tmp_path / "run")
+    other = dataclasses.replace(config, gradient_checkpointing=not recompute)
+    rest = train_eraser(patcher, clip, other, run_dir=tmp_path / "run")
     assert all(torch.allclose(rest.lora[k], whole.lora[k], atol=1e-6) for k in whole.lora)
 
 
@@ -344,5 +355,5 @@ def test_a_read_only_folder(patcher, clip, config, tmp_path):
     with pytest.raises(
         OSError, match="cannot save the run in /sys/kernel/eraser .*: allow writing there, .* and start again"
     ) as caught:
-        flux.train_eraser(patcher, clip, config, run_dir=Path("/sys/kernel/eraser"))
+        train_eraser(patcher, clip, config, run_dir=Path("/sys/kernel/eraser"))
     assert "\n" not in str(caught.value)

@@ -11,10 +11,10 @@ import pytest
 import torch
 from comfy_api.latest import io
 
-from eraseanything_core.concepts import ConceptSet, Word
+from eraseanything_core.concepts.concept_set import ConceptSet, Word
 from eraseanything_core.concepts.sampler import Request, offline
-from eraseanything_core.config import PRESETS
-from eraseanything_core.lora import load_lora
+from eraseanything_core.lora.adapter import load_lora
+from eraseanything_core.training.config import PRESETS
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -36,7 +36,15 @@ def loras(tmp_path, monkeypatch):
 def widgets(trainer_node, patcher, clip):
     """The node's own defaults, made small."""
     values = {i.id: i.default for i in trainer_node.define_schema().inputs if isinstance(i, io.WidgetInput)}
-    small = {"width": 96, "height": 96, "steps": 2, "sampling_steps": 3, "pool": 2, "batch": 1, "retain_batch": 1}
+    small = {
+        "width": 96,
+        "height": 96,
+        "steps": 2,
+        "sampling_steps": 3,
+        "cached_trajectories": 2,
+        "batch_size": 1,
+        "retain_batch_size": 1,
+    }
     small |= {"preset": "custom"}
     words = {"concept": "red star", "synonyms": "crimson star", "irrelevant": "tree, house\ndog"}
     return {"model": patcher, "clip": clip} | values | small | words
@@ -186,7 +194,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(name, trainer_node, widget
 
 def test_a_loss_that_is_not_a_number(trainer_node, widgets, loras, monkeypatch):
     """In the second pair: the first one is thrown away with it, and so are the pools, unless a state was saved."""
-    from pack_under_test.eraseanything_core import losses
+    from pack_under_test.eraseanything_core.training import losses
 
     original, calls, runs = losses.esd_loss, [], Path(folder_paths.get_output_directory()) / "eraseanything"
 
@@ -268,7 +276,7 @@ def test_a_stopped_run_goes_on_by_its_name(trainer_node, widgets, loras, monkeyp
 
 def test_an_interrupt_within_a_pair_waits_for_its_end(trainer_node, widgets, loras, monkeypatch):
     """ComfyUI looks for the cross in every linear; here it comes after the erasing loss of the third pair."""
-    from pack_under_test.eraseanything_core import losses
+    from pack_under_test.eraseanything_core.training import losses
 
     widgets |= {"steps": 5}
     whole, _ = load_lora(Path(execute(trainer_node, widgets).args[2]))
@@ -297,7 +305,7 @@ def asked(trainer_node, widgets, loras, monkeypatch):
     def train(patcher, clip, config, *args):
         raise Seen(dataclasses.asdict(config))
 
-    monkeypatch.setattr("pack_under_test.eraseanything_core.flux.train_eraser", train)
+    monkeypatch.setattr("pack_under_test.nodes.train.train_eraser", train)
 
     def configured(**change):
         with pytest.raises(Seen) as seen:
@@ -309,7 +317,7 @@ def asked(trainer_node, widgets, loras, monkeypatch):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_goes_over_its_inputs_and_no_others(asked, preset):
-    plain, changed = (asked(preset=name, eta=0.3, clip_norm=0.5) for name in ("custom", preset))
+    plain, changed = (asked(preset=name, eta=0.3, max_grad_norm=0.5) for name in ("custom", preset))
     assert (plain["eta"], plain["clip"]) == (0.3, 0.5)
     assert {k for k in plain if plain[k] != changed[k]} <= set(PRESETS[preset])
     assert all(changed[k] == v for k, v in PRESETS[preset].items())
@@ -317,20 +325,22 @@ def test_a_preset_goes_over_its_inputs_and_no_others(asked, preset):
 
 def test_the_summary_names_what_a_preset_replaced(trainer_node, widgets, loras, monkeypatch):
     """Not what is the widget's default, nor what the preset would have set, nor anything without a preset."""
-    from pack_under_test.eraseanything_core.config import PRESETS as presets
+    from pack_under_test.eraseanything_core.training.config import PRESETS as presets
 
-    monkeypatch.setitem(presets, "quick", presets["quick"] | {"steps": 1, "sampling_steps": 2, "pool": 2})
-    plain = {"steps": 200, "sampling_steps": 28, "pool": 8}
+    monkeypatch.setitem(
+        presets, "quick", presets["quick"] | {"steps": 1, "sampling_steps": 2, "cached_trajectories": 2}
+    )
+    plain = {"steps": 200, "sampling_steps": 28, "cached_trajectories": 8}
     said = "the preset quick replaced typed inputs: "
 
     def summary(preset, **typed):
         return execute(trainer_node, widgets | plain | {"preset": preset} | typed).args[3]
 
-    assert said + "steps 1 instead of 3, pool 2 instead of 5; with custom they count" in summary(
-        "quick", steps=3, pool=5
+    assert said + "steps 1 instead of 3, cached_trajectories 2 instead of 5; with custom they count" in summary(
+        "quick", steps=3, cached_trajectories=5
     )
-    assert said not in summary("quick", pool=2)
-    assert said not in summary("custom", steps=1, sampling_steps=2, pool=3)
+    assert said not in summary("quick", cached_trajectories=2)
+    assert said not in summary("custom", steps=1, sampling_steps=2, cached_trajectories=3)
 
 
 def another(widget):
@@ -350,7 +360,7 @@ def test_every_widget_reaches_its_setting_and_no_other(trainer_node, asked):
     for widget in inputs:
         changed = asked(**{widget.id: another(widget)})
         moved = {name for name in plain if plain[name] != changed[name]}
-        assert moved == {"clip" if widget.id == "clip_norm" else widget.id}, widget.id
+        assert moved == {widget.id}, widget.id
 
 
 def test_all_but_what_is_erased_and_the_preset_is_advanced(trainer_node):
@@ -373,7 +383,7 @@ def test_it_is_watched_and_stops(trainer_node, widgets, loras, monkeypatch):
         return update(self, value, total, preview)
 
     monkeypatch.setattr("comfy.utils.ProgressBar.update_absolute", see)
-    change = {"steps": 9, "watch_every": 2, "stop_drift": 1e-6, "lr_up": 0.01}
+    change = {"steps": 9, "monitor_every": 2, "stop_drift": 1e-6, "lr_up": 0.01}
     result = execute(trainer_node, widgets | change)
     _, losses, _, summary, picture = result.args
     assert len(losses["loss"]) == 2 and "stopped after pair 2: the drift of" in summary

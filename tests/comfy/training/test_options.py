@@ -7,8 +7,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from eraseanything_core import checkpoint, flux, losses, optimizers, pools, sampling, trainer
-from eraseanything_core.lora import PRESETS as TARGETS
+from eraseanything_core import sampling
+from eraseanything_core.comfy_bridge.model import FluxModel
+from eraseanything_core.comfy_bridge.text import TextEncoder
+from eraseanything_core.comfy_bridge.training import train_eraser
+from eraseanything_core.comfy_bridge.training_session import training_session
+from eraseanything_core.lora.adapter import PRESETS as TARGETS
+from eraseanything_core.training import losses, optimizers, run_state, trainer, trajectory_cache
+from eraseanything_core.training.config import EraseConfig
+from eraseanything_core.training.plan import prepare
 
 
 @pytest.fixture
@@ -18,21 +25,21 @@ def first_pair(patcher, clip, config, monkeypatch):
 
     def run(change):
         seen = SimpleNamespace(forwards=[], given={})
-        original = flux.FluxModel._run
+        original = FluxModel._run
 
         def forward(self, x_t, sigma, cond, adapters, capture, stop):
             seen.forwards.append(SimpleNamespace(x=x_t, sigma=sigma, cond=cond, adapters=adapters))
             return original(self, x_t, sigma, cond, adapters, capture, stop)
 
-        monkeypatch.setattr(flux.FluxModel, "_run", forward)
+        monkeypatch.setattr(FluxModel, "_run", forward)
         for name in ("esd_loss", "rsc_loss"):
             loss = getattr(losses, name)
             keep = lambda *a, name=name, loss=loss: seen.given.update({name: a}) or loss(*a)  # noqa: E731
             monkeypatch.setattr(losses, name, keep)
-        seen.plan = trainer.prepare(dataclasses.replace(config, **change), flux.TextEncoder(clip))
-        with flux.borrow(patcher) as model:
+        seen.plan = prepare(dataclasses.replace(config, **change), TextEncoder(clip))
+        with training_session(patcher) as model:
             seen.lora = model.attach(seen.plan.config.targets, seen.plan.config.rank, torch.Generator())
-            seen.epoch = pools.new_epoch(model, seen.plan, 0)
+            seen.epoch = trajectory_cache.new_epoch(model, seen.plan, 0)
             both, seen.steps = [torch.optim.SGD(seen.lora.parameters(), lr=0.0) for _ in range(2)], []
             for i, each in enumerate(both):
                 each.register_step_post_hook(lambda *_, i=i: seen.steps.append(i))
@@ -49,19 +56,22 @@ SAYS = {
     "width and height": ({"width": 64, "height": 32}, lambda p: {f.x.shape[2:] for f in p.forwards} == {(4, 8)}),
     "sampling_steps": ({"sampling_steps": 6}, lambda p: p.epoch.concept.x.shape[1] == p.epoch.retain.x.shape[1] == 7),
     "mu": ({"mu": 0.3}, lambda p: torch.equal(p.epoch.concept.sigmas, sampling.shifted_sigmas(4, 0.3))),
-    "batch": ({"batch": 3, "retain_batch": 1}, lambda p: [len(f.x) for f in p.students] == [3, 1, 3]),
+    "batch_size": ({"batch_size": 3, "retain_batch_size": 1}, lambda p: [len(f.x) for f in p.students] == [3, 1, 3]),
     "rank": ({"rank": 5}, lambda p: {len(down) for down in p.lora.down} == {5}),
     "k_irrelevant": ({"k_irrelevant": 2}, lambda p: p.epoch.concept.known.shape[2] == 1 + 2),
-    "erase_sigma": ({"erase_sigma": (0.0, 0.8), "batch": 8}, lambda p: p.students[0].sigma.max() <= 0.8),
-    "map_sigma": ({"map_sigma": (0.9, 1.0), "batch": 8}, lambda p: p.students[2].sigma.min() >= 0.9),
+    "erase_sigma": ({"erase_sigma": (0.0, 0.8), "batch_size": 8}, lambda p: p.students[0].sigma.max() <= 0.8),
+    "rsc_sigma": ({"rsc_sigma": (0.9, 1.0), "batch_size": 8}, lambda p: p.students[2].sigma.min() >= 0.9),
     "eta": ({"eta": 2.5}, lambda p: p.given["esd_loss"][3] == 2.5),
     "tau": ({"tau": 0.2}, lambda p: p.given["rsc_loss"][3] == 0.2),
     "sentences": ({"sentences": 1}, lambda p: len({s.concept for s in p.epoch.concept.sources}) == 1),
-    "retain_own": ({"retain_own": 1.0}, lambda p: {r.text for r in p.epoch.retain.sources} == {"a green box"}),
+    "retain_prompt_share": (
+        {"retain_prompt_share": 1.0},
+        lambda p: {r.text for r in p.epoch.retain.sources} == {"a green box"},
+    ),
     "targets": ({"targets": "text_kv"}, lambda p: {part.key.split(".")[-1] for part in p.lora.parts} == KV),
     "alternate": ({"alternate": False}, lambda p: p.steps == [0]),
-    "clip": ({"clip": 1e-3}, lambda p: abs(p.gradient.norm() - 1e-3) < 1e-5),
-    "accumulate": ({"accumulate": 2}, lambda p: len(p.students) == 6),
+    "max_grad_norm": ({"max_grad_norm": 1e-3}, lambda p: abs(p.gradient.norm() - 1e-3) < 1e-5),
+    "gradient_accumulation_steps": ({"gradient_accumulation_steps": 2}, lambda p: len(p.students) == 6),
 }
 KV = {"add_k_proj", "add_v_proj"}
 
@@ -79,8 +89,8 @@ def test_it_is_not_so_without_it(first_pair):
 
 def test_the_weights(first_pair):
     """Each loss has its weight's share of the gradient: what doubling each adds is together the gradient."""
-    weights = {"esd": 1.0, "attn": 0.1, "retain_weight": 1.0, "rsc": 0.05}
-    summed = weights | {"alternate": False, "clip": 1e9}
+    weights = {"esd_weight": 1.0, "attn_weight": 0.1, "retain_weight": 1.0, "rsc_weight": 0.05}
+    summed = weights | {"alternate": False, "max_grad_norm": 1e9}
     whole = first_pair(summed).gradient
     parts = [first_pair(summed | {name: 2 * weight}).gradient - whole for name, weight in weights.items()]
     assert torch.allclose(sum(parts), whole, atol=1e-3 * float(whole.norm())) and all(p.norm() > 0 for p in parts)
@@ -108,8 +118,8 @@ def test_what_the_optimisers_are_given(patcher, clip, config, monkeypatch, name,
         return original(optimizer, *args)
 
     monkeypatch.setattr(trainer, "update", update)
-    change = {"optimizer": name, "weight_decay": 0.25, "lr_schedule": plan, "warmup": 2, "steps": 6}
-    result = flux.train_eraser(patcher, clip, dataclasses.replace(config, lr_low=0.01, lr_up=0.0025, **change))
+    change = {"optimizer": name, "weight_decay": 0.25, "lr_schedule": plan, "warmup_steps": 2, "steps": 6}
+    result = train_eraser(patcher, clip, dataclasses.replace(config, lr_low=0.01, lr_up=0.0025, **change))
     assert {kind for kind, *_ in given} == {kind} and {decay for _, decay, _ in given} == {0.25}
     rates = [rate for *_, rate in given]
     assert rates == pytest.approx([rate * factor for factor in FACTORS[plan] for rate in (0.01, 0.0025)])
@@ -137,8 +147,8 @@ TRAINED = {  # the projections of each choice: of dual blocks' text and image st
 def test_the_targets_are_trained_and_nothing_else(patcher, clip, config, targets):
     """Both factors of each projection of every block move from where they began: A at random, B at zero."""
     config, (dual, single) = dataclasses.replace(config, targets=targets, steps=2), TRAINED[targets]
-    made = flux.train_eraser(patcher, clip, config).lora
-    began = flux.train_eraser(patcher, clip, dataclasses.replace(config, lr_low=0.0, lr_up=0.0)).lora
+    made = train_eraser(patcher, clip, config).lora
+    began = train_eraser(patcher, clip, dataclasses.replace(config, lr_low=0.0, lr_up=0.0)).lora
     names = [f"transformer_blocks.{i}.attn.{name}" for i in range(2) for name in dual]
     names += [f"single_transformer_blocks.{i}.attn.{name}" for i in range(4) for name in single]
     assert set(made) == {f"transformer.{name}.lora_{factor}.weight" for name in names for factor in "AB"}
@@ -148,22 +158,22 @@ def test_the_targets_are_trained_and_nothing_else(patcher, clip, config, targets
 
 @pytest.mark.parametrize("name, dtype", (("fp32", torch.float32), ("bf16", torch.bfloat16)))
 def test_the_precision_of_the_transformer(patcher, clip, config, monkeypatch, name, dtype):
-    seen, attend = set(), flux.FluxModel._attention
+    seen, attend = set(), FluxModel._attention
 
     def look(self, *args):
         run = attend(self, *args)
         return lambda other, q, *rest, **more: seen.add(q.dtype) or run(other, q, *rest, **more)
 
-    monkeypatch.setattr(flux.FluxModel, "_attention", look)
-    flux.train_eraser(patcher, clip, dataclasses.replace(config, dtype=name, steps=1))
+    monkeypatch.setattr(FluxModel, "_attention", look)
+    train_eraser(patcher, clip, dataclasses.replace(config, dtype=name, steps=1))
     assert seen == {dtype}
 
 
 def test_how_often_the_run_is_saved(patcher, clip, config, tmp_path, monkeypatch):
     """Every two pairs, and at the end."""
-    pairs, original = [], checkpoint.save
-    monkeypatch.setattr(checkpoint, "save", lambda *a: pairs.append(len(a[4][0]["loss"])) or original(*a))
-    flux.train_eraser(patcher, clip, dataclasses.replace(config, steps=5, save_every=2), run_dir=tmp_path)
+    pairs, original = [], run_state.save
+    monkeypatch.setattr(run_state, "save", lambda *a: pairs.append(len(a[4][0]["loss"])) or original(*a))
+    train_eraser(patcher, clip, dataclasses.replace(config, steps=5, save_every=2), run_dir=tmp_path)
     assert pairs == [2, 4, 5]
 
 
@@ -177,40 +187,40 @@ ELSEWHERE = {  # the test that holds an option which the first pair does not sho
     "retain": "test_retained_prompts_are_half_the_users_and_never_the_concept",
     "shuffle_rate": "test_shuffling_keeps_all_words_and_the_concept_together",
     "synonym_rate": "test_synonyms_stand_in_at_the_asked_rate",
-    "esd": "test_the_weights",
-    "attn": "test_the_weights",
+    "esd_weight": "test_the_weights",
+    "attn_weight": "test_the_weights",
     "retain_weight": "test_the_weights",
-    "rsc": "test_the_weights",
-    "preserve": "test_each_trains",
+    "rsc_weight": "test_the_weights",
+    "retain_loss": "test_each_trains",
     "paper_sign": "test_each_trains",
-    "map_blocks": "test_block_minus_one_is_the_last",
-    "pool": "test_the_sizes_of_the_pools",
-    "retain_pool": "test_the_sizes_of_the_pools",
-    "refresh": "test_trajectories_are_drawn_anew",
-    "rsc_points": "test_few_points_for_the_maps",
-    "on_policy": "test_part_of_the_pool_is_walked_by_the_student",
-    "pool_gib": "test_beyond_its_bound_an_array_lies_on_disk_and_holds_the_same",
+    "attention_blocks": "test_block_minus_one_is_the_last",
+    "cached_trajectories": "test_the_sizes_of_the_pools",
+    "cached_retain_trajectories": "test_the_sizes_of_the_pools",
+    "refresh_every": "test_trajectories_are_drawn_anew",
+    "rsc_samples": "test_few_points_for_the_maps",
+    "on_policy_share": "test_part_of_the_pool_is_walked_by_the_student",
+    "cache_gib": "test_beyond_its_bound_an_array_lies_on_disk_and_holds_the_same",
     "steps": "test_trains_saves_and_returns",
     "lr_low": "test_what_the_optimisers_are_given",
     "lr_up": "test_what_the_optimisers_are_given",
     "weight_decay": "test_what_the_optimisers_are_given",
     "optimizer": "test_what_the_optimisers_are_given",
     "lr_schedule": "test_what_the_optimisers_are_given",
-    "warmup": "test_what_the_optimisers_are_given",
+    "warmup_steps": "test_what_the_optimisers_are_given",
     "seed": "test_equal_seeds_give_equal_loras",
     "dtype": "test_the_precision_of_the_transformer",
-    "checkpoint": "test_checkpointing_gives_the_same_lora",
+    "gradient_checkpointing": "test_checkpointing_gives_the_same_lora",
     "save_every": "test_how_often_the_run_is_saved",
-    "watch_every": "test_erasing_lowers_the_concept_score",
+    "monitor_every": "test_erasing_lowers_the_concept_score",
     "stop_score": "test_it_stops_on_the_score_and_goes_no_further_when_resumed",
     "stop_drift": "test_it_is_watched_and_stops",
-    "samples": "test_pictures_with_a_vae",
+    "preview_images": "test_pictures_with_a_vae",
 }
 
 
 def test_every_option_has_a_test():
     """An option that comes later needs a line above."""
     shown = {option for change, _ in SAYS.values() for option in change}
-    assert shown | set(ELSEWHERE) == {field.name for field in dataclasses.fields(trainer.EraseConfig)}
+    assert shown | set(ELSEWHERE) == {field.name for field in dataclasses.fields(EraseConfig)}
     written = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parents[2].rglob("test_*.py"))
     assert all(f"def {test}(" in written for test in ELSEWHERE.values())

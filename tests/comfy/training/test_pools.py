@@ -6,7 +6,13 @@ import weakref
 import pytest
 import torch
 
-from eraseanything_core import flux, pools, sampling, trainer
+from eraseanything_core import sampling
+from eraseanything_core.comfy_bridge.text import TextEncoder
+from eraseanything_core.comfy_bridge.training import train_eraser
+from eraseanything_core.comfy_bridge.training_session import training_session
+from eraseanything_core.training import trainer, trajectory_cache
+from eraseanything_core.training.plan import conds, prepare
+from eraseanything_core.training.trajectory_cache import new_epoch
 
 
 @pytest.fixture
@@ -14,12 +20,12 @@ def make(patcher, clip, config):
     """An epoch of the configuration with changes; in a model whose adapters are not zero."""
 
     def epoch(number=0, **change):
-        plan = trainer.prepare(dataclasses.replace(config, **change), flux.TextEncoder(clip))
-        with flux.borrow(patcher) as model:
+        plan = prepare(dataclasses.replace(config, **change), TextEncoder(clip))
+        with training_session(patcher) as model:
             lora = model.attach("all_qkv", 4, torch.Generator().manual_seed(0))
             for up in lora.up:
                 up.data.normal_(0, 0.2, generator=torch.Generator().manual_seed(1))
-            made = pools.new_epoch(model, plan, number)
+            made = trajectory_cache.new_epoch(model, plan, number)
             told = teacher(model, plan, made)
         return made, told
 
@@ -34,27 +40,33 @@ def teacher(model, plan, epoch):
         x_t, sigma, _ = epoch.concept.at(row, step, "cpu")
         sentences = [epoch.concept.sources[i] for i in row]
         concept, neutral = (
-            model.velocity(x_t, sigma, trainer.conds(model, plan, prompts), adapters=False)
+            model.velocity(x_t, sigma, conds(model, plan, prompts), adapters=False)
             for prompts in ([s.concept for s in sentences], [s.neutral for s in sentences])
         )
         row, step = draw.retain
         x_t, sigma, _ = epoch.retain.at(row, step, "cpu")
-        kept = trainer.conds(model, plan, [epoch.retain.sources[i] for i in row])
+        kept = conds(model, plan, [epoch.retain.sources[i] for i in row])
         retain = model.velocity(x_t, sigma, kept, adapters=False)
         row, step = draw.maps
         x_t, sigma, _ = epoch.concept.at(row, step, "cpu")
-        known = pools.known_features(model, plan, [epoch.concept.sources[i] for i in row], x_t, sigma)
+        known = trajectory_cache.known_features(model, plan, [epoch.concept.sources[i] for i in row], x_t, sigma)
         found.append((concept, neutral, retain, known))
     return found
 
 
 @pytest.mark.parametrize(
-    "change", ({}, {"rsc_points": 2}, {"on_policy": 0.5, "refresh": 2, "steps": 4, "number": 1}, {"accumulate": 2})
+    "change",
+    (
+        {},
+        {"rsc_samples": 2},
+        {"on_policy_share": 0.5, "refresh_every": 2, "steps": 4, "number": 1},
+        {"gradient_accumulation_steps": 2},
+    ),
 )
 def test_the_targets_are_the_teachers(make, change):
     epoch, told = make(**change)
     draws = [d for draws in epoch.draws.values() for d in draws]
-    assert len(draws) == len(told) == change.get("accumulate", 1) * len(epoch.draws)
+    assert len(draws) == len(told) == change.get("gradient_accumulation_steps", 1) * len(epoch.draws)
     for draw, (concept, neutral, retain, known) in zip(draws, told, strict=True):
         assert torch.allclose(epoch.concept.v[draw.erase], concept, atol=1e-4)
         assert torch.allclose(epoch.concept.neutral[draw.erase], neutral, atol=1e-4)
@@ -63,14 +75,15 @@ def test_the_targets_are_the_teachers(make, change):
 
 
 def test_few_points_for_the_maps(make):
-    epoch, _ = make(rsc_points=2, steps=20, refresh=20)
-    assert len(pools.unique([d.maps for draws in epoch.draws.values() for d in draws])) == 2
+    epoch, _ = make(rsc_samples=2, steps=20, refresh_every=20)
+    assert len(trajectory_cache.unique([d.maps for draws in epoch.draws.values() for d in draws])) == 2
 
 
 def test_part_of_the_pool_is_walked_by_the_student(make):
     """From the second pool on, and only the share that is asked for."""
     (first, _), (frozen, _), (mixed, _) = (
-        make(number, on_policy=share, refresh=2, steps=4) for number, share in ((0, 0.5), (1, 0.0), (1, 0.5))
+        make(number, on_policy_share=share, refresh_every=2, steps=4)
+        for number, share in ((0, 0.5), (1, 0.0), (1, 0.5))
     )
     same = [torch.allclose(a, b, atol=1e-4) for a, b in zip(frozen.concept.x, mixed.concept.x, strict=True)]
     assert same == [False, False, True, True]
@@ -81,19 +94,19 @@ def test_part_of_the_pool_is_walked_by_the_student(make):
 
 
 def test_the_sizes_of_the_pools(make):
-    epoch, _ = make(pool=3, retain_pool=2)
+    epoch, _ = make(cached_trajectories=3, cached_retain_trajectories=2)
     assert len(epoch.concept.sources) == 3 and len(epoch.retain.sources) == 2
 
 
 def test_no_trajectories_for_what_is_not_trained(patcher, clip, config):
-    plan = trainer.prepare(dataclasses.replace(config, retain_weight=0.0, rsc=0.0), flux.TextEncoder(clip))
-    with flux.borrow(patcher) as model:
-        epoch = pools.new_epoch(model, plan, 0)
+    plan = prepare(dataclasses.replace(config, retain_weight=0.0, rsc_weight=0.0), TextEncoder(clip))
+    with training_session(patcher) as model:
+        epoch = trajectory_cache.new_epoch(model, plan, 0)
     assert epoch.retain is None and epoch.concept.known is None and not plan.retained
 
 
 def test_a_pool_on_disk_trains_the_same(patcher, clip, config):
-    one, other = (flux.train_eraser(patcher, clip, dataclasses.replace(config, pool_gib=g)) for g in (1.0, 0.0))
+    one, other = (train_eraser(patcher, clip, dataclasses.replace(config, cache_gib=g)) for g in (1.0, 0.0))
     assert all(torch.equal(one.lora[k], other.lora[k]) for k in one.lora)
 
 
@@ -105,35 +118,35 @@ def test_the_bound_is_one_for_all_arrays_of_the_pools(make, monkeypatch):
     for share in (0.0, 0.4, 0.7, 1.0):
         bound, size = share * sum(sizes), sum(sizes)
         on_disk.clear()
-        make(pool_gib=bound / 2**30)
+        make(cache_gib=bound / 2**30)
         assert len(sizes) == 6 and size - sum(on_disk) <= bound
         assert size - sum(on_disk) >= bound - max(sizes)
 
 
 def test_old_pools_go_before_new_ones_come(patcher, clip, config, monkeypatch):
     """Both would take the room twice."""
-    made, alive, original = [], [], trainer.new_epoch
+    made, alive, original = [], [], new_epoch
 
-    def new_epoch(*args):
+    def drawn(*args):
         alive.append([each() for each in made if each() is not None])
         epoch = original(*args)
         made.append(weakref.ref(epoch))
         return epoch
 
-    monkeypatch.setattr(trainer, "new_epoch", new_epoch)
-    flux.train_eraser(patcher, clip, dataclasses.replace(config, refresh=1))
+    monkeypatch.setattr(trainer, "new_epoch", drawn)
+    train_eraser(patcher, clip, dataclasses.replace(config, refresh_every=1))
     assert alive == [[], [], []]
 
 
 def test_accumulation_is_the_mean_of_its_draws(patcher, clip, config):
     """Two draws in one update give the gradient that one draw of both gives: here the first step of AdamW."""
-    config = dataclasses.replace(config, steps=1, alternate=False, accumulate=2)
-    plan = trainer.prepare(config, flux.TextEncoder(clip))
-    with flux.borrow(patcher) as model:
+    config = dataclasses.replace(config, steps=1, alternate=False, gradient_accumulation_steps=2)
+    plan = prepare(config, TextEncoder(clip))
+    with training_session(patcher) as model:
         lora = model.attach("paper", 8, torch.Generator().manual_seed(0))
-        epoch = pools.new_epoch(model, plan, 0)
+        epoch = trajectory_cache.new_epoch(model, plan, 0)
         one, two = epoch.draws[0]
-        both = pools.Draw(
+        both = trajectory_cache.Draw(
             *(tuple(torch.cat(p) for p in zip(getattr(one, n), getattr(two, n))) for n in ("erase", "retain", "maps"))
         )
         grads = []

@@ -8,9 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from eraseanything_core import flux, lora, losses, pools, sampling, trainer
-from eraseanything_core.config import PRESETS
-from eraseanything_core.tinyflux.recipe import erase_config
+from eraseanything_core import sampling
+from eraseanything_core.comfy_bridge.model import FluxModel
+from eraseanything_core.comfy_bridge.training import train_eraser
+from eraseanything_core.lora import adapter
+from eraseanything_core.training import losses, trainer, trajectory_cache
+from eraseanything_core.training.config import PRESETS, EraseConfig
+from eraseanything_core.training.optimizers import new_optimizer
+from lab.tinyflux.recipe import erase_config
 
 
 @pytest.fixture
@@ -19,20 +24,20 @@ def begin(patcher, clip, config, monkeypatch):
 
     def run(preset):
         seen = SimpleNamespace(blocks=[], calls=[], optimizers=[])
-        attach, new = flux.FluxModel.capture, trainer.new_optimizer
-        monkeypatch.setattr(flux.FluxModel, "capture", lambda *a: seen.blocks.append(attach(*a)) or seen.blocks[-1])
+        attach, new = FluxModel.capture, new_optimizer
+        monkeypatch.setattr(FluxModel, "capture", lambda *a: seen.blocks.append(attach(*a)) or seen.blocks[-1])
         monkeypatch.setattr(trainer, "new_optimizer", lambda *a: seen.optimizers.append(a) or new(*a))
         for name in ("flow_matching_loss", "retain_loss", "rsc_loss"):
             loss = getattr(losses, name)
             monkeypatch.setattr(losses, name, lambda *a, name=name, loss=loss: seen.calls.append((name, a)) or loss(*a))
-        small = {"width": 32, "height": 32, "batch": 1, "retain_batch": 1}
+        small = {"width": 32, "height": 32, "batch_size": 1, "retain_batch_size": 1}
         chosen = dataclasses.replace(config, **small | PRESETS[preset])
 
         def stop(step, _):
             if step == 2:
                 raise KeyboardInterrupt
 
-        return flux.train_eraser(patcher, clip, chosen, stop), seen
+        return train_eraser(patcher, clip, chosen, stop), seen
 
     return run
 
@@ -78,11 +83,14 @@ def is_the_published_codes(result, seen):
 @pytest.mark.parametrize("preset", ("paper", "reference"))
 def test_the_papers_are_the_papers_over_tinyflux_recipe_too(preset):
     """What the shipped workflow holds trains keys and values on trajectories that the student walks."""
-    recipe = erase_config("star", esd=0.5)
-    assert (recipe.targets, recipe.on_policy) == ("text_kv", 0.75)
+    recipe = erase_config("star", esd_weight=0.5)
+    assert (recipe.targets, recipe.on_policy_share) == ("text_kv", 0.75)
     config = dataclasses.replace(recipe, **PRESETS[preset])
-    assert config.esd == 1.0
-    assert lora.target_names(config.targets) == ("add_q", "add_k") and config.student_rows(config.pool) == 0
+    assert config.esd_weight == 1.0
+    assert (
+        adapter.target_names(config.targets) == ("add_q", "add_k")
+        and config.student_rows(config.cached_trajectories) == 0
+    )
 
 
 ROOT = Path(__file__).parents[3]
@@ -110,10 +118,12 @@ def test_the_help_page_names_all_that_a_preset_sets():
 
 def drawn(preset, number):
     """The points of an epoch's pairs, without any model."""
-    config = trainer.EraseConfig(concept="star", **PRESETS[preset])
+    config = EraseConfig(concept="star", **PRESETS[preset])
     sigmas = sampling.shifted_sigmas(config.sampling_steps, 1.15)
-    concept, retain = (sampling.Pool(list(range(n)), None, None, sigmas) for n in (config.pool, config.retained_rows()))
-    return config, pools.draw_all(config, concept, retain, number)
+    concept, retain = (
+        sampling.Pool(list(range(n)), None, None, sigmas) for n in (config.cached_trajectories, config.retained_rows())
+    )
+    return config, trajectory_cache.draw_all(config, concept, retain, number)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +143,6 @@ def test_how_long_and_how_many(preset, pairs, epochs, trajectories, points, walk
     for _, draws in made:
         every = [draw for chosen in draws.values() for draw in chosen]
         rows = tuple(len({int(r) for draw in every for r in getattr(draw, kind)[0]}) for kind in ("erase", "retain"))
-        assert rows == trajectories and len(pools.unique([draw.maps for draw in every])) <= points
-    assert tuple(pools.student_rows(config, 1, n) for n in trajectories) == walked
-    assert pools.student_rows(config, 0, 100) == 0
+        assert rows == trajectories and len(trajectory_cache.unique([draw.maps for draw in every])) <= points
+    assert tuple(trajectory_cache.student_rows(config, 1, n) for n in trajectories) == walked
+    assert trajectory_cache.student_rows(config, 0, 100) == 0

@@ -8,15 +8,20 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from eraseanything_core import flux, trainer
-from eraseanything_core.flux import training
-from eraseanything_core.plan import SHORTCUTS
+from eraseanything_core.comfy_bridge import training
+from eraseanything_core.comfy_bridge.model import FluxModel
+from eraseanything_core.comfy_bridge.text import TextEncoder
+from eraseanything_core.comfy_bridge.training import train_eraser
+from eraseanything_core.comfy_bridge.training_session import training_session
+from eraseanything_core.training import trainer
+from eraseanything_core.training.plan import SHORTCUTS, prepare
+from eraseanything_core.training.trajectory_cache import new_epoch
 
 
 @pytest.fixture
 def trained(patcher, clip, config, monkeypatch):
     """The LoRA and the forwards of a run with these shortcuts, each a batch size and whether it stopped early."""
-    original = flux.FluxModel._run
+    original = FluxModel._run
 
     def run(shortcuts):
         seen = []
@@ -25,9 +30,9 @@ def trained(patcher, clip, config, monkeypatch):
             seen.append((len(x_t), bool(adapters), capture is not None, stop))
             return original(self, x_t, sigma, cond, adapters, capture, stop)
 
-        monkeypatch.setattr(flux.FluxModel, "_run", forward)
+        monkeypatch.setattr(FluxModel, "_run", forward)
         chosen = dataclasses.replace(config, steps=1)
-        return flux.train_eraser(patcher, clip, chosen, shortcuts=shortcuts).lora, seen
+        return train_eraser(patcher, clip, chosen, shortcuts=shortcuts).lora, seen
 
     return run
 
@@ -58,9 +63,9 @@ def test_the_other_words_go_together(trained):
 
 def test_a_pool_a_pair_is_the_literal_schedule(patcher, clip, config):
     """Refreshed every pair, the pools are no approximation: each pair has sentences and trajectories of its own."""
-    plan = trainer.prepare(dataclasses.replace(config, refresh=1, pool=2), flux.TextEncoder(clip))
-    with flux.borrow(patcher) as model:
-        epochs = [trainer.new_epoch(model, plan, number) for number in range(3)]
+    plan = prepare(dataclasses.replace(config, refresh_every=1, cached_trajectories=2), TextEncoder(clip))
+    with training_session(patcher) as model:
+        epochs = [new_epoch(model, plan, number) for number in range(3)]
     starts = [x for epoch in epochs for x in epoch.concept.x[:, 0]]
     assert all(not torch.equal(a, b) for i, a in enumerate(starts) for b in starts[:i])
     assert [list(epoch.draws) for epoch in epochs] == [[0], [1], [2]]
@@ -80,7 +85,7 @@ class Counting:
 @pytest.fixture
 def encoded(patcher, clip, config, monkeypatch):
     """The LoRA of a run, what was encoded, how many prompts its forwards were given, and the encoder's fate."""
-    original, cond, release = flux.FluxModel._run, flux.FluxModel.cond, training.release_others
+    original, cond, release = FluxModel._run, FluxModel.cond, training.release_others
 
     def run(shortcuts):
         seen = SimpleNamespace(clip=Counting(clip), at=[], given=0, released=[])
@@ -93,11 +98,11 @@ def encoded(patcher, clip, config, monkeypatch):
             seen.given += len(context)
             return cond(self, context, *args)
 
-        monkeypatch.setattr(flux.FluxModel, "_run", forward)
-        monkeypatch.setattr(flux.FluxModel, "cond", count)
+        monkeypatch.setattr(FluxModel, "_run", forward)
+        monkeypatch.setattr(FluxModel, "cond", count)
         monkeypatch.setattr(training, "release_others", lambda p: seen.released.append(p) or release(p))
-        chosen = dataclasses.replace(config, refresh=1)
-        seen.lora = flux.train_eraser(patcher, seen.clip, chosen, shortcuts=shortcuts).lora
+        chosen = dataclasses.replace(config, refresh_every=1)
+        seen.lora = train_eraser(patcher, seen.clip, chosen, shortcuts=shortcuts).lora
         return seen
 
     return run
@@ -114,8 +119,8 @@ def test_every_prompt_is_encoded_once_and_before_the_model_runs(encoded, patcher
 
 
 def test_the_plan_does_not_hold_the_encoder(clip, config):
-    text = flux.TextEncoder(clip)
-    held, plan = weakref.ref(text), trainer.prepare(config, text)
+    text = TextEncoder(clip)
+    held, plan = weakref.ref(text), prepare(config, text)
     del text
     assert held() is None and plan.encode(plan.sentences[0].concept.text)
 
@@ -135,7 +140,10 @@ class Reads(TorchDispatchMode):
 
 def test_the_losses_are_looked_at_now_and_then(patcher, clip, config, monkeypatch):
     """After the first pair, after ten and at the end; without it after each. Nothing else in a pair is looked at."""
-    config, original = dataclasses.replace(config, steps=12, width=32, height=32, batch=1, retain_batch=1), trainer.pair
+    config, original = (
+        dataclasses.replace(config, steps=12, width=32, height=32, batch_size=1, retain_batch_size=1),
+        trainer.pair,
+    )
     plain = lambda _, parameters, lr, decay: torch.optim.SGD(parameters, lr, weight_decay=decay)  # noqa: E731
     monkeypatch.setattr(trainer, "new_optimizer", plain)  # AdamW reads its step count, which lies on the host
 
@@ -148,7 +156,7 @@ def test_the_losses_are_looked_at_now_and_then(patcher, clip, config, monkeypatc
 
         monkeypatch.setattr(trainer, "pair", pair)
         with Reads() as reads:
-            result = flux.train_eraser(patcher, clip, config, shortcuts=shortcuts)
+            result = train_eraser(patcher, clip, config, shortcuts=shortcuts)
         return result, reads.seen - {0}
 
     (deferred, seldom), (eager, often) = run(SHORTCUTS), run(SHORTCUTS - {"defer"})

@@ -7,38 +7,48 @@ import comfy.sample
 import pytest
 import torch
 
-from eraseanything_core import attention, checkpoint, flux, objective, pools, sampling, tokens, trainer
+from eraseanything_core import sampling
+from eraseanything_core.attention import columns
+from eraseanything_core.comfy_bridge.capture import Capture
+from eraseanything_core.comfy_bridge.model import FluxModel
+from eraseanything_core.comfy_bridge.text import TextEncoder
+from eraseanything_core.comfy_bridge.training import train_eraser
+from eraseanything_core.comfy_bridge.training_session import training_session
+from eraseanything_core.concepts import matching
+from eraseanything_core.training import objective, run_state, trainer, trajectory_cache
+from eraseanything_core.training.plan import conds, prepare, selected
+from eraseanything_core.training.trajectory_cache import new_epoch, pools
 
 
 @pytest.fixture
 def text(clip):
-    return flux.TextEncoder(clip)
+    return TextEncoder(clip)
 
 
 @pytest.fixture
 def plan(config, text):
-    return trainer.prepare(config, text)
+    return prepare(config, text)
 
 
 @pytest.fixture
 def forwards(monkeypatch):
     """Every forward of the seam during training, as keyword arguments."""
-    seen, original = [], flux.FluxModel._run
+    seen, original = [], FluxModel._run
 
     def run(self, x_t, sigma, cond, adapters, capture, stop):
         row = {"x": x_t, "sigma": sigma, "cond": cond, "adapters": adapters, "capture": capture, "stop": stop}
         seen.append(row | {"grad": torch.is_grad_enabled()})
         return original(self, x_t, sigma, cond, adapters, capture, stop)
 
-    monkeypatch.setattr(flux.FluxModel, "_run", run)
+    monkeypatch.setattr(FluxModel, "_run", run)
     return seen
 
 
 def test_a_pair_is_three_forwards_of_the_student(patcher, plan, forwards):
     """The teacher has spoken before: at the same x_t, t, prompt and guidance that the student is asked at."""
-    with flux.borrow(patcher) as model:
+    with training_session(patcher) as model:
         lora = model.attach("paper", 8, torch.Generator())
-        epoch = pools.new_epoch(model, plan, 0)
+        epoch = trajectory_cache.new_epoch(model, plan, 0)
         assert all(not f["adapters"] for f in forwards), "the trajectories and targets are the frozen model's"
         forwards.clear()
         both = [trainer.optimizer(lora, 1e-3, plan.config) for _ in range(2)]
@@ -49,7 +59,7 @@ def test_a_pair_is_three_forwards_of_the_student(patcher, plan, forwards):
         assert set(erased["capture"].maps) == {0, 1}, "all dual blocks, same forward as the velocity"
         draw = epoch.draws[1][0]
         sentences = [epoch.concept.sources[i] for i in draw.erase[0]]
-        neutral = trainer.conds(model, plan, [s.neutral for s in sentences])
+        neutral = conds(model, plan, [s.neutral for s in sentences])
         told = model.velocity(erased["x"], erased["sigma"], neutral, adapters=False)
         assert torch.equal(neutral.guidance, erased["cond"].guidance)
     assert torch.allclose(told, epoch.concept.neutral[draw.erase], atol=1e-5)
@@ -57,23 +67,23 @@ def test_a_pair_is_three_forwards_of_the_student(patcher, plan, forwards):
 
 def test_the_target_stays_while_the_student_moves(patcher, plan):
     """The reference code's targets moved with the LoRA. Here e_c and e_n are those of the base model after steps."""
-    with flux.borrow(patcher) as model:
+    with training_session(patcher) as model:
         x, sigma = torch.randn(1, 16, 12, 12), torch.tensor([0.7])
         sentence = plan.sentences[0]
-        before = [model.velocity(x, sigma, trainer.conds(model, plan, [p]), False) for p in sentence.prompts()]
+        before = [model.velocity(x, sigma, conds(model, plan, [p]), False) for p in sentence.prompts()]
         trainer.train(model, plan)
-        after = [model.velocity(x, sigma, trainer.conds(model, plan, [p]), False) for p in sentence.prompts()]
+        after = [model.velocity(x, sigma, conds(model, plan, [p]), False) for p in sentence.prompts()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_points_lie_on_the_trajectory(patcher, plan):
     """Each x_t follows from the one before by the teacher's velocity at the sigma that is asked, from pure noise."""
-    with flux.borrow(patcher) as model:
+    with training_session(patcher) as model:
         model.attach("paper", 8, torch.Generator())
-        pool, _ = trainer.pools(model, plan, 0)
+        pool, _ = pools(model, plan, 0)
         row, step = pool.draw(64, (0.0, 1.0), torch.Generator().manual_seed(0))
         x, sigma, v = pool.at(row, step, "cpu")
-        cond = trainer.conds(model, plan, [pool.sources[i].concept for i in row])
+        cond = conds(model, plan, [pool.sources[i].concept for i in row])
         assert torch.allclose(model.velocity(x, sigma, cond, adapters=False), v, atol=1e-4)
     following = x + (pool.sigmas[step + 1] - sigma)[:, None, None, None] * v
     assert torch.allclose(following, pool.x[row, step + 1], atol=1e-5)
@@ -84,10 +94,10 @@ def test_points_lie_on_the_trajectory(patcher, plan):
 def test_a_trajectory_is_the_stock_samplers(patcher, plan):
     """KSampler's euler with the simple schedule, from the same noise, ends in the same latent."""
     prompt, steps = plan.sentences[0].concept, 20
-    with flux.borrow(patcher) as model:
+    with training_session(patcher) as model:
         noise = torch.randn(1, 16, 12, 12, generator=torch.Generator().manual_seed(3))
         sigmas = sampling.shifted_sigmas(steps, model.mu)
-        ours = list(model.trajectory(trainer.conds(model, plan, [prompt]), noise, sigmas))[-1][0]
+        ours = list(model.trajectory(conds(model, plan, [prompt]), noise, sigmas))[-1][0]
     context, pooled = plan.encode(prompt.text)
     cond = [[context, {"pooled_output": pooled, "guidance": plan.config.guidance}]]
     zero = torch.zeros_like(noise)
@@ -101,11 +111,11 @@ def test_a_trajectory_is_the_stock_samplers(patcher, plan):
 def test_every_prompt_has_its_own_span(patcher, text, config, forwards):
     """Synonyms of another length at another place: the columns of each prompt spell its own word."""
     config = dataclasses.replace(config, synonyms=("Betelgeuse",), irrelevant=("a very old house", "dog", "sun"))
-    plan = trainer.prepare(config, text)
-    with flux.borrow(patcher) as model:
+    plan = prepare(config, text)
+    with training_session(patcher) as model:
         model.attach("paper", 8, torch.Generator())
         sentences, where = plan.sentences[:2], (torch.randn(2, 16, 12, 12), torch.tensor([0.9, 0.7]))
-        known = pools.known_features(model, plan, sentences, *where)
+        known = trajectory_cache.known_features(model, plan, sentences, *where)
         objective.rsc(model, plan, sentences, *where, known)
     (teacher, student), (x, _) = forwards, where
     assert student["adapters"] and not teacher["adapters"] and student["stop"] and teacher["stop"]
@@ -117,16 +127,16 @@ def test_every_prompt_has_its_own_span(patcher, text, config, forwards):
             pieces = text.pieces(prompt.text)
             spelled = "".join(pieces[i] for i in select[:, 0].nonzero()[:, 0]).replace("▁", " ").strip()
             assert spelled == prompt.word
-            assert select.sum() == len(tokens.positions(pieces, prompt.word)) > 0
+            assert select.sum() == len(matching.positions(pieces, prompt.word)) > 0
         for maps in forward["capture"].maps.values():
             assert maps.shape == (len(expected), 2, 36, 1), "image queries only, every head"
 
 
 def test_only_the_concept_carries_a_gradient_in_rsc(patcher, plan):
-    with flux.borrow(patcher) as model:
+    with training_session(patcher) as model:
         lora = model.attach("paper", 8, torch.Generator().manual_seed(0))
         where = torch.randn(1, 16, 12, 12), torch.tensor([0.9])
-        known = pools.known_features(model, plan, plan.sentences[:1], *where)
+        known = trajectory_cache.known_features(model, plan, plan.sentences[:1], *where)
         assert not known.requires_grad
         objective.rsc(model, plan, plan.sentences[:1], *where, known).backward()
     assert sum(float(up.grad.norm()) for up in lora.up) > 0
@@ -135,7 +145,7 @@ def test_only_the_concept_carries_a_gradient_in_rsc(patcher, plan):
 def test_two_learning_rates_and_two_optimisers(patcher, plan, monkeypatch):
     made, original = [], trainer.optimizer
     monkeypatch.setattr(trainer, "optimizer", lambda *a: made.append(original(*a)) or made[-1])
-    with flux.borrow(patcher) as model:
+    with training_session(patcher) as model:
         trainer.train(model, plan)
     lower, upper = made
     assert (lower.param_groups[0]["lr"], upper.param_groups[0]["lr"]) == (1e-3, 5e-4)
@@ -146,10 +156,10 @@ def test_two_learning_rates_and_two_optimisers(patcher, plan, monkeypatch):
 
 
 def test_trajectories_are_drawn_anew(patcher, text, config, monkeypatch):
-    drawn, original = [], trainer.new_epoch
+    drawn, original = [], new_epoch
     monkeypatch.setattr(trainer, "new_epoch", lambda *args: drawn.append(args[2]) or original(*args))
-    plan = trainer.prepare(dataclasses.replace(config, steps=5, refresh=2), text)
-    with flux.borrow(patcher) as model:
+    plan = prepare(dataclasses.replace(config, steps=5, refresh_every=2), text)
+    with training_session(patcher) as model:
         trainer.train(model, plan)
         one, other = (original(model, plan, epoch).concept for epoch in (0, 1))
     assert drawn == [0, 1, 2] and not torch.equal(one.x, other.x)
@@ -159,8 +169,8 @@ def test_trajectories_are_drawn_anew(patcher, text, config, monkeypatch):
 def test_masters_stay_float32_under_bf16(patcher, text, config):
     """bf16 weights would lose steps of a small learning rate: here 20 of 1e-6 all count."""
     config = dataclasses.replace(config, dtype="bf16", steps=20, lr_low=1e-6, alternate=False)
-    with flux.borrow(patcher, torch.bfloat16) as model:
-        result = trainer.train(model, trainer.prepare(config, text))
+    with training_session(patcher, torch.bfloat16) as model:
+        result = trainer.train(model, prepare(config, text))
     ups = torch.cat([t.flatten() for k, t in result.lora.items() if "lora_B" in k])
     assert ups.dtype == torch.float32 and 1e-6 < ups.abs().mean() < 2.1e-5
 
@@ -170,71 +180,73 @@ def test_masters_stay_float32_under_bf16(patcher, text, config):
     (
         {},
         {"alternate": False},
-        {"preserve": "paper"},
-        {"preserve": "paper", "on_policy": 0.5, "pool": 2, "refresh": 2},
+        {"retain_loss": "paper"},
+        {"retain_loss": "paper", "on_policy_share": 0.5, "cached_trajectories": 2, "refresh_every": 2},
         {"paper_sign": True},
-        {"rsc": 0},
-        {"map_blocks": (1,)},
-        {"map_blocks": (-1,)},
+        {"rsc_weight": 0},
+        {"attention_blocks": (1,)},
+        {"attention_blocks": (-1,)},
     ),
 )
 def test_the_options_train(patcher, text, config, change):
-    plan = trainer.prepare(dataclasses.replace(config, **change), text)
-    with flux.borrow(patcher) as model:
+    plan = prepare(dataclasses.replace(config, **change), text)
+    with training_session(patcher) as model:
         result = trainer.train(model, plan)
     assert result.steps == 3 and all(len(values) == 3 for values in result.losses.values())
 
 
 def test_block_minus_one_is_the_last(patcher, plan):
     prompt, maps = plan.sentences[0].concept, []
-    with flux.borrow(patcher) as model:
+    with training_session(patcher) as model:
         for block in (-1, 1, 0):
-            capture = model.capture(trainer.selected(model, plan, [prompt]), (block,))
+            capture = model.capture(selected(model, plan, [prompt]), (block,))
             where = torch.ones(1, 16, 12, 12), torch.tensor([0.8])
-            maps += model.columns(*where, trainer.conds(model, plan, [prompt]), False, capture).values()
+            maps += model.columns(*where, conds(model, plan, [prompt]), False, capture).values()
     assert torch.equal(maps[0], maps[1]) and not torch.equal(maps[0], maps[2])
 
 
 def test_the_loss_falls(patcher, text, config):
     """Forty pairs with all projections: the student follows the turned-away target far better than at the start."""
-    config = dataclasses.replace(config, steps=40, batch=4, targets="all_qkv", lr_low=3e-3, retain_weight=0.0, rsc=0)
-    with flux.borrow(patcher) as model:
-        esd = trainer.train(model, trainer.prepare(config, text)).losses["esd"]
+    config = dataclasses.replace(
+        config, steps=40, batch_size=4, targets="all_qkv", lr_low=3e-3, retain_weight=0.0, rsc_weight=0
+    )
+    with training_session(patcher) as model:
+        esd = trainer.train(model, prepare(config, text)).losses["esd"]
     assert sum(esd[-5:]) < 0.7 * sum(esd[:5])
 
 
 def test_checkpointing_gives_the_same_lora(patcher, clip, config):
     plain, recomputed = (
-        flux.train_eraser(patcher, clip, dataclasses.replace(config, checkpoint=on)).lora for on in (False, True)
+        train_eraser(patcher, clip, dataclasses.replace(config, gradient_checkpointing=on)).lora for on in (False, True)
     )
     assert all(torch.allclose(plain[k], recomputed[k], atol=1e-6) for k in plain)
 
 
 def test_resuming_gives_the_same_bits(patcher, clip, config, tmp_path):
     """Four pairs, stopped after three whose state was saved after two; the trajectories change after three."""
-    config = dataclasses.replace(config, steps=4, save_every=2, refresh=3)
-    whole = flux.train_eraser(patcher, clip, config)
+    config = dataclasses.replace(config, steps=4, save_every=2, refresh_every=3)
+    whole = train_eraser(patcher, clip, config)
 
     def stop(step, losses):
         if step == 3:
             raise KeyboardInterrupt
 
-    first = flux.train_eraser(patcher, clip, config, stop, tmp_path / "run")
+    first = train_eraser(patcher, clip, config, stop, tmp_path / "run")
     assert first.interrupted and first.steps == 3
-    second = flux.train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
+    second = train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
     assert second.losses == whole.losses and all(torch.equal(second.lora[k], whole.lora[k]) for k in whole.lora)
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_run_of_other_settings_is_not_resumed(patcher, clip, config, tmp_path):
     config = dataclasses.replace(config, save_every=1, steps=1)
-    flux.train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
+    train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
     with pytest.raises(ValueError, match="other settings: eta"):
-        flux.train_eraser(patcher, clip, dataclasses.replace(config, eta=3.0), run_dir=tmp_path / "run")
+        train_eraser(patcher, clip, dataclasses.replace(config, eta=3.0), run_dir=tmp_path / "run")
 
 
 def test_a_crash_while_saving_leaves_the_old_state(patcher, text, config, tmp_path, monkeypatch):
-    plan = trainer.prepare(dataclasses.replace(config, save_every=1), text)
+    plan = prepare(dataclasses.replace(config, save_every=1), text)
     calls, original = [], os.fsync
 
     def fsync(fd):
@@ -244,59 +256,69 @@ def test_a_crash_while_saving_leaves_the_old_state(patcher, text, config, tmp_pa
         original(fd)
 
     monkeypatch.setattr("os.fsync", fsync)
-    with pytest.raises(OSError, match="cannot save the run in .*No space left.*make room"), flux.borrow(patcher) as m:
+    with (
+        pytest.raises(OSError, match="cannot save the run in .*No space left.*make room"),
+        training_session(patcher) as m,
+    ):
         trainer.train(m, plan, run_dir=tmp_path / "run")
-    with flux.borrow(patcher) as model:
+    with training_session(patcher) as model:
         lora = model.attach("paper", 8, torch.Generator())
         both = [trainer.optimizer(lora, 1.0, plan.config) for _ in range(2)]
-        assert len(checkpoint.resume(tmp_path / "run", lora, both, plan.config)[0]["loss"]) == 1
+        assert len(run_state.resume(tmp_path / "run", lora, both, plan.config)[0]["loss"]) == 1
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"state.safetensors", "pools-0.safetensors"}
 
 
 def test_sentences_keep_the_concept_together(text, config):
-    config = dataclasses.replace(config, shuffle_rate=1.0, sentences=40, pool=40, retain_pool=40, neutral="{person}")
-    plan = trainer.prepare(config, text)
+    config = dataclasses.replace(
+        config,
+        shuffle_rate=1.0,
+        sentences=40,
+        cached_trajectories=40,
+        cached_retain_trajectories=40,
+        neutral="{person}",
+    )
+    plan = prepare(config, text)
     assert all("red star" in s.concept.text and "red star" not in s.neutral.text for s in plan.sentences)
     assert all("person" in s.neutral.text for s in plan.sentences)
     assert len({s.concept.text for s in plan.sentences}) > 10
     assert all(len({w.word for w in s.irrelevant}) == 3 for s in plan.sentences)
-    assert not any(tokens.occurs(p.text, "red star") for p in plan.retained)
+    assert not any(matching.occurs(p.text, "red star") for p in plan.retained)
 
 
 def test_the_columns_are_those_of_the_full_softmax(patcher, plan):
     """Read out of a real forward: after RMSNorm and RoPE, over all keys, image rows."""
     seen = {}
 
-    class Spy(flux.Capture):
+    class Spy(Capture):
         def read(self, q, k, block):
             seen[block] = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1)
             super().read(q, k, block)
 
     prompt = plan.sentences[0].concept
-    with flux.borrow(patcher) as model:
-        capture = Spy(trainer.selected(model, plan, [prompt]))
+    with training_session(patcher) as model:
+        capture = Spy(selected(model, plan, [prompt]))
         x = torch.randn(1, 16, 12, 12)
-        model.velocity(x, torch.tensor([0.8]), trainer.conds(model, plan, [prompt]), False, capture)
+        model.velocity(x, torch.tensor([0.8]), conds(model, plan, [prompt]), False, capture)
     span = capture.select[0, :, 0].nonzero()[:, 0]
     for block, full in seen.items():
         assert torch.allclose(full.sum(-1), torch.ones(()))
         assert torch.allclose(capture.maps[block][..., 0], full[:, :, 32:, span].sum(-1), atol=1e-6)
-    feature = attention.image_feature(capture.maps)
+    feature = columns.image_feature(capture.maps)
     expected = sum(full[:, :, 32:, span].sum(-1).mean(1) for full in seen.values()) / 2
     assert feature.shape == (1, 36) and torch.allclose(feature, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("neutral", ("", "a dog", "{}", "{person}", "{dog|cat}"))
 def test_neutral_prompts(text, config, neutral):
-    plan = trainer.prepare(dataclasses.replace(config, neutral=neutral), text)
+    plan = prepare(dataclasses.replace(config, neutral=neutral), text)
     found = {s.neutral.text for s in plan.sentences}
     assert all("star" not in t and "{" not in t for t in found)
     assert (len(found) == 1) == ("{" not in neutral)
 
 
 def test_pieces_are_those_of_comfyuis_tokenizer(clip):
-    pieces = flux.TextEncoder(clip).pieces("a (nude:1.3) woman by Frida Kahlo")
+    pieces = TextEncoder(clip).pieces("a (nude:1.3) woman by Frida Kahlo")
     assert len(pieces) == 32
     for word, written in (("nude", "nude"), ("frida kahlo", "Frida Kahlo")):
-        spelled = "".join(pieces[i] for i in tokens.positions(pieces, word))
+        spelled = "".join(pieces[i] for i in matching.positions(pieces, word))
         assert spelled.replace("▁", " ").strip() == written

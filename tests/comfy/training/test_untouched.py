@@ -8,7 +8,13 @@ import comfy.sd
 import pytest
 import torch
 
-from eraseanything_core import flux, trainer
+from eraseanything_core.comfy_bridge.frozen_view import frozen_view
+from eraseanything_core.comfy_bridge.model import FluxModel
+from eraseanything_core.comfy_bridge.text import TextEncoder
+from eraseanything_core.comfy_bridge.training import train_eraser
+from eraseanything_core.comfy_bridge.training_session import training_session
+from eraseanything_core.training import trainer
+from eraseanything_core.training.plan import conds, prepare
 
 
 def sampled(patcher, clip):
@@ -46,18 +52,18 @@ def untouched(patcher, clip):
 
 def test_after_training(untouched, clip, config):
     with torch.inference_mode():  # as the executor calls a node
-        result = flux.train_eraser(untouched, clip, config)
+        result = train_eraser(untouched, clip, config)
     assert result.steps == 3 and any(t.abs().max() > 0 for k, t in result.lora.items() if "lora_B" in k)
 
 
 def test_after_training_in_bf16_with_checkpointing(untouched, clip, config):
-    result = flux.train_eraser(untouched, clip, dataclasses.replace(config, dtype="bf16", checkpoint=True))
+    result = train_eraser(untouched, clip, dataclasses.replace(config, dtype="bf16", gradient_checkpointing=True))
     assert result.steps == 3
 
 
 def test_after_an_interrupt_in_mid_step(untouched, clip, config, monkeypatch):
     """The flag that ComfyUI looks at in every Linear, raised inside the second pair: that pair is finished."""
-    original, passes = flux.FluxModel.velocity, []
+    original, passes = FluxModel.velocity, []
 
     def velocity(self, *args, **kwargs):
         passes.append(kwargs.get("adapters"))
@@ -65,8 +71,8 @@ def test_after_an_interrupt_in_mid_step(untouched, clip, config, monkeypatch):
             comfy.model_management.interrupt_current_processing()
         return original(self, *args, **kwargs)
 
-    monkeypatch.setattr(flux.FluxModel, "velocity", velocity)
-    result = flux.train_eraser(untouched, clip, config)
+    monkeypatch.setattr(FluxModel, "velocity", velocity)
+    result = train_eraser(untouched, clip, config)
     assert result.interrupted and result.steps == 2
     assert len(result.losses["loss"]) == 2
     assert any(t.abs().max() > 0 for k, t in result.lora.items() if "lora_B" in k), "what was trained is kept"
@@ -77,13 +83,13 @@ def test_after_an_exception(untouched, clip, config):
         raise RuntimeError("from the callback")
 
     with pytest.raises(RuntimeError, match="from the callback"):
-        flux.train_eraser(untouched, clip, config, fail)
+        train_eraser(untouched, clip, config, fail)
 
 
 def test_in_training_is_restored_to_what_it_was(patcher):
     comfy.model_management.in_training = True
     try:
-        with flux.borrow(patcher):
+        with training_session(patcher):
             pass
         assert comfy.model_management.in_training is True
     finally:
@@ -93,7 +99,7 @@ def test_in_training_is_restored_to_what_it_was(patcher):
 def test_weights_are_shared_not_copied(patcher):
     """A 12B model must not be held twice: only the norms' scales are copied."""
     module = patcher.model.diffusion_model
-    twin = flux.private_copy(module, torch.float32)
+    twin = frozen_view(module, torch.float32)
     own = dict(module.named_parameters())
     copied = {name for name, p in twin.named_parameters() if p.data_ptr() != own[name].data_ptr()}
     assert own["img_in.weight"].is_inference()
@@ -102,11 +108,11 @@ def test_weights_are_shared_not_copied(patcher):
 
 def test_the_teacher_does_not_move(patcher, clip, config):
     """Adapters off is the base model, bit for bit, before and after steps; adapters on is not."""
-    text = flux.TextEncoder(clip)
-    plan = trainer.prepare(config, text)
+    text = TextEncoder(clip)
+    plan = prepare(config, text)
     x, sigma = torch.randn(2, 16, 12, 12, generator=torch.Generator().manual_seed(0)), torch.tensor([0.8, 0.3])
-    with flux.borrow(patcher) as model:
-        cond = trainer.conds(model, plan, [plan.sentences[0].concept] * 2)
+    with training_session(patcher) as model:
+        cond = conds(model, plan, [plan.sentences[0].concept] * 2)
         base = model.velocity(x, sigma, cond, adapters=False)
         trainer.train(model, plan)
         after = model.velocity(x, sigma, cond, adapters=False)
@@ -134,20 +140,20 @@ def test_eight_bit_weights(make_flux, clip, config):
             dict(make_flux().state_dict()), model_options={"dtype": torch.float8_e4m3fn}
         )
     assert patcher.model.diffusion_model.img_in.weight.dtype == torch.float8_e4m3fn
-    plan = trainer.prepare(config, flux.TextEncoder(clip))
+    plan = prepare(config, TextEncoder(clip))
     x, sigma = torch.randn(1, 16, 12, 12), torch.tensor([0.6])
-    with flux.borrow(patcher) as model:
-        cond = trainer.conds(model, plan, [plan.sentences[0].concept])
+    with training_session(patcher) as model:
+        cond = conds(model, plan, [plan.sentences[0].concept])
         base = model.velocity(x, sigma, cond, adapters=False)
         assert trainer.train(model, plan).steps == 3
     assert torch.allclose(base, stock_velocity(patcher, x, sigma, cond), rtol=1e-3, atol=1e-4)
 
 
 def test_the_teacher_carries_no_gradient(patcher, clip, config):
-    plan = trainer.prepare(config, flux.TextEncoder(clip))
-    with flux.borrow(patcher) as model:
+    plan = prepare(config, TextEncoder(clip))
+    with training_session(patcher) as model:
         model.attach("paper", 2, torch.Generator())
-        cond = trainer.conds(model, plan, [plan.sentences[0].concept])
+        cond = conds(model, plan, [plan.sentences[0].concept])
         x, sigma = torch.randn(1, 16, 12, 12), torch.tensor([0.5])
         assert not model.velocity(x, sigma, cond, adapters=False).requires_grad
         assert model.velocity(x, sigma, cond, adapters=True).requires_grad

@@ -9,9 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from eraseanything_core import flux, prompts, trainer, watch
-from eraseanything_core import plan as plan_module
-from eraseanything_core.tinyflux.pipeline import WEIGHTS
+from eraseanything_core.comfy_bridge.previews import small_pictures
+from eraseanything_core.comfy_bridge.text import TextEncoder
+from eraseanything_core.comfy_bridge.training import train_eraser
+from eraseanything_core.comfy_bridge.training_session import training_session
+from eraseanything_core.concepts import prompts
+from eraseanything_core.training import monitor
+from eraseanything_core.training import plan as plan_module
+from eraseanything_core.training.plan import prepare
+from lab.tinyflux.pipeline import WEIGHTS
 
 
 @pytest.fixture
@@ -19,11 +25,11 @@ def looked(patcher, clip, config):
     """Scores of a student whose `up` factors are filled by a function."""
 
     def scores(fill, **change):
-        config_ = dataclasses.replace(config, watch_every=1, **change)
-        plan = trainer.prepare(config_, flux.TextEncoder(clip))
-        with flux.borrow(patcher) as model:
+        config_ = dataclasses.replace(config, monitor_every=1, **change)
+        plan = prepare(config_, TextEncoder(clip))
+        with training_session(patcher) as model:
             lora = model.attach("all_qkv", 4, torch.Generator().manual_seed(0))
-            eyes = watch.Watch(model, plan)
+            eyes = monitor.Watch(model, plan)
             for up in lora.up:
                 fill(up.data)
             return eyes.look()
@@ -43,18 +49,18 @@ def test_a_student_that_moved_has_drifted(looked):
 
 def test_erasing_lowers_the_concept_score(patcher, clip, config):
     """All projections, without what preserves: the held-out sentence goes towards the neutral prompt."""
-    change = {"steps": 30, "watch_every": 15, "batch": 4, "targets": "all_qkv", "lr_low": 3e-3, "eta": 0.0}
-    config = dataclasses.replace(config, retain_weight=0.0, rsc=0.0, shuffle_rate=0.0, **change)
-    seen = flux.train_eraser(patcher, clip, config).seen
+    change = {"steps": 30, "monitor_every": 15, "batch_size": 4, "targets": "all_qkv", "lr_low": 3e-3, "eta": 0.0}
+    config = dataclasses.replace(config, retain_weight=0.0, rsc_weight=0.0, shuffle_rate=0.0, **change)
+    seen = train_eraser(patcher, clip, config).seen
     assert seen["pair"] == [15, 30] and seen["concept"][1] < 0.9
 
 
 def test_each_score_sums_over_three_sentences(patcher, clip, config):
     """Against the formulas, one point at a time."""
-    plan = trainer.prepare(dataclasses.replace(config, watch_every=1), flux.TextEncoder(clip))
-    with flux.borrow(patcher) as model, torch.no_grad():
+    plan = prepare(dataclasses.replace(config, monitor_every=1), TextEncoder(clip))
+    with training_session(patcher) as model, torch.no_grad():
         lora = model.attach("all_qkv", 4, torch.Generator().manual_seed(0))
-        eyes = watch.Watch(model, plan)
+        eyes = monitor.Watch(model, plan)
         for up in lora.up:
             up.data.normal_(0, 0.5, generator=torch.Generator().manual_seed(1))
         sums = torch.zeros(4, dtype=torch.float64)
@@ -75,7 +81,7 @@ def test_each_score_sums_over_three_sentences(patcher, clip, config):
 
 
 def planned(clip, config, **change):
-    plan = trainer.prepare(dataclasses.replace(config, watch_every=5, **change), flux.TextEncoder(clip))
+    plan = prepare(dataclasses.replace(config, monitor_every=5, **change), TextEncoder(clip))
     trained = {p.text for s in plan.sentences for p in s.prompts()} | {p.text for p in plan.retained}
     return plan, trained, {s.concept.text for s in plan.watched}, {p.text for p in plan.watched_kept}
 
@@ -85,7 +91,9 @@ def test_what_is_watched_is_never_trained_on(clip, config, shuffle_rate):
     """Not even where a template or a prompt to retain is one of the held-out sentences, in whatever order."""
     taken, retained, *others = prompts.WATCHED
     change = {"templates": (taken, "wall a on {} of poster A"), "retain": ("a green box", retained.format("tree"))}
-    plan, trained, concept, kept = planned(clip, config, shuffle_rate=shuffle_rate, sentences=64, pool=64, **change)
+    plan, trained, concept, kept = planned(
+        clip, config, shuffle_rate=shuffle_rate, sentences=64, cached_trajectories=64, **change
+    )
     assert len(concept) == len(kept) == 3 and not trained & (concept | kept)
     assert concept == {s.format("red star") for s in (others[0], others[1], others[3])}
     assert any(sorted(text.split()) == sorted(taken.format("red star").split()) for text in trained)
@@ -100,9 +108,12 @@ NEAREST = {  # what is typed: the words whose drift is watched
     "a concept set": ({"tiers": (("dog",), ("tree", "house"))}, ("tree", "house", "a green box")),
     "prompts to retain": ({}, ("a green box", "tree", "house")),
     "a long prompt to retain": ({"retain": ("a " * 8 + "box",)}, ("tree", "house", "dog")),
-    "nothing": ({"irrelevant": (), "retain": (), "rsc": 0.0}, ("a street", "a mountain lake", "a bowl of fruit")),
+    "nothing": (
+        {"irrelevant": (), "retain": (), "rsc_weight": 0.0},
+        ("a street", "a mountain lake", "a bowl of fruit"),
+    ),
     "a common thing": (
-        {"irrelevant": (), "retain": (), "rsc": 0.0, "concept": "lake"},
+        {"irrelevant": (), "retain": (), "rsc_weight": 0.0, "concept": "lake"},
         ("a street", "a bowl of fruit", "a woman with a book"),
     ),
 }
@@ -116,31 +127,31 @@ def test_the_neighbours_that_are_watched(clip, config, typed):
 
 
 def test_it_stops_on_the_score_and_goes_no_further_when_resumed(patcher, clip, config, tmp_path):
-    config = dataclasses.replace(config, steps=9, watch_every=2, stop_score=1.01, lr_low=0.0, lr_up=0.0)
+    config = dataclasses.replace(config, steps=9, monitor_every=2, stop_score=1.01, lr_low=0.0, lr_up=0.0)
     for _ in range(2):
-        result = flux.train_eraser(patcher, clip, config, run_dir=tmp_path)
+        result = train_eraser(patcher, clip, config, run_dir=tmp_path)
         assert result.steps == 2 and result.seen["pair"] == [2]
         assert "stopped after pair 2: the concept score of 1.000 has reached 1.01" in result.summary("x")
 
 
 def test_stopping_needs_looking(clip, config):
-    with pytest.raises(ValueError, match="need watch_every"):
-        trainer.prepare(dataclasses.replace(config, stop_drift=0.1), flux.TextEncoder(clip))
+    with pytest.raises(ValueError, match="need monitor_every"):
+        prepare(dataclasses.replace(config, stop_drift=0.1), TextEncoder(clip))
 
 
 def test_the_curves_are_shown_without_looking(patcher, clip, config):
     """Whenever the losses were read."""
-    shown, config = [], dataclasses.replace(config, steps=11, width=32, height=32, batch=1, retain_batch=1)
-    flux.train_eraser(patcher, clip, config, show=lambda latents, run: shown.append((latents, len(run.history["esd"]))))
+    shown, config = [], dataclasses.replace(config, steps=11, width=32, height=32, batch_size=1, retain_batch_size=1)
+    train_eraser(patcher, clip, config, show=lambda latents, run: shown.append((latents, len(run.history["esd"]))))
     assert shown == [(None, 1), (None, 10)]
 
 
 def test_watching_does_not_change_the_run(patcher, clip, config):
     """Neither the looks nor the pictures: they have chance of their own."""
     shown = []
-    watched = dataclasses.replace(config, watch_every=1)
-    plain = flux.train_eraser(patcher, clip, config)
-    seen = flux.train_eraser(patcher, clip, watched, show=lambda latents, run: shown.append(latents))
+    watched = dataclasses.replace(config, monitor_every=1)
+    plain = train_eraser(patcher, clip, config)
+    seen = train_eraser(patcher, clip, watched, show=lambda latents, run: shown.append(latents))
     assert all(torch.equal(plain.lora[k], seen.lora[k]) for k in plain.lora)
     assert len(shown) == 3 and shown[0].shape == (3, 16, 12, 12)
     base = [latents[0] for latents in shown]
@@ -154,11 +165,11 @@ def test_what_is_watched_may_change_when_a_run_goes_on(patcher, clip, config, tm
         if step == 1:
             raise KeyboardInterrupt
 
-    whole = flux.train_eraser(patcher, clip, config)
-    seen = dataclasses.replace(config, watch_every=1, stop_score=0.01, stop_drift=9.0, samples=1)
+    whole = train_eraser(patcher, clip, config)
+    seen = dataclasses.replace(config, monitor_every=1, stop_score=0.01, stop_drift=9.0, preview_images=1)
     for first, then, folder in ((config, seen, "looked at later"), (seen, config, "no more")):
-        flux.train_eraser(patcher, clip, first, stop, tmp_path / folder)
-        rest = flux.train_eraser(patcher, clip, then, run_dir=tmp_path / folder)
+        train_eraser(patcher, clip, first, stop, tmp_path / folder)
+        rest = train_eraser(patcher, clip, then, run_dir=tmp_path / folder)
         assert rest.steps == 3 and all(torch.equal(rest.lora[k], whole.lora[k]) for k in whole.lora)
         assert rest.seen["pair"] == ([2, 3] if then is seen else [1])
         assert (rest.samples is not None) == (then is seen)
@@ -173,7 +184,7 @@ def weights():
 def test_small_pictures_by_the_given_vae(patcher, weights):
     vae, latents = comfy.sd.VAE(sd=weights), torch.randn(3, 16, 12, 12)
     expected = vae.decode(patcher.model.process_latent_out(latents))
-    assert torch.allclose(flux.small_pictures(patcher, latents, vae), expected, atol=1e-4)
+    assert torch.allclose(small_pictures(patcher, latents, vae), expected, atol=1e-4)
 
 
 def test_small_pictures_by_taesd(patcher, weights, tmp_path, monkeypatch):
@@ -182,12 +193,12 @@ def test_small_pictures_by_taesd(patcher, weights, tmp_path, monkeypatch):
     save_file(decoder, tmp_path / "taef1_decoder.safetensors")
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "vae_approx", ([str(tmp_path)], {".safetensors"}))
     latents, before = torch.randn(3, 16, 12, 12), list(management.current_loaded_models)
-    found = flux.small_pictures(patcher, latents)
+    found = small_pictures(patcher, latents)
     expected = comfy.sd.VAE(sd=weights).decode(patcher.model.process_latent_out(latents))
     assert found.shape == (3, 96, 96, 3) and torch.allclose(found.clamp(0, 1), expected, atol=1e-4)
     assert management.current_loaded_models[: len(before)] == before
 
 
 def test_small_pictures_without_a_vae(patcher):
-    pictures = flux.small_pictures(patcher, torch.randn(3, 16, 12, 12))
+    pictures = small_pictures(patcher, torch.randn(3, 16, 12, 12))
     assert pictures.shape == (3, 12, 12, 3) and pictures.min() >= 0 and pictures.max() <= 1

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from eraseanything_core.concepts import ConceptSet, Word, erased
-from eraseanything_core.evaluation import promptsets
-from eraseanything_core.trainer import EraseConfig
+from eraseanything_core.concepts.concept_set import ConceptSet, Word, erased
+from eraseanything_core.evaluation import prompt_sets
+from eraseanything_core.training.config import EraseConfig
 
 CAT = ConceptSet(
     "cat",
@@ -39,7 +39,7 @@ def test_the_trainer_takes_all_other_words_and_the_tiers():
     assert config.irrelevant == ("cloud", "chair", "café") and config.tiers == (("cloud",), ("chair", "café"))
     assert config.templates == CAT.prompts and config.retain == CAT.retain
     assert replace(config, **ConceptSet("cat").settings()).templates == CAT.prompts
-    assert config.rsc == 0.05 and replace(config, **ConceptSet("cat").settings()).rsc == 0
+    assert config.rsc_weight == 0.05 and replace(config, **ConceptSet("cat").settings()).rsc_weight == 0
 
 
 def test_a_set_takes_the_place_of_typed_words():
@@ -55,11 +55,11 @@ def test_a_judge_is_asked_for_the_concept_by_each_of_its_words():
 
 
 def test_a_prompt_set_of_a_concept_set():
-    rows = promptsets.asking(CAT)
+    rows = prompt_sets.asking(CAT)
     assert [row.prompt for row in rows] == ["a photo of a cat", "cat on a sofa"]
     assert [row.seed for row in rows] == [0, 1] and {(row.label, row.guidance) for row in rows} == {("cat", 3.5)}
     with pytest.raises(ValueError, match="the set of 'cat' has no prompts: add some"):
-        promptsets.asking(ConceptSet("cat"))
+        prompt_sets.asking(ConceptSet("cat"))
 
 
 BAD = {

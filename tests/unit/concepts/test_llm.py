@@ -6,8 +6,9 @@ import logging
 
 import pytest
 
-from eraseanything_core.concepts import ConceptSet, llm
+from eraseanything_core.concepts import llm
 from eraseanything_core.concepts.answer import AnswerError, Question, check, parse, schema
+from eraseanything_core.concepts.concept_set import ConceptSet
 from eraseanything_core.concepts.sampler import answered
 from scripts.chat_server import ChatServer, breaks_off, drips, fails, hangs, huge, says
 

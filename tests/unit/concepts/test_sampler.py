@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from eraseanything_core.concepts import TIERS
+from eraseanything_core.concepts.concept_set import TIERS
 from eraseanything_core.concepts.credentials import CredentialError
 from eraseanything_core.concepts.llm import ServerError
 from eraseanything_core.concepts.sampler import Request, Service, offline, sample

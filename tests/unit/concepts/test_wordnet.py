@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from eraseanything_core.concepts import inflect, names, wordnet
+from eraseanything_core.concepts import inflections, person_names, wordnet
 from eraseanything_core.concepts.sampler import Request, category_of, offline
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -157,7 +157,7 @@ def test_a_surname_that_wordnet_does_not_know_is_left_to_the_user():
 
 
 def test_a_part_of_a_name_of_the_paper_counts_only_where_wordnet_lists_it():
-    from scripts import words
+    from lab.measurements import words
 
     alone = {}
     for entry in words.read("table.json")["concepts"]:
@@ -181,26 +181,26 @@ def test_the_users_synonyms_come_first():
 
 def test_inflections():
     plurals = {"cat": "cats", "box": "boxes", "city": "cities", "child": "children", "toy": "toys", "woman": "women"}
-    assert {noun: inflect.plural(noun) for noun in plurals} == plurals
+    assert {noun: inflections.plural(noun) for noun in plurals} == plurals
     known = {
         "butterfly": {"butterflies"}, "Woman": {"women"}, "human": {"humans"}, "wolves": {"wolf"}, "knife": {"knives"},
         "stars": {"star"}, "red fox": {"red foxes"}, "children": {"child"}, "Frida Kahlo": {"frida kahlos"},
     }  # fmt: skip
-    assert {noun: set(inflect.numbers(noun)) for noun in known} == known
-    assert "tooth" in inflect.numbers("teeth") and "man" in inflect.numbers("men")
-    assert "short" not in inflect.numbers("shorts") and "glass" not in inflect.numbers("glasses")
-    assert inflect.verb_forms("hug") == ["hugs", "hugging", "hugged"]
-    assert inflect.verb_forms("hold") == ["holds", "holding", "held"]
-    assert inflect.verb_forms("carry") == ["carries", "carrying", "carried"]
-    assert inflect.verb_forms("dance") == ["dances", "dancing", "danced"]
+    assert {noun: set(inflections.numbers(noun)) for noun in known} == known
+    assert "tooth" in inflections.numbers("teeth") and "man" in inflections.numbers("men")
+    assert "short" not in inflections.numbers("shorts") and "glass" not in inflections.numbers("glasses")
+    assert inflections.verb_forms("hug") == ["hugs", "hugging", "hugged"]
+    assert inflections.verb_forms("hold") == ["holds", "holding", "held"]
+    assert inflections.verb_forms("carry") == ["carries", "carrying", "carried"]
+    assert inflections.verb_forms("dance") == ["dances", "dancing", "danced"]
     forms = {"nude": ("nudity", "nudeness"), "Shoes": ("shoe",), "mice": ("mouse",), "soccer": ()}
     assert {concept: offline(Request(concept)).variants for concept in forms} == forms
 
 
 def test_names():
-    assert names.spellings("Beyoncé") == ("Beyonce",) and names.spellings("Jay-Z") == ("Jay Z",)
-    assert names.spellings("Robert Downey Jr.") == ("Robert Downey Jr", "Robert Downey")
-    assert names.spellings("The Hulk") == ("Hulk",) and names.spellings("Brad Pitt") == ()
+    assert person_names.spellings("Beyoncé") == ("Beyonce",) and person_names.spellings("Jay-Z") == ("Jay Z",)
+    assert person_names.spellings("Robert Downey Jr.") == ("Robert Downey Jr", "Robert Downey")
+    assert person_names.spellings("The Hulk") == ("Hulk",) and person_names.spellings("Brad Pitt") == ()
 
 
 def test_categories():
@@ -220,7 +220,7 @@ def test_anchors_neighbours_and_neutral():
 
 
 def test_the_committed_table_is_what_the_node_finds_and_was_reviewed():
-    from scripts import words
+    from lab.measurements import words
 
     table, wrong = words.read("table.json"), words.read("reviewed.json")["wrong"]
     listed = [(category, concept) for category, found in words.read("paper.json").items() for concept in found]

@@ -1,0 +1,51 @@
+"""Where the text stands among the keys of each attention, for the models of ComfyUI whose code makes it certain."""
+
+from comfy.ldm.flux.model import Flux
+from torch.nn import Module
+
+from .cross import Cross
+from .joint import Joint
+from .table import LAYOUTS
+
+NO_TEXT = "it takes no text"
+REFUSED = {  # names of ComfyUI's classes, and why
+    "Hunyuan3Dv2": NO_TEXT,
+    "HunYuanDiTPlain": NO_TEXT,
+    "LatentSeqMMFlowModel": NO_TEXT,
+    "NaDiT": NO_TEXT,
+    "StageB": "only the pooled text enters it",
+}
+
+
+def family(model) -> str:
+    """What ComfyUI calls the family of a MODEL, such as SD15."""
+    return type(model.model.model_config).__name__
+
+
+def is_flux(model) -> bool:
+    """Whether a MODEL runs ComfyUI's Flux."""
+    return isinstance(uncompiled(model), Flux)
+
+
+def uncompiled(model) -> Module:
+    """The diffusion model of a MODEL, also where a node has put torch.compile's wrapper in its place."""
+    inner = model.get_model_object("diffusion_model")
+    return getattr(inner, "_orig_mod", inner)
+
+
+def layout(model) -> Joint | Cross:
+    """How a MODEL's attention is laid out.
+
+    Raises:
+        ValueError: it is of a class whose text cannot be told apart, or that has none.
+    """
+    inner = uncompiled(model)
+    name = f"{type(inner).__module__}.{type(inner).__qualname__}".removeprefix("comfy.ldm.")
+    if name in LAYOUTS:
+        found = LAYOUTS[name](inner)
+        if found.texts.features:
+            return found
+        reason = "it has no cross-attention to a text"
+    else:
+        reason = REFUSED.get(type(inner).__name__, f"its class {name} is not known")
+    raise ValueError(f"AttentionErase cannot erase in a MODEL of {family(model)}: {reason}; its help says what works")

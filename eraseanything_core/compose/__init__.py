@@ -1,1 +1,0 @@
-"""Many erasers in one: read in any key style, combined by one formula, written as one LoRA."""

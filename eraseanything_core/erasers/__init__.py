@@ -1,0 +1,1 @@
+"""Erasers to compare with, one file each; EraseAnything itself is `training.trainer`."""

@@ -1,1 +1,0 @@
-"""Erasers to compare with, one file each; EraseAnything itself is `trainer.train`."""

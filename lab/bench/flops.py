@@ -1,0 +1,163 @@
+"""FLOPs of a whole run at true size: the trainer runs as it is, on a model that knows the price of every forward.
+
+Each kind of forward (batch, gradient, where it stops, what it reads) is run once on Flux.1-dev's shapes under torch's
+counter, backward included; the trainer's pools, draws and pairs then run for real and add the prices up by cause.
+"""
+
+from collections import Counter
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from eraseanything_core.attention.columns import image_feature
+from eraseanything_core.comfy_bridge.capture import Capture
+from eraseanything_core.comfy_bridge.gradients import exact_gradients
+from eraseanything_core.comfy_bridge.model import Cond
+from eraseanything_core.lora.adapter import Lora, slices
+from eraseanything_core.sampling import euler
+from eraseanything_core.training import trainer
+from eraseanything_core.training.plan import SHORTCUTS, prepare
+from eraseanything_core.training.trajectory_cache import new_epoch
+from lab.bench.true_size import DEV, Shapes, counted, t5_flops, true_config, true_flux
+
+TERA, PETA = 1e12, 1e15
+
+
+class Priced:
+    """The seam of `flux.FluxModel` with prices in the place of results.
+
+    Args:
+        count: whether prices are counted; 0 each for who wants an epoch's shapes alone.
+
+    Attributes:
+        spent: FLOPs by cause.
+        forwards: forwards by cause, a batch of b as b.
+    """
+
+    def __init__(self, count: bool = True):
+        self.count = count
+        self.device, self.channels, self.downscale, self.mu = torch.device("cpu"), 16, 8, 1.15
+        self.true, self.prices, self.spent, self.forwards = true_flux(), {}, Counter(), Counter()
+        self.walking, self.lora = False, None
+
+    def attach(self, targets, rank: int, generator) -> Lora:
+        self.true = true_flux()
+        self.true.attach(targets, rank, torch.Generator())
+        parts = slices(targets, DEV["hidden_size"], DEV["depth"], DEV["depth_single_blocks"], DEV["mlp_ratio"])
+        self.lora = Lora(parts, rank, generator)
+        return self.lora
+
+    def cond(self, context: Tensor, pooled: Tensor, guidance: float) -> Cond:
+        return Cond(context, pooled, torch.full((len(context),), guidance))
+
+    def capture(self, select: Tensor, blocks=None) -> Capture:
+        return Capture(select, blocks)
+
+    def velocity(self, x_t, sigma, cond, adapters, capture=None):
+        return self.charge(x_t, cond, adapters, capture, stop=False)
+
+    def columns(self, x_t, sigma, cond, adapters, capture):
+        self.charge(x_t, cond, adapters, capture, stop=True)
+        return capture.maps
+
+    def trajectory(self, cond, noise, sigmas, adapters=False):
+        self.walking = True
+        with torch.no_grad():
+            yield from euler(lambda x, t: self.velocity(x, t, cond, adapters), noise, sigmas)
+        self.walking = False
+
+    def uninterrupted(self):
+        return nullcontext()
+
+    def charge(self, x_t: Tensor, cond: Cond, adapters: bool, capture: Capture | None, stop: bool) -> Tensor:
+        """Adds the price of a forward (and backward) and gives zeros of the right shape."""
+        grad = adapters and torch.is_grad_enabled()
+        kind = (tuple(x_t.shape), cond.context.shape[1], adapters, grad, stop, capture and (capture.blocks or "all"))
+        if kind not in self.prices:
+            work = lambda: self.once(x_t.shape, cond, adapters, grad, capture, stop)  # noqa: E731
+            self.prices[kind] = counted(work) if self.count else 0
+        cause = self.cause(grad, stop, capture)
+        self.spent[cause] += self.prices[kind]
+        self.forwards[cause] += len(x_t)
+        linked = sum(p.sum() for p in self.lora.parameters()) * 0 if grad else 0.0
+        if capture:
+            queries = x_t.shape[2] * x_t.shape[3] // 4
+            capture.maps = {0: torch.zeros(len(x_t), DEV["num_heads"], queries, 1) + linked}
+        return torch.zeros_like(x_t) + linked
+
+    def cause(self, grad: bool, stop: bool, capture: Capture | None) -> str:
+        if grad:
+            return "student: maps" if stop else "student: erasing" if capture else "student: preserving"
+        return "teacher: trajectories" if self.walking else "teacher: maps" if stop else "teacher: targets"
+
+    def once(self, shape, cond: Cond, adapters: bool, grad: bool, capture: Capture | None, stop: bool):
+        """The forward on Flux.1-dev's shapes, and its backward if there is one."""
+        true, (x, *given) = self.true, (torch.zeros(s, device="meta") for s in (shape, *(c.shape for c in cond)))
+        sigma = torch.zeros(len(x), device="meta")
+        read = capture and true.capture(capture.select.to("meta"), capture.blocks)
+        with exact_gradients(true.module), torch.set_grad_enabled(grad):
+            if stop:
+                loss = image_feature(true.columns(x, sigma, Cond(*given), adapters, read)).sum()
+            else:
+                loss = true.velocity(x, sigma, Cond(*given), adapters, read).sum()
+                loss = loss + image_feature(read.maps).sum() if read else loss
+        if grad:
+            loss.backward()
+
+
+def run_cost(preset: str, price_of_text: int) -> dict:
+    """The whole run of a preset, split by cause; PFLOP in all, TFLOP by cause and for a pair without pools."""
+    config, text, model = true_config(preset), Shapes(), Priced()
+    plan = prepare(config, text)
+    trainer.train(model, plan)
+    split = model.spent | Counter({"text": text.encoded * price_of_text})
+    pair = sum(v for cause, v in split.items() if cause.startswith("student")) / config.steps
+    return {
+        "preset": preset,
+        "pairs": config.steps,
+        "pflop": sum(split.values()) / PETA,
+        "tflop_per_pair": sum(split.values()) / config.steps / TERA,
+        "tflop_per_pair_steady": pair / TERA,
+        "split_tflop": {cause: round(v / TERA, 2) for cause, v in sorted(split.items())},
+        "forwards": dict(sorted(model.forwards.items())) | {"text": text.encoded},
+    }
+
+
+def pair_flops(preset: str = "quick", without: str = "") -> int:
+    """One pair by the trainer itself on Flux.1-dev's shapes, nothing priced: it must agree with `run_cost`.
+
+    There is no data, so the hot path can look at none: a look would raise here.
+
+    Args:
+        without: a saving of `plan.SHORTCUTS` that is switched off.
+    """
+    config, text, priced = true_config(preset), Shapes(), Priced(count=False)
+    plan = prepare(config, text, SHORTCUTS - {without})
+    priced.attach(config.targets, config.rank, torch.Generator())
+    epoch = new_epoch(priced, plan, 0)
+    model = true_flux()
+    lora = model.attach(config.targets, config.rank, torch.Generator())
+    both, before = [trainer.optimizer(lora, rate, config) for rate in (config.lr_low, config.lr_up)], text.encoded
+    with exact_gradients(model.module):
+        flops = counted(lambda: trainer.pair(model, plan, epoch, 0, lora, both))
+    return flops + (text.encoded - before) * t5_flops()
+
+
+def cost() -> dict:
+    """The results by their keys in benchmarks/results.json, and the details."""
+    from lab.bench.reference import reference_pair
+
+    price = t5_flops()
+    quick, thorough = run_cost("quick", price), run_cost("thorough", price)
+    model = Priced()
+    model.attach("paper", 8, torch.Generator())
+    reference_pair(model, model.lora, ((1, 16, 64, 64), (1, 256, 4096), (1, 768)), 28, 3)
+    return {
+        "pflop_100_pairs": quick["pflop"],
+        "pflop_500_pairs": thorough["pflop"],
+        "tflop_per_pair_steady": pair_flops() / TERA,
+        "tflop_per_pair_without": {name: pair_flops(without=name) / TERA for name in ("share", "stop", "encode")},
+        "reference_tflop_per_pair": sum(model.spent.values()) / TERA,
+        "cost": {"runs": [quick, thorough], "reference_forwards": sum(model.forwards.values())},
+    }

@@ -1,0 +1,1 @@
+"""Boards that compare erasers on the small models."""

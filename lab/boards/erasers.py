@@ -1,0 +1,191 @@
+"""The rows of the boards on TinyFlux: every eraser that is compared, each with the settings that it gets here.
+
+The hyper-parameters of EraseAnything were chosen on the validation concepts. Those of the others are the published
+ones, with the steps, batch and learning rate of the recipe, since a model of this size learns nothing at 1e-5.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from eraseanything_core.concepts import matching
+from eraseanything_core.erasers import concept_ablation, eap, esd, mace, published_code, uce
+from eraseanything_core.lora.fusion import FusionConfig
+from eraseanything_core.lora.keys import read, write
+from eraseanything_core.tinyflux.captions import CONCEPTS, SYNONYMS
+from eraseanything_core.tinyflux.prompts import kind_of
+from eraseanything_core.training.config import EraseConfig
+from eraseanything_core.training.plan import prepare
+from lab.tinyflux.erase import train_eraser, trainable
+from lab.tinyflux.measure import merged
+from lab.tinyflux.pipeline import Pipeline, TrainerText
+from lab.tinyflux.recipe import TEMPLATES, erase_config
+
+ANCHORS = {"entity": "a photo of a thing", "style": "a photo of a ball", "relation": "a photo of a ball and a box"}
+GUIDES = {"entity": "thing", "style": "nice", "relation": "and"}  # UCE's words; "nice" names nothing of the world
+LOSSES = ("esd", "attn", "lora", "retain", "rsc")  # lora is the paper's Eq. 4 as printed, retain the corrected one
+NOISE = 1.0  # of "destroy", in standard deviations of each weight matrix
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How one row gets its LoRA.
+
+    Attributes:
+        train: the LoRA's tensors from a pipeline and `config`.
+        config: everything that decides them; a changed one is another LoRA.
+    """
+
+    train: Callable[[Pipeline, object], dict[str, Tensor]]
+    config: object
+
+
+def _plain(pipeline: Pipeline, config: EraseConfig) -> dict[str, Tensor]:
+    return train_eraser(pipeline, config).lora
+
+
+def _by(train: Callable) -> Callable[[Pipeline, EraseConfig], dict[str, Tensor]]:
+    """The row of a method that has its own loop over the trainer's seam and plan."""
+
+    def run(pipeline: Pipeline, config: EraseConfig) -> dict[str, Tensor]:
+        plan = prepare(config, TrainerText(pipeline))
+        with trainable(pipeline) as model:
+            return train(model, plan).lora
+
+    return run
+
+
+def _reference(pipeline: Pipeline, config: published_code.ReferenceConfig) -> dict[str, Tensor]:
+    with trainable(pipeline) as model:
+        return published_code.train(config, model, TrainerText(pipeline)).lora
+
+
+def reference_config(concept: str, seed: int) -> published_code.ReferenceConfig:
+    """What the published code would be told about a concept of the world."""
+    kind = kind_of(concept)
+    near = next(c for c in CONCEPTS[kind] if c != concept)
+    far = next(found[0] for other, found in CONCEPTS.items() if other != kind)
+    return published_code.ReferenceConfig(
+        concept=concept,
+        prompt=TEMPLATES[kind][0].format(concept),
+        anchor=ANCHORS[kind],
+        lemmas=(concept, *SYNONYMS[concept][:2]),
+        words=(far, near, "red"),
+        width=96,
+        height=96,
+        seed=seed,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class UceConfig:
+    """UCE's texts as pairs of a prompt and the word of it that counts: erased ones, their guides, and kept ones."""
+
+    erased: tuple[tuple[str, str], ...]
+    guides: tuple[tuple[str, str], ...]
+    kept: tuple[tuple[str, str], ...]
+    lam: float = 0.5
+
+
+def uce_config(concept: str) -> UceConfig:
+    """Sentences with the concept and its training synonyms, the same with the guide, and with the rest of its kind."""
+    kind = kind_of(concept)
+    names, templates = (concept, *SYNONYMS[concept][:2]), TEMPLATES[kind]
+    erased = tuple((t.format(name), name) for t in templates for name in names)
+    guides = tuple((t.format(GUIDES[kind]), GUIDES[kind]) for t in templates for _ in names)
+    kept = tuple((t.format(c), c) for c in CONCEPTS[kind] if c != concept for t in templates)
+    return UceConfig(erased, guides, kept)
+
+
+def last_states(pipeline: Pipeline, pairs: tuple[tuple[str, str], ...]) -> tuple[Tensor, Tensor]:
+    """The state of each word's last piece [n, 128], and the pooled vectors [n, 64]."""
+    text = TrainerText(pipeline)
+    encoded = [text.encode(prompt) for prompt, _ in pairs]
+    places = [matching.positions(text.pieces(prompt), word)[-1] for prompt, word in pairs]
+    states = [context[0, place] for (context, _), place in zip(encoded, places, strict=True)]
+    return torch.stack(states), torch.cat([pooled for _, pooled in encoded])
+
+
+def _uce(pipeline: Pipeline, config: UceConfig) -> dict[str, Tensor]:
+    states = [last_states(pipeline, pairs) for pairs in (config.erased, config.guides, config.kept)]
+    weights = pipeline.module.txt_in.weight, pipeline.module.vector_in.in_layer.weight
+    layers = {name: (w, *(s[i] for s in states)) for i, (name, w) in enumerate(zip(uce.LAYERS, weights, strict=True))}
+    return uce.lora(layers, config.lam)
+
+
+@dataclasses.dataclass(frozen=True)
+class MaceConfig:
+    """MACE's three stages: the texts, the training of the attention, and the states of the fusion."""
+
+    texts: UceConfig
+    attention: EraseConfig
+    fusion: FusionConfig
+
+
+def mace_config(config: EraseConfig) -> MaceConfig:
+    """From EraseAnything's configuration; the super-categories are UCE's guides."""
+    fusion = FusionConfig(width=config.width, height=config.height, guidance=config.guidance, seed=config.seed)
+    return MaceConfig(uce_config(config.concept), mace.attention_only(config), fusion)
+
+
+def _mace(pipeline: Pipeline, config: MaceConfig) -> dict[str, Tensor]:
+    texts, text = config.texts, TrainerText(pipeline)
+    weight = pipeline.module.txt_in.weight
+    first = mace.refinement(weight, text, texts.erased, texts.guides, texts.kept, texts.lam)
+    refined = Pipeline(merged(pipeline.module, write(first, torch.float32)), pipeline.encoder, pipeline.decode)
+    second = read(train_eraser(refined, config.attention).lora, {}, "stage 2")
+    prompts, kept = ([prompt for prompt, _ in named] for named in (texts.erased, texts.kept))
+    with trainable(refined) as model:
+        third = mace.confined(model, text, second, prompts, kept, config.fusion)
+    return write(first | third, torch.float32)
+
+
+def recipe(row: str, concept: str, seed: int = 0, **settings) -> Recipe:
+    """The recipe of a row that trains; "esd+attn" and the like are EraseAnything with only these losses.
+
+    Args:
+        settings: go over the configuration, for a smoke test; only `steps` fits every row.
+
+    Raises:
+        KeyError: no such row.
+    """
+    ours = erase_config(concept, seed=seed, **settings)
+    rows = {
+        "EraseAnything": lambda: Recipe(_plain, ours),
+        "ESD": lambda: Recipe(_plain, esd.esd(ours)),
+        "concept ablation": lambda: Recipe(_by(concept_ablation.train), concept_ablation.concept_ablation(ours)),
+        "EAP": lambda: Recipe(_by(eap.train), eap.eap(ours)),
+        "UCE": lambda: Recipe(_uce, uce_config(concept)),
+        "MACE": lambda: Recipe(_mace, mace_config(ours)),
+        "reference": lambda: Recipe(_reference, dataclasses.replace(reference_config(concept, seed), **settings)),
+        "printed sign": lambda: Recipe(_plain, dataclasses.replace(ours, paper_sign=True)),
+        "unshuffled": lambda: Recipe(_plain, dataclasses.replace(ours, shuffle_rate=0.0)),
+    }
+    if set(row.split("+")) <= set(LOSSES):
+        return Recipe(_plain, with_losses(ours, row.split("+")))
+    return rows[row]()
+
+
+def with_losses(config: EraseConfig, names: list[str]) -> EraseConfig:
+    """The configuration with only these losses, at the weights that it gives them."""
+    kept = "retain" in names or "lora" in names
+    return dataclasses.replace(
+        config,
+        esd_weight=config.esd_weight if "esd" in names else 0.0,
+        attn_weight=config.attn_weight if "attn" in names else 0.0,
+        rsc_weight=config.rsc_weight if "rsc" in names else 0.0,
+        retain_weight=config.retain_weight if kept else 0.0,
+        retain_loss="paper" if "lora" in names else "teacher",
+    )
+
+
+def destroyed(module: nn.Module, seed: int, noise: float = NOISE) -> nn.Module:
+    """A copy of a Flux whose matrices are noised until it draws nothing known."""
+    module, generator = copy.deepcopy(module), torch.Generator().manual_seed(seed)
+    for p in module.parameters():
+        if p.ndim == 2:
+            p.data += noise * p.float().std().to(p.dtype) * torch.randn(p.shape, generator=generator).to(p.dtype)
+    return module

@@ -1,0 +1,1 @@
+"""One command each: what a node does on the small models, in figures."""

@@ -1,0 +1,1 @@
+"""TinyFlux's training, sampling without ComfyUI's server, and measuring."""

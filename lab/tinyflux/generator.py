@@ -1,0 +1,197 @@
+"""The generator's training: ComfyUI's Flux on the world's latents, then guidance distilled into its embedding.
+
+Stage one is plain rectified flow: v = n - x_0 at x_t = (1 - t) x_0 + t n, with the prompt dropped one time in ten
+and the guidance input at 1. Stage two teaches the guidance input g to do what classifier-free guidance at g does
+with the model of stage one: v(c, g) = v(c) + (g - 1) (v(c) - v(empty prompt)).
+"""
+
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from eraseanything_core.comfy_bridge.architecture import new_flux, t5_tokenizer
+from eraseanything_core.tinyflux.captions import training_prompt
+from eraseanything_core.tinyflux.text import LENGTH, TextEncoder, pieces_of
+from eraseanything_core.tinyflux.world import Scene
+from lab.tinyflux.functional_flux import rope_table, velocity
+
+FLUX = {
+    "in_channels": 16, "out_channels": 16, "patch_size": 2, "vec_in_dim": 64, "context_in_dim": 128, "hidden_size": 256,
+    "mlp_ratio": 4.0, "num_heads": 2, "depth": 2, "depth_single_blocks": 4, "axes_dim": [16, 56, 56], "theta": 10000,
+    "qkv_bias": True, "guidance_embed": True, "txt_ids_dims": [],
+}  # fmt: skip
+GUIDANCE = (1.0, 5.0)  # the range that stage two distils
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Settings of both stages."""
+
+    minutes: float = 80.0  # wall time of the stage; the learning rate falls to zero over it
+    batch: int = 64
+    lr: float = 1.5e-3
+    warmup: int = 200  # steps
+    ema: float = 0.998
+    drop_prompt: float = 0.1
+    drop_pooled: float = 0.5
+    swap_pooled: float = 0.3  # of what is left: another prompt's vector, so that the token stream is what counts
+    checkpoint_every: float = 300.0  # seconds
+    compile: bool = True  # needs a C++ compiler
+    seed: int = 3
+
+
+class Prompts:
+    """Draws training prompts for scenes and encodes them with the frozen text encoder."""
+
+    def __init__(self, encoder: TextEncoder, config: GeneratorConfig):
+        self.encoder, self.config = encoder.eval().requires_grad_(False), config
+        self.tokenizer, self.rng = t5_tokenizer().tokenizer, random.Random(config.seed)
+
+    def text(self, scene: Scene) -> str:
+        if self.rng.random() < self.config.drop_prompt:
+            return ""
+        return " ".join(word for word, _ in training_prompt(self.rng, scene)[0])
+
+    def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """States [b, 32, 128] and pooled vectors [b, 64], the latter often dropped or swapped."""
+        with torch.no_grad():
+            states, pooled = self.encoder(pieces_of(self.tokenizer, texts)[:, :LENGTH])  # one length: it is compiled
+        count = len(texts)
+        swapped = torch.rand(count) < self.config.swap_pooled
+        pooled = torch.where(swapped[:, None], pooled[torch.randperm(count)], pooled)
+        return states, pooled * (torch.rand(count) >= self.config.drop_pooled)[:, None]
+
+
+def draw_times(count: int) -> Tensor:
+    """t in (0, 1): mostly logit-normal around 0.6, a fifth uniform so that both ends are seen."""
+    normal = torch.sigmoid(0.4 + 1.1 * torch.randn(count))
+    return torch.where(torch.rand(count) < 0.2, torch.rand(count), normal).clamp(1e-3, 1.0)
+
+
+def optimizers(flux: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for the rest."""
+    blocks = {n: p for n, p in flux.named_parameters() if p.ndim == 2 and "blocks" in n and "mod" not in n}
+    rest = [p for n, p in flux.named_parameters() if n not in blocks]
+    muon = torch.optim.Muon(blocks.values(), lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    return [muon, torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
+
+
+class Run:
+    """What a stage carries from step to step, and saves to go on later."""
+
+    def __init__(self, flux: nn.Module, config: GeneratorConfig, path: Path):
+        self.flux, self.config, self.path = flux, config, path
+        self.ema = {k: v.detach().clone() for k, v in flux.state_dict().items()}
+        self.optimizers = optimizers(flux, config.lr)
+        self.step, self.seconds = 0, 0.0
+        rope = rope_table(flux, LENGTH, 6, 6)
+        self.velocity = (
+            torch.compile(lambda **inputs: velocity(flux, rope, **inputs))
+            if config.compile
+            else (lambda **inputs: velocity(flux, rope, **inputs))
+        )
+        if path.exists():
+            self.load()
+
+    def load(self):
+        saved = torch.load(self.path, weights_only=True)
+        self.flux.load_state_dict(saved["flux"])
+        self.ema, self.step, self.seconds = saved["ema"], saved["step"], saved["seconds"]
+        for optimizer, state in zip(self.optimizers, saved["optimizers"]):
+            optimizer.load_state_dict(state)
+
+    def save(self):
+        states = [optimizer.state_dict() for optimizer in self.optimizers]
+        saved = {"flux": self.flux.state_dict(), "ema": self.ema, "step": self.step, "seconds": self.seconds}
+        torch.save(saved | {"optimizers": states}, self.path.with_suffix(".part"))
+        self.path.with_suffix(".part").replace(self.path)
+
+    def update(self, loss: Tensor):
+        done = self.seconds / (60 * self.config.minutes)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = (
+                    self.config.lr * min(1, (self.step + 1) / self.config.warmup) * max(0.0, min(1, 1.5 * (1 - done)))
+                )
+            optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.flux.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.step += 1
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.ema.values()), list(self.flux.state_dict().values()), 1 - decay)
+
+
+def _inputs(x_0: Tensor, states: Tensor, pooled: Tensor, guidance: Tensor) -> tuple[dict, Tensor]:
+    noise, t = torch.randn_like(x_0), draw_times(len(x_0))
+    x_t = (1 - t)[:, None, None, None] * x_0 + t[:, None, None, None] * noise
+    return {"x": x_t, "timestep": t, "context": states, "y": pooled, "guidance": guidance}, noise - x_0
+
+
+def flow_loss(run: Run, prompts: Prompts, x_0: Tensor, texts: list[str]) -> Tensor:
+    """Stage one: || v(x_t, c, g = 1) - (n - x_0) ||^2."""
+    inputs, v = _inputs(x_0, *prompts.encode(texts), torch.ones(len(texts)))
+    with torch.autocast("cpu", torch.bfloat16):
+        return (run.velocity(**inputs).float() - v).pow(2).mean()
+
+
+class Guidance:
+    """Stage two's loss: || v(x_t, c, g) - [ v*(c) + (g - 1) (v*(c) - v*(empty)) ] ||^2, v* the model of stage one."""
+
+    def __init__(self, teacher: nn.Module, prompts: Prompts, compiled: bool):
+        rope = rope_table(teacher, LENGTH, 6, 6)
+        self.teacher = lambda **inputs: velocity(teacher.requires_grad_(False), rope, **inputs)
+        if compiled:
+            self.teacher = torch.compile(self.teacher)
+        self.empty = prompts.encoder(pieces_of(prompts.tokenizer, [""]))[0]
+
+    def __call__(self, run: Run, prompts: Prompts, x_0: Tensor, texts: list[str]) -> Tensor:
+        low, high = GUIDANCE
+        guidance = low + (high - low) * torch.rand(len(texts))
+        inputs, _ = _inputs(x_0, *prompts.encode(texts), guidance)
+        plain = inputs | {"guidance": torch.ones_like(guidance)}
+        nothing = {"context": self.empty.expand_as(inputs["context"]).clone(), "y": torch.zeros_like(inputs["y"])}
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                with_prompt, without = self.teacher(**plain).float(), self.teacher(**plain | nothing).float()
+            student = run.velocity(**inputs).float()
+        target = with_prompt + (guidance - 1)[:, None, None, None] * (with_prompt - without)
+        return (student - target).pow(2).mean()
+
+
+def train(run: Run, scenes: list[Scene], latents: Tensor, prompts: Prompts, loss_of, log) -> dict[str, Tensor]:
+    """Steps until the stage's minutes are used, over all sessions together, and returns the averaged weights."""
+    config = run.config
+    torch.manual_seed(config.seed + run.step)
+    begun, saved, kept = time.monotonic() - run.seconds, time.monotonic(), []
+    while run.seconds < 60 * config.minutes:
+        pick = torch.randint(len(scenes), (config.batch_size,))
+        texts = [prompts.text(scenes[i]) for i in pick]
+        loss = loss_of(run, prompts, latents[pick].float(), texts)
+        run.update(loss)
+        kept.append(loss.item())
+        run.seconds = time.monotonic() - begun
+        if run.step % 50 == 0:
+            log(run.step, {"loss": sum(kept) / len(kept), "trained": round(run.seconds)})
+            kept.clear()
+        if time.monotonic() - saved > config.checkpoint_every:
+            run.save()
+            saved = time.monotonic()
+    run.save()
+    return run.ema
+
+
+def fresh_flux(seed: int) -> nn.Module:
+    """TinyFlux before training; gates and the last layer start at zero, as in DiT."""
+    torch.manual_seed(seed)
+    flux = new_flux(FLUX)
+    for name, p in flux.named_parameters():
+        if "mod.lin" in name or "modulation" in name or name.startswith("final_layer"):
+            nn.init.zeros_(p)
+    return flux

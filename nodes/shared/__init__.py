@@ -1,0 +1,1 @@
+"""Types, inputs and folders that several nodes use."""
