@@ -1,16 +1,25 @@
 """ComfyUI-EraseAnything: erases a concept from Flux and hands back a LoRA."""
 
-from comfy_api.latest import ComfyExtension
+from comfy_api.latest import ComfyExtension, io
 
 from .nodes import NODES
+from .nodes.shared.folders import register_judges
 
 WEB_DIRECTORY = "./web"
 
 
 class EraseAnything(ComfyExtension):
-    async def get_node_list(self):
+    """The pack as ComfyUI loads it."""
+
+    async def on_load(self) -> None:
+        """Runs once ComfyUI loads the pack: importing it changes nothing."""
+        register_judges()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """All node classes."""
         return NODES
 
 
-async def comfy_entrypoint():
+async def comfy_entrypoint() -> EraseAnything:
+    """What ComfyUI calls after the import."""
     return EraseAnything()

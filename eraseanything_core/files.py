@@ -1,97 +1,164 @@
-"""Names and folders of what is written, checked before the work and not after it."""
+"""Names and folders of what is written, checked before the work and not after it, and the one atomic writer."""
 
 import os
 import tempfile
 import time
 import unicodedata
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
 
+from .quoting import check_text, quoted
+
 FORBIDDEN = set('/\\:*?"<>|')
-# Of Windows, with any ending: Microsoft, "Naming Files, Paths, and Namespaces".
-DEVICES = {*"CON PRN AUX NUL CONIN$ CONOUT$".split(), *(f"{d}{n}" for d in ("COM", "LPT") for n in "0123456789¹²³")}
+# Windows opens a device by any of these names, whatever its ending: Microsoft, "Naming Files, Paths, and Namespaces".
+CONSOLES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
+PORTS = {f"{device}{number}" for device in ("COM", "LPT") for number in "0123456789¹²³"}
+RETRY_SECONDS = (0.05, 0.2, 0.8)
+# Linux and macOS take 255 bytes a name. The rest is for the ending and for what a temporary name has around it.
+MAX_NAME_BYTES = 200
 
 
-def check_name(name: str, ending: str = ".safetensors") -> str:
+def check_name(name: str, ending: str = ".safetensors", label: str = "the output name") -> str:
     """A plain file name without its ending.
 
+    All systems' rules hold on every system: a file that is written on Linux is opened on Windows one day.
+
+    Args:
+        name: as it was typed.
+        ending: of the file; it may be typed or not.
+        label: what to call the name in errors.
+
     Raises:
-        ValueError: empty, hidden, or a path, a character, an end or a device's name that some system refuses.
+        ValueError: empty, hidden, too long, or a path, a character, an end or a device's name that some system refuses.
     """
     stem = name.strip().removesuffix(ending)
-    bad = sorted(c for c in set(stem) if c in FORBIDDEN or ord(c) < 32)
-    if bad:
-        raise ValueError(f"the output name {name!r} holds {' '.join(map(repr, bad))}: type a plain file name")
+    problem = f"{label} {quoted(name)}"
+    forbidden = sorted(c for c in set(stem) if c in FORBIDDEN or ord(c) < 32)
+    if forbidden:
+        characters = " ".join(repr(c) for c in forbidden)
+        raise ValueError(f"{problem} holds {characters}: type a plain file name")
     if not stem or stem.startswith("."):
-        raise ValueError(f"the output name {name!r} is no file name")
+        raise ValueError(f"{problem} is no file name: type one that does not begin with a dot")
     if stem.endswith((".", " ")):
-        raise ValueError(f"the output name {name!r} ends in a dot or a blank, which Windows drops: leave it off")
-    if stem.partition(".")[0].rstrip().upper() in DEVICES:
-        raise ValueError(f"the output name {name!r} is a device's on Windows: take another")
+        raise ValueError(f"{problem} ends in a dot or a blank, which Windows drops: leave it off")
+    if stem.partition(".")[0].rstrip().upper() in CONSOLES | PORTS:
+        raise ValueError(f"{problem} is a device's on Windows: take another")
+    # Half a surrogate pair, which JSON can carry, has no UTF-8 and so no place in a file name.
+    check_text(stem, label)
+    size = len(stem.encode())
+    if size > MAX_NAME_BYTES:
+        raise ValueError(f"{problem} has {size} bytes: take one of at most {MAX_NAME_BYTES}")
     return stem
 
 
-def writable(folder: Path, name: str, ending: str = ".safetensors") -> Path:
-    """The path of a file in a folder that exists and takes files.
+def writable_path(folder: Path, name: str, ending: str = ".safetensors") -> Path:
+    """The path of a file in a folder, proved to be writable under exactly this name.
 
     Raises:
-        ValueError: the name is no plain file name, or the folder cannot be written to.
+        ValueError: the name is no plain file name, or the folder does not take it.
     """
     path = folder / f"{check_name(name, ending)}{ending}"
-    check_folder(folder)
+    check_writable(path)
     return path
 
 
-def check_folder(folder: Path):
+def check_folder(folder: Path) -> None:
     """Makes a folder if there is none; raises ValueError when it does not take files."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # Permission bits do not tell: a network share or a full quota refuses only the file itself.
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ValueError(f"cannot write into {folder}: {error.strerror}") from error
 
 
-def replace(path: Path, *content: bytes | memoryview) -> Path:
+def check_writable(path: Path) -> None:
+    """Raises ValueError when `write_atomic` could not write a file of this name; its folder is made."""
+    check_folder(path.parent)
+    temporary = temporary_path(path)
+    try:
+        # The longest name that will be needed. Encrypted folders and some shares take far fewer letters than others.
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise ValueError(f"cannot write {quoted(path.name)} into {path.parent}: {error.strerror}") from error
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raises ValueError when there is no folder of this name and none can be made; nothing is left behind."""
+    if folder.is_dir():
+        return
+    try:
+        folder.mkdir()
+        folder.rmdir()
+    except OSError as error:
+        raise ValueError(
+            f"cannot make the folder {quoted(folder.name)} in {folder.parent}: {error.strerror}"
+        ) from error
+
+
+def temporary_path(path: Path) -> Path:
+    """The name under which a file is written before it is renamed."""
+    # In the same folder: a rename is atomic only within one file system. The process id keeps two servers apart.
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def write_atomic(path: Path, *content: bytes | memoryview) -> Path:
     """Writes a file under a temporary name and renames it, so that it is whole or not there.
 
     Args:
-        path: where to.
+        path: where to; an older file is replaced.
         content: its parts in order.
+
+    Returns:
+        The path.
 
     Raises:
         OSError: the folder cannot be written to.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = temporary_path(path)
     try:
-        with part.open("wb") as file:
+        with temporary.open("wb") as file:
             file.writelines(content)
             file.flush()
-            os.fsync(file.fileno())
-        _renamed(part, path)
+            os.fsync(file.fileno())  # else a power cut may leave the new name on an empty file
+        _rename(temporary, path)
     finally:
-        part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return path
 
 
-def _renamed(part: Path, path: Path):
+def _rename(source: Path, target: Path) -> None:
     """Tries again for a second: Windows refuses while a virus scanner or an indexer has the old file open."""
-    for wait in (0.05, 0.2, 0.8):
+    for seconds in RETRY_SECONDS:
         try:
-            part.replace(path)
+            source.replace(target)
             return
         except PermissionError:
-            time.sleep(wait)
-    part.replace(path)
+            time.sleep(seconds)
+    source.replace(target)
 
 
-def numbered(name: str, taken: set[str]) -> str:
-    """`name`, or the first of `name_2`, `name_3` and so on that is not taken: nothing is overwritten.
+def free_name(name: str, taken: set[str]) -> str:
+    """`name`, or the first of `name_2`, `name_3` and so on that is not taken: nothing is overwritten."""
+    taken_keys = {_name_key(other) for other in taken}
+    if _name_key(name) not in taken_keys:
+        return name
+    for number in count(2):
+        candidate = _numbered(name, number)
+        if _name_key(candidate) not in taken_keys:
+            break
+    return candidate
 
-    Windows and macOS take names for the same that differ in case or in how accents are encoded.
-    """
-    same, names = {_folded(n) for n in taken}, chain([name], (f"{name}_{i}" for i in count(2)))
-    return next(n for n in names if _folded(n) not in same)
+
+def _numbered(name: str, number: int) -> str:
+    """`name_2`, with the name cut where the number would make it longer than `check_name` takes."""
+    ending = f"_{number}"
+    stem = name.encode()[: MAX_NAME_BYTES - len(ending)]
+    # A cut may go through the middle of a character, whose rest is dropped.
+    return stem.decode(errors="ignore").rstrip(". ") + ending
 
 
-def _folded(name: str) -> str:
+def _name_key(name: str) -> str:
+    """Equal for names that Windows or macOS take for the same: they may differ in case and in how accents are coded."""
     return unicodedata.normalize("NFC", name).casefold()

@@ -4,7 +4,7 @@ Everything above `comfy_bridge` sees a model only through these. Shapes: b is th
 w its cells; a latent is always in the model's own space, after `process_latent_in`. Time is t in [0, 1], 1 is noise.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 Sigmas = Tensor  # [steps + 1], falling from 1 to 0
+GIB = 2**30  # bytes
 
 
 class EncodedPrompt(NamedTuple):
@@ -35,6 +36,9 @@ class AttentionCapture(Protocol):
     blocks: tuple[int, ...] | None
     maps: dict[int, Tensor]
 
+    def read(self, q: Tensor, k: Tensor, block: int) -> None:
+        """Reads one block; q and k [b, heads, text and image tokens, d] after norms and RoPE, the text in front."""
+
 
 class TrainableLora(Protocol):
     """The float32 factors of the slices that are trained; B starts at zero."""
@@ -56,6 +60,7 @@ class ErasableModel(Protocol):
         device, dtype: where and in what precision the model computes.
         channels, downscale: the latent's channels, and pixels a cell.
         mu: the sampling shift that the model carries.
+        module: the transformer, for hooks on its linears.
     """
 
     device: torch.device
@@ -63,6 +68,9 @@ class ErasableModel(Protocol):
     channels: int
     downscale: int
     mu: float
+
+    @property
+    def module(self) -> nn.Module: ...
 
     def attach(self, targets: str | tuple[str, ...], rank: int, generator: torch.Generator) -> TrainableLora:
         """Puts fresh adapters onto the targets' slices. Nothing changes until they are trained."""
@@ -106,10 +114,23 @@ class TextEncoder(Protocol):
 
 
 class MemoryEstimate(Protocol):
-    """How backpropagation will be done, and what it takes; as text, a sentence for people."""
+    """How backpropagation will be done, and what it takes in bytes; as text, a sentence for people.
 
-    gradient_checkpointing: bool
-    activations: int  # bytes
+    Attributes:
+        gradient_checkpointing: blocks are recomputed in backward.
+        activations: what a graph takes beside the weights.
+        forward: what the host wants free for a forward in any case. A session gets the larger of both as `memory`.
+    """
+
+    # Properties: a frozen dataclass fits these, while a plain attribute would have to be writable.
+    @property
+    def gradient_checkpointing(self) -> bool: ...
+
+    @property
+    def activations(self) -> int: ...
+
+    @property
+    def forward(self) -> int: ...
 
 
 class ModelHost(Protocol):
@@ -120,6 +141,10 @@ class ModelHost(Protocol):
     """
 
     interrupts: tuple[type[BaseException], ...]
+
+    @property
+    def downscale(self) -> int:
+        """Pixels a latent cell, in each direction."""
 
     def check(self) -> None:
         """Raises ValueError when this model cannot be trained exactly, with the reason and what to do."""
@@ -133,8 +158,22 @@ class ModelHost(Protocol):
     def release_others(self) -> None:
         """Takes everything but this model off its device."""
 
-    def estimate(self, tokens: int, width: int, height: int, batch: int, trained_bytes: int, dtype: torch.dtype | None
-                 ) -> MemoryEstimate:  # fmt: skip
+    def vocabulary(self) -> Iterable[str]:
+        """The pieces of the text encoder's tokenizer."""
+
+    def to_model_space(self, latents: Tensor) -> Tensor:
+        """Latents as the host's users have them, in the space that the model works in; a float32 copy."""
+
+    def estimate(
+        self,
+        tokens: int,
+        width: int,
+        height: int,
+        batch: int,
+        trained_bytes: int,
+        dtype: torch.dtype | None,
+        forward_batch: int = 0,
+    ) -> MemoryEstimate:
         """What a graph takes.
 
         Args:
@@ -143,6 +182,7 @@ class ModelHost(Protocol):
             batch: sequences of the largest graph.
             trained_bytes: what is trained, its gradients and its optimisers.
             dtype: of the model; None is the one that the host would use.
+            forward_batch: sequences of the largest forward without a graph; 0 is `batch`.
         """
 
     def lora_size(self, targets: str | tuple[str, ...], rank: int) -> int:

@@ -1,7 +1,40 @@
-"""The node classes of the pack: every module here that has some lists them in `NODES`."""
+"""The node classes of the pack."""
 
-from importlib import import_module
-from pkgutil import iter_modules
+from importlib.util import find_spec
 
-MODULES = [import_module(f".{module.name}", __name__) for module in iter_modules(__path__)]
-NODES = [node for module in MODULES for node in getattr(module, "NODES", [])]
+from . import (
+    attack,
+    attention,
+    concepts,
+    evaluate,
+    judges,
+    lora,
+    prompt_sets,
+    recogniser,
+    reports,
+    strength,
+    train,
+)
+from .shared.texts import with_checked_texts
+
+NODES = [
+    *train.NODES,
+    *concepts.NODES,
+    *lora.NODES,
+    *strength.NODES,
+    *attention.NODES,
+    *prompt_sets.NODES,
+    *evaluate.NODES,
+    *reports.NODES,
+    *judges.NODES,
+    *recogniser.NODES,
+    *attack.NODES,
+]
+
+# The registry's package is shipped without the small models of the laboratory.
+if find_spec(f"{__name__}.tinyflux"):
+    from . import tinyflux
+
+    NODES += tinyflux.NODES
+
+NODES = [with_checked_texts(node) for node in NODES]

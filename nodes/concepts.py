@@ -2,42 +2,38 @@
 
 import asyncio
 import hashlib
-from pathlib import Path
+from collections.abc import Coroutine
+from typing import Any
 
 import comfy.model_management
-import folder_paths
 from comfy_api.latest import io, ui
 
 from ..eraseanything_core import files
 from ..eraseanything_core.concepts import credentials, llm, sampler
-from ..eraseanything_core.concepts.concept_set import CATEGORIES, ConceptSet
+from ..eraseanything_core.concepts.concept_set import CATEGORIES, MAX_JSON, ConceptSet
+from ..eraseanything_core.concepts.matching import EMPTY
 from ..eraseanything_core.concepts.prompts import words_of
 from ..eraseanything_core.concepts.wordnet import POS
-from .shared.inputs import ERASE_CONCEPTS, checked, seed
+from .shared.folders import concepts_folder, input_folder, user_folder
+from .shared.inputs import CATEGORY_CONCEPTS, accepted, seed, valid_name
+from .shared.types import ERASE_CONCEPTS
 
-CATEGORY = "EraseAnything/concepts"
-
-
-def user_folder() -> Path:
-    """Where keys and answers are kept; ComfyUI does not serve it."""
-    return Path(folder_paths.get_system_user_directory("erase"))
+INTERRUPT_SECONDS = 0.2  # between two looks at whether the user stopped the queue
+REQUEST_INPUTS = ("concept", "category", "part_of_speech", "senses", "words", "seed")
 
 
-def output_folder() -> Path:
-    return Path(folder_paths.get_output_directory()) / "concepts"
-
-
-def _word() -> list:
-    request = sampler.Request("")
+def _word_inputs() -> list[io.Input]:
+    """What is asked for; the defaults are the core's."""
+    request = sampler.ConceptRequest("")
     return [
         io.String.Input("concept", default="", tooltip="The word or words to erase."),
         io.Combo.Input(
             "category",
             options=["auto", *CATEGORIES],
-            tooltip="What kind of thing it is: it decides which meaning is taken, and the prompts.",
+            tooltip="What kind of thing it is; decides which meaning of the word is used, and the prompts.",
         ),
         io.Combo.Input(
-            "part_of_speech", options=["auto", *POS], tooltip="Which part of speech is taken where a word has several."
+            "part_of_speech", options=["auto", *POS], tooltip="Which part of speech to use if the word has several."
         ),
         io.Int.Input(
             "senses",
@@ -54,42 +50,43 @@ def _word() -> list:
             default=request.words,
             min=1,
             max=6,
-            tooltip="Irrelevant words of each tier; each training step draws one of each.",
+            tooltip="Irrelevant words per tier; each training step uses one of each tier.",
         ),
-        seed("Equal seeds draw equal words from WordNet."),
+        seed("The same seed gives the same words from WordNet."),
     ]
 
 
-def _service() -> list:
-    service = sampler.Service()
+def _source_inputs() -> list[io.Input]:
+    """Who gives the irrelevant words; the defaults are the core's."""
+    source = sampler.WordSource()
     return [
         io.Combo.Input(
             "words_from",
             options=["auto", "offline", "llm"],
-            tooltip="Who gives the irrelevant words. offline: WordNet, nothing is sent. llm: a language model. auto: "
-            "the model if a key is stored under the credential's name, else WordNet.",
+            tooltip="Source of the irrelevant words. offline: WordNet, nothing is sent. llm: a language model. auto: "
+            "the model if a key is stored under the credential's name, otherwise WordNet.",
         ),
         io.Combo.Input(
             "prompts_from",
             options=["templates", "llm"],
-            tooltip="llm: where a model gives the words, it also writes prompts, neighbours and the neutral phrase.",
+            tooltip="llm: the model that gives the words also writes the prompts, neighbours and the neutral phrase.",
         ),
-        io.Combo.Input("provider", options=list(llm.PROVIDERS), tooltip="Whose address is taken if base_url is empty."),
+        io.Combo.Input("provider", options=list(llm.PROVIDERS), tooltip="Whose address to use if base_url is empty."),
         io.String.Input(
-            "base_url", default="", tooltip="Address of the server, up to and with /v1. Empty: the provider's."
+            "base_url", default="", tooltip="Address of the server, up to and including /v1. Empty: the provider's."
         ),
-        io.String.Input("model", default=service.model, tooltip="Name of the model at that server."),
+        io.String.Input("model", default=source.model, tooltip="Name of the model at that server."),
         io.String.Input(
             "credential",
-            default=service.credential,
+            default=source.credential,
             tooltip="The name under which your key is stored, never the key: see the help page.",
         ),
         io.Int.Input(
             "timeout",
-            default=int(service.timeout),
+            default=int(source.timeout),
             min=1,
             max=600,
-            tooltip="Seconds that one question may take, with all its retries.",
+            tooltip="Seconds that one question may take, retries included.",
             advanced=True,
         ),
     ]
@@ -99,14 +96,14 @@ class ConceptSampler(io.ComfyNode):
     """Turns a word into the words and prompts that erasing it needs."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="EraseAnything_ConceptSampler",
             display_name="Concept Sampler",
-            category=CATEGORY,
+            category=CATEGORY_CONCEPTS,
             description="Turns a word into what erasing needs: synonyms, words that must survive, and prompts.",
             search_aliases=["synonyms", "irrelevant words", "wordnet", "concept"],
-            inputs=[*_word(), *_service()],
+            inputs=[*_word_inputs(), *_source_inputs()],
             outputs=[
                 ERASE_CONCEPTS.Output(display_name="concepts", tooltip="For training, saving and evaluating."),
                 io.String.Output(display_name="json", tooltip="The same as JSON, for Load Concepts."),
@@ -115,40 +112,40 @@ class ConceptSampler(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, concept=None, base_url=None, credential=None):
-        try:
-            if concept is not None and not concept.strip():
-                return "the concept is empty: type the word to erase"
-            if base_url:
-                credentials.origin(base_url)
-            if credential is not None:
-                credentials.check_name(credential)
-        except ValueError as error:
-            return str(error)
-        return True
+    def validate_inputs(
+        cls, concept: str | None = None, base_url: str | None = None, credential: str | None = None
+    ) -> bool | str:
+        if concept is not None and not concept.strip():
+            return EMPTY
+        # An empty address stands for the provider's, and None for a linked input.
+        valid_address = accepted(credentials.origin, base_url) if base_url else True
+        if valid_address is not True or credential is None:
+            return valid_address
+        return accepted(credentials.check_credential_name, credential)
 
     @classmethod
-    def fingerprint_inputs(cls, words_from=None, credential=None, **_):
+    def fingerprint_inputs(cls, words_from: str | None = None, credential: str | None = None, **_: Any) -> bool:
         """A key that is stored or taken away makes `auto` choose anew."""
-        return words_from == "auto" and credential is not None and credentials.stored(credential, user_folder())
+        return words_from == "auto" and credential is not None and credentials.has_key(credential, user_folder())
 
     @classmethod
-    async def execute(cls, prompts_from, synonyms, **values):
-        request = {
-            name: values.pop(name) for name in ("concept", "category", "part_of_speech", "senses", "words", "seed")
-        }
-        request = sampler.Request(**request, synonyms=words_of(synonyms))
-        service = sampler.Service(**values, prompts=prompts_from == "llm")
-        found = await interruptible(sampler.sample(request, service, user_folder()))
-        return io.NodeOutput(found, found.to_json(), ui=ui.PreviewText(found.text()))
+    async def execute(cls, prompts_from: str, synonyms: str, **values: Any) -> io.NodeOutput:
+        request_values = {name: values.pop(name) for name in REQUEST_INPUTS}
+        request = sampler.ConceptRequest(**request_values, synonyms=words_of(synonyms))
+        source = sampler.WordSource(**values, prompts=prompts_from == "llm")
+        concepts = await interruptible(sampler.sample(request, source, user_folder()))
+        return io.NodeOutput(concepts, concepts.to_json(), ui=ui.PreviewText(concepts.text()))
 
 
-async def interruptible(work):
+async def interruptible(work: Coroutine[Any, Any, ConceptSet]) -> ConceptSet:
     """Awaits the work, and ends it when the user stops the queue."""
     task = asyncio.ensure_future(work)
     try:
-        while not (await asyncio.wait([task], timeout=0.2))[0]:
-            comfy.model_management.throw_exception_if_processing_interrupted()
+        finished: set[asyncio.Task] = set()
+        while not finished:
+            finished, _ = await asyncio.wait([task], timeout=INTERRUPT_SECONDS)
+            if not finished:
+                comfy.model_management.throw_exception_if_processing_interrupted()
         return task.result()
     finally:
         task.cancel()
@@ -158,18 +155,18 @@ class SaveConcepts(io.ComfyNode):
     """Writes a concept set to a file that people can read and edit."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="EraseAnything_SaveConcepts",
             display_name="Save Concepts",
-            category=CATEGORY,
+            category=CATEGORY_CONCEPTS,
             description="Saves the words of a concept as JSON into the folder output/concepts.",
             inputs=[
                 ERASE_CONCEPTS.Input("concepts", tooltip="From Concept Sampler."),
                 io.String.Input(
                     "output_name",
                     default="concepts",
-                    tooltip="File name, without folder; an older file of that name is replaced.",
+                    tooltip="File name, without folder; an existing file of that name is replaced.",
                 ),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="The file that was written.")],
@@ -177,13 +174,13 @@ class SaveConcepts(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, output_name=None):
-        return checked(output_name, ".json")
+    def validate_inputs(cls, output_name: str | None = None) -> bool | str:
+        return valid_name(output_name, ".json")
 
     @classmethod
-    def execute(cls, concepts, output_name):
-        path = files.writable(output_folder(), output_name, ".json")
-        files.replace(path, concepts.to_json().encode())
+    def execute(cls, concepts: ConceptSet, output_name: str) -> io.NodeOutput:
+        path = files.writable_path(concepts_folder(), output_name, ".json")
+        files.write_atomic(path, concepts.to_json().encode())
         return io.NodeOutput(str(path), ui=ui.PreviewText(f"saved {path.name}"))
 
 
@@ -191,11 +188,11 @@ class LoadConcepts(io.ComfyNode):
     """Reads a concept set that was saved, shared or written by hand."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="EraseAnything_LoadConcepts",
             display_name="Load Concepts",
-            category=CATEGORY,
+            category=CATEGORY_CONCEPTS,
             description="Reads the words of a concept from JSON in the workflow or from a file.",
             inputs=[
                 io.String.Input(
@@ -211,34 +208,43 @@ class LoadConcepts(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, source=None):
-        try:
-            return source is None or bool(ConceptSet.from_json(written(source)))
-        except ValueError as error:
-            return str(error)
+    def validate_inputs(cls, source: str | None = None) -> bool | str:
+        # A linked input has no value yet.
+        return True if source is None else accepted(read_concepts, source)
 
     @classmethod
-    def fingerprint_inputs(cls, source=None):
-        return hashlib.sha256(written(source).encode()).hexdigest() if source is not None else ""
+    def fingerprint_inputs(cls, source: str | None = None) -> str:
+        """An edited file is read anew."""
+        return "" if source is None else hashlib.sha256(read_source(source).encode()).hexdigest()
 
     @classmethod
-    def execute(cls, source):
-        found = ConceptSet.from_json(written(source))
-        return io.NodeOutput(found, ui=ui.PreviewText(found.text()))
+    def execute(cls, source: str) -> io.NodeOutput:
+        concepts = read_concepts(source)
+        return io.NodeOutput(concepts, ui=ui.PreviewText(concepts.text()))
 
 
-def written(source: str) -> str:
+def read_concepts(source: str) -> ConceptSet:
+    """The concept set that is typed, or that is in the file that is named; raises ValueError where it is wrong."""
+    return ConceptSet.from_json(read_source(source))
+
+
+def read_source(source: str) -> str:
     """The JSON itself, or the text of the file that is named.
 
     Raises:
-        ValueError: no plain file name, or no such file.
+        ValueError: no plain file name, no such file, or a file that is too large.
     """
     if source.lstrip().startswith(("{", "[")):
         return source
-    name = f"{files.check_name(source, '.json')}.json"
-    for folder in (output_folder(), Path(folder_paths.get_input_directory())):
-        if (folder / name).is_file():
-            return (folder / name).read_text(encoding="utf-8")
+    name = f"{files.check_name(source, '.json', 'the file name')}.json"
+    for folder in (concepts_folder(), input_folder()):
+        path = folder / name
+        if not path.is_file():
+            continue
+        # ComfyUI checks inputs in its event loop, where reading a large file would hold up every user.
+        if path.stat().st_size > 4 * MAX_JSON:
+            raise ValueError(f"{name} is larger than {4 * MAX_JSON:,} bytes: is it a concept set?")
+        return path.read_text(encoding="utf-8")
     raise ValueError(f"there is no file {name} in output/concepts or input: type JSON, or save a concept set first")
 
 

@@ -1,121 +1,155 @@
 """The node that combines erasers."""
 
-import functools
-from pathlib import Path
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
 from ..eraseanything_core.attention.hooks import GatedHook
 from ..eraseanything_core.comfy_bridge import combining, patch
-from ..eraseanything_core.comfy_bridge.text import TextEncoder
+from ..eraseanything_core.comfy_bridge.sampler_hooks import with_hook
+from ..eraseanything_core.comfy_bridge.text import ComfyTextEncoder
 from ..eraseanything_core.concepts.prompts import lines_of
-from ..eraseanything_core.lora import fusion, gate, keys, merge
-from ..eraseanything_core.lora.adapter import LoraModel, load_lora
-from ..eraseanything_core.lora.headers import Erased, joint_header, listed
-from .attention import hooked
-from .shared.inputs import LORA_MODEL
+from ..eraseanything_core.lora import merge
+from ..eraseanything_core.lora.factors import Eraser, check_finite, check_same_model
+from ..eraseanything_core.lora.files import LoraModel
+from ..eraseanything_core.lora.fusion import FusionConfig
+from ..eraseanything_core.lora.gate import PromptGate
+from ..eraseanything_core.lora.headers import ErasedConcept, joint_header, typed_concepts
+from ..eraseanything_core.lora.key_styles import eraser_tensors, left_out_note, read_eraser, widest_dtype
+from ..eraseanything_core.quoting import quoted
+from .shared.folders import lora_file, user_folder
+from .shared.inputs import CATEGORY_LORAS
+from .shared.loras import read_file, with_header
+from .shared.types import LORA_MODEL
 
-CATEGORY = "EraseAnything/lora"
-FUSION, GATED = "closed-form fusion", "prompt-gated"
-
-
-def read_file(name: str) -> tuple[LoraModel, Path]:
-    """A LoRA of the loras folder, with its header; FileNotFoundError when it is not there."""
-    path = Path(folder_paths.get_full_path_or_raise("loras", name))
-    return LoraModel(*load_lora(path)), path
-
-
-def with_header(tensors: dict) -> LoraModel:
-    """A LORA_MODEL; one of another pack's nodes has no header."""
-    return tensors if isinstance(tensors, LoraModel) else LoraModel(tensors, {})
+FUSION = "closed-form fusion"
+GATED = "prompt-gated"
 
 
-def file_lines(files: str) -> list[tuple[str, float]]:
+@dataclass(frozen=True)
+class WeightedLora:
+    """One of the LoRAs that are combined.
+
+    Attributes:
+        name: what to call it in errors and in the summary.
+        model: its tensors and header.
+        weight: how much of it.
+    """
+
+    name: str
+    model: LoraModel
+    weight: float
+
+
+def weighted_files(text: str) -> list[tuple[str, float]]:
     """Names and weights from lines such as `star.safetensors: 0.8`; ValueError for a weight that is no number."""
-    found = []
-    for line in lines_of(files):
-        name, colon, weight = line.rpartition(":")
-        found.append((name.strip(), number(weight, line)) if colon else (line, 1.0))
-    return found
+    files: list[tuple[str, float]] = []
+    for line in lines_of(text):
+        name, colon, weight = line.rpartition(":")  # the last one: a name may hold a colon too
+        if colon:
+            files.append((name.strip(), parse_weight(weight, line)))
+        else:
+            files.append((line, 1.0))
+    return files
 
 
-def number(text: str, where: str) -> float:
+def parse_weight(text: str, context: str) -> float:
+    """A typed weight; ValueError with the text around it when it is no finite number."""
     try:
-        return float(text)
+        weight = float(text)
     except ValueError as error:
-        raise ValueError(f"{text.strip()!r} in {where!r} is no number: write a weight such as 0.8") from error
+        raise ValueError(
+            f"{quoted(text.strip())} in {quoted(context)} is no number: write a weight such as 0.8"
+        ) from error
+    if not math.isfinite(weight):
+        raise ValueError(f"{quoted(text.strip())} in {quoted(context)} is no finite number: write a weight such as 0.8")
+    return weight
 
 
-def gather(files: str, loras: dict, weights: str) -> tuple[list[LoraModel], list[str], list[float]]:
-    """All erasers in order, the files first, with a name for each and its weight."""
-    lines = file_lines(files)
-    models = [read_file(name)[0] for name, _ in lines] + [with_header(tensors) for tensors in loras.values()]
-    names = [name for name, _ in lines] + [f"the input {name}" for name in loras]
-    linked = [number(w, weights) for w in words_of_all(weights)] or [1.0]
-    if len(linked) not in (1, len(loras)):
-        raise ValueError(f"there are {len(linked)} weights for {len(loras)} linked LoRAs: give one, or one for each")
-    linked = linked * len(loras) if len(linked) == 1 else linked
-    if not models:
-        raise ValueError("there is no LoRA: link one, or name files, one a line")
-    return models, names, [weight for _, weight in lines] + linked
+def linked_weights(text: str, count: int) -> list[float]:
+    """The typed weights of `count` linked LoRAs; one number stands for all of them."""
+    entries = [entry for entry in text.replace("\n", ",").split(",") if entry.strip()]
+    weights = [parse_weight(entry, text) for entry in entries] or [1.0]
+    if len(weights) == 1:
+        return weights * count
+    if len(weights) != count:
+        raise ValueError(f"there are {len(weights)} weights for {count} linked LoRAs: give one, or one for each")
+    return weights
 
 
-def words_of_all(text: str) -> list[str]:
-    """Like `words_of`, repeats included."""
-    return [word for word in text.replace("\n", ",").split(",") if word.strip()]
+def collect_loras(files: str, loras: dict[str, dict[str, torch.Tensor]], weights: str) -> list[WeightedLora]:
+    """All LoRAs in order, the files first."""
+    collected = []
+    for name, weight in weighted_files(files):
+        collected.append(WeightedLora(name, read_file(name), weight))
+    for (name, tensors), weight in zip(loras.items(), linked_weights(weights, len(loras)), strict=True):
+        collected.append(WeightedLora(f"the input {name}", with_header(tensors), weight))
+    if not collected:
+        raise ValueError("there is no LoRA: link one, or name files, one per line")
+    return collected
 
 
-def concepts_of(models: list[LoraModel], names: list[str], typed: str) -> list[Erased]:
-    """What every LoRA erases: from the typed list if there is one, else from the LoRAs' headers."""
-    told = listed(typed)
-    if told and len(told) != len(models):
-        raise ValueError(f"there are {len(told)} lines of concepts for {len(models)} LoRAs: give one line for each")
-    return told or [Erased.of(model.header, name) for model, name in zip(models, names, strict=True)]
+def erased_concepts(loras: Sequence[WeightedLora], typed: str) -> list[ErasedConcept]:
+    """What each LoRA erases: from the typed list if there is one, else from the LoRAs' headers."""
+    # All are typed or none: with some of each, a line would belong to no LoRA for certain.
+    concepts = typed_concepts(typed)
+    if concepts and len(concepts) != len(loras):
+        raise ValueError(f"there are {len(concepts)} lines of concepts for {len(loras)} LoRAs: give one line for each")
+    advice = "type a line for each LoRA into `concepts`"
+    return concepts or [ErasedConcept.from_header(lora.model.header, lora.name, advice) for lora in loras]
 
 
-def lines_input(name: str, tooltip: str, **more):
+def lines_input(name: str, tooltip: str, **more: Any) -> io.Input:
+    """A text of several lines, empty at first."""
     return io.String.Input(name, default="", multiline=True, tooltip=tooltip, **more)
 
 
-def eraser_inputs() -> list:
+def eraser_inputs() -> list[io.Input]:
     """What is combined."""
     lora = io.Autogrow.TemplatePrefix(LORA_MODEL.Input("lora"), prefix="lora", min=1, max=100)
-    one_a_line = "Erasers of the loras folder, one a line, with a weight after a colon if it is not 1: "
-    weights = "Weights of the linked erasers: one number for all, or one for each, with commas."
+    files = "Files of the loras folder, one per line, with a weight after a colon if it is not 1: star.safetensors: 0.8"
+    weights = "Weights of the linked LoRAs: one number for all, or one for each, separated by commas."
     return [
         io.Model.Input("model", tooltip="Flux.1; closed-form fusion needs it straight from its loader."),
-        io.Autogrow.Input("loras", template=lora, optional=True, tooltip="Erasers; a new input grows."),
-        lines_input("files", one_a_line + "star.safetensors: 0.8"),
+        io.Autogrow.Input("loras", template=lora, optional=True, tooltip="LoRAs; linking one adds another input."),
+        lines_input("files", files),
         io.String.Input("weights", default="1", tooltip=weights),
     ]
 
 
-def mode_inputs() -> list:
+def mode_inputs() -> list[io.Input]:
     """How it is combined, and what the modes that read text need."""
-    how = "How they are combined; the help page has the formulas and what was measured."
-    concepts = "Fusion and gating, for LoRAs whose header does not say what they erase: a line for each LoRA in order, "
+    mode = "How the LoRAs are combined. The help page compares the modes."
+    prompt = "Prompt-gated only: the prompt that will be sampled. Connect its text; other prompts are refused."
+    concepts = (
+        "Fusion and gating, for LoRAs whose header does not say what they erase: a line for each LoRA in order, "
+        "the concept first, then its synonyms, separated by commas."
+    )
     return [
-        io.Combo.Input("mode", options=[FUSION, GATED, *merge.MODES], default=GATED, tooltip=how),
+        io.Combo.Input("mode", options=[FUSION, GATED, *merge.MODES], default=GATED, tooltip=mode),
         io.Clip.Input("clip", optional=True, tooltip="Needed by closed-form fusion and prompt-gated."),
-        lines_input("prompt", "Prompt-gated only: the prompt to sample, for any other is refused; connect its text."),
-        lines_input("preserve", "Closed-form fusion only: more prompts that must stay as they are, one a line."),
-        lines_input("concepts", concepts + "the concept first, then its synonyms, with commas.", advanced=True),
+        lines_input("prompt", prompt),
+        lines_input("preserve", "Closed-form fusion only: more prompts that must not change, one per line."),
+        lines_input("concepts", concepts, advanced=True),
     ]
 
 
-def number_inputs() -> list:
+def number_inputs() -> list[io.Input]:
     """Settings of single modes."""
-    rank = "Truncated and the svd modes only: the largest rank of the result; 0 is no limit."
+    rank = "Truncated and the svd modes only: the largest rank of the result; 0 means no limit."
     energy = "Truncated only: the share of the squared singular values that is kept."
-    density = "TIES, DARE and magnitude only: the share of entries of each eraser that survives."
-    seed = {"default": 0, "min": 0, "max": 2**31 - 1, "control_after_generate": False}
+    density = "TIES, DARE and magnitude only: the share of entries of each LoRA that survives."
+    seed = "For the states that fusion reads, and for DARE's random choice."
+    seed_range = {"default": 0, "min": 0, "max": 2**31 - 1, "control_after_generate": False}
     return [
         io.Int.Input("rank", default=256, min=0, max=4096, tooltip=rank, advanced=True),
         io.Float.Input("energy", default=0.99, min=0.01, max=1.0, step=0.001, tooltip=energy, advanced=True),
         io.Float.Input("density", default=0.5, min=0.01, max=0.99, step=0.01, tooltip=density, advanced=True),
-        io.Int.Input("seed", **seed, tooltip="Of the states that fusion reads and of DARE's choice.", advanced=True),
+        io.Int.Input("seed", **seed_range, tooltip=seed, advanced=True),
     ]
 
 
@@ -123,11 +157,11 @@ class MultiEraseLoRA(io.ComfyNode):
     """Combines any number of erasers into one LoRA."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="EraseAnything_MultiEraseLoRA",
             display_name="Multi Erase LoRA",
-            category=CATEGORY,
+            category=CATEGORY_LORAS,
             description="Combines any number of erasers into one LoRA and applies it.",
             search_aliases=["merge lora", "combine lora", "several concepts"],
             inputs=[*eraser_inputs(), *mode_inputs(), *number_inputs()],
@@ -140,61 +174,128 @@ class MultiEraseLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, files=None, loras=None):  # ComfyUI always hands over a growing input
+    def validate_inputs(cls, files: str | None = None, loras: Any = None) -> bool | str:
+        # ComfyUI hands over an input that grows even where nothing asks for it, so `loras` must be here.
         try:
-            for name, _ in file_lines(files or ""):
-                folder_paths.get_full_path_or_raise("loras", name)
+            for name, _ in weighted_files(files or ""):
+                lora_file(name)
         except (ValueError, FileNotFoundError) as error:
             return str(error)
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, files=None, **others):
-        return [Path(folder_paths.get_full_path_or_raise("loras", n)).stat().st_mtime_ns for n, _ in file_lines(files)]
+    def fingerprint_inputs(cls, files: str, **others: Any) -> list[int]:
+        return [lora_file(name).stat().st_mtime_ns for name, _ in weighted_files(files)]
 
     @classmethod
-    def execute(cls, model, files, weights, mode, prompt, preserve, concepts, loras=None, clip=None, **settings):
-        models, names, given = gather(files, loras or {}, weights)
-        erasers = [keys.read(m, m.header, name) for m, name in zip(models, names, strict=True)]
-        keys.check_fit(erasers, names)
-        for eraser in erasers:
-            patch.check_fits(model, eraser)
-        gates, head = None, joint_header([m.header for m in models], names, given, mode)
+    def execute(
+        cls,
+        model: Any,
+        files: str,
+        weights: str,
+        mode: str,
+        prompt: str,
+        preserve: str,
+        concepts: str,
+        loras: dict[str, dict[str, torch.Tensor]] | None = None,
+        clip: Any = None,
+        **settings: Any,
+    ) -> io.NodeOutput:
+        check_settings(settings)
+        collected = collect_loras(files, loras or {}, weights)
+        erasers = read_erasers(model, collected)
+        erased: list[ErasedConcept] = []
         if mode in (FUSION, GATED):
             if clip is None:
                 raise ValueError(f"{mode} reads text states: connect the CLIP of this model")
-            erased = concepts_of(models, names, concepts)
-        if mode == GATED and not prompt.strip():
-            raise ValueError("prompt-gated works for one prompt: connect its text to `prompt`, or choose another mode")
+            erased = erased_concepts(collected, concepts)
+        names = [lora.name for lora in collected]
+        eraser_weights = [lora.weight for lora in collected]
+        headers = [lora.model.header for lora in collected]
+        header = joint_header(headers, names, eraser_weights, mode)
+        gates: list[float] = []
         if mode == FUSION:
-            config = fusion.FusionConfig.like(erased[0], settings["seed"])
-            cache = Path(folder_paths.get_system_user_directory("eraseanything")) / "states"
-            one = combining.closed_form(model, clip, erasers, given, erased, lines_of(preserve), config, cache)
+            config = FusionConfig.for_concept(erased[0], settings["seed"])
+            states = user_folder() / "states"
+            preserved = lines_of(preserve)
+            one = combining.closed_form(model, clip, erasers, eraser_weights, erased, preserved, config, states)
         elif mode == GATED:
-            text, head = TextEncoder(clip), head | {"eraseanything.prompt": prompt}
-            with torch.inference_mode(False):
-                gates = gate.Gate(erased, text)(prompt)
-            model = hooked(model, GatedHook(text.encode(prompt)[0]))
-            one = merge.concatenated(erasers, [w * g for w, g in zip(given, gates, strict=True)])
+            model, one, gates = gated_for_prompt(model, clip, erasers, eraser_weights, erased, prompt)
+            header["eraseanything.prompt"] = prompt
         else:
-            one = merge.combined(erasers, given, mode, **settings)
-        summary = describe(mode, names, given, gates, one)
-        made = LoraModel(keys.write(one, widest(models)), head)
-        return io.NodeOutput(patch.patched(model, one, 1.0), made, summary, ui=ui.PreviewText(summary))
+            one = merge.combined(erasers, eraser_weights, mode, **settings)
+        check_finite(one, f"the sum of {len(collected)} LoRAs with these weights")
+        summary = combination_summary(mode, collected, gates, one)
+        dtype = widest_dtype([lora.model for lora in collected])
+        lora = LoraModel(eraser_tensors(one, dtype), header)
+        return io.NodeOutput(patch.with_lora(model, one, 1.0), lora, summary, ui=ui.PreviewText(summary))
 
 
-def widest(models: list[LoraModel]) -> torch.dtype:
-    """The dtype that holds every tensor of the LoRAs."""
-    return functools.reduce(torch.promote_types, {t.dtype for m in models for t in m.values()})
+def check_settings(settings: dict[str, Any]) -> None:
+    """Raises ValueError for a number that is none: NaN passes ComfyUI's check of a widget's range."""
+    for name, value in settings.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value}: set a number")
 
 
-def describe(mode: str, names: list[str], weights: list[float], gates: list[float] | None, one: keys.Eraser) -> str:
+def read_erasers(model: Any, loras: Sequence[WeightedLora]) -> list[Eraser]:
+    """The factors of every LoRA, once it is sure that all of them are of this MODEL."""
+    erasers = [read_eraser(lora.model, lora.model.header, lora.name) for lora in loras]
+    check_same_model(erasers, [lora.name for lora in loras])
+    for eraser in erasers:
+        patch.check_fits(model, eraser)
+    return erasers
+
+
+def gated_for_prompt(
+    model: Any,
+    clip: Any,
+    erasers: Sequence[Eraser],
+    weights: Sequence[float],
+    erased: Sequence[ErasedConcept],
+    prompt: str,
+) -> tuple[Any, Eraser, list[float]]:
+    """A MODEL that samples one prompt alone, the sum of the erasers for that prompt, and the gate of each.
+
+    Raises:
+        ValueError: the prompt is empty.
+    """
+    if not prompt.strip():
+        raise ValueError("prompt-gated needs the prompt: connect its text to `prompt`, or choose another mode")
+    text = ComfyTextEncoder(clip)
+    gates = prompt_gates(text, erased, prompt)
+    gated_weights = [weight * gate for weight, gate in zip(weights, gates, strict=True)]
+    # The gates are of this prompt alone. The hook refuses to sample another one with them.
+    context, pooled = text.encode(prompt)
+    # The second text encoder may be left empty, which adds no concept.
+    _, empty_pooled = text.encode("")
+    only_this_prompt = with_hook(model, GatedHook(context, (pooled, empty_pooled)))
+    return only_this_prompt, merge.concatenated(erasers, gated_weights), gates
+
+
+def prompt_gates(text: ComfyTextEncoder, erased: Sequence[ErasedConcept], prompt: str) -> list[float]:
+    """How much a prompt is about each concept, 0 to 1."""
+    # ComfyUI runs nodes in inference mode, and the encoder keeps what it encodes for work that is not.
+    with torch.inference_mode(False):
+        return PromptGate(erased, text)(prompt)
+
+
+def combination_summary(mode: str, loras: Sequence[WeightedLora], gates: Sequence[float], one: Eraser) -> str:
+    """The size of the result, a line for each LoRA, and what of their files is not used."""
     ranks = sorted({len(down) for _, down in one.values()})
-    size = sum(up.numel() + down.numel() for up, down in one.values()) * 2 / 2**20
     span = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
-    lines = [f"{len(names)} erasers by {mode}: {len(one)} linears, rank {span}, {size:.1f} MiB in bf16"]
-    for i, (name, weight) in enumerate(zip(names, weights, strict=True)):
-        lines.append(f"{name}: weight {weight:g}" + (f", gate {gates[i]:.2f}" if gates else ""))
+    entries = 0
+    for up, down in one.values():
+        entries += up.numel() + down.numel()
+    size = 2 * entries / 2**20  # bytes of bf16
+    lines = [f"{len(loras)} erasers by {mode}: {len(one)} linears, rank {span}, {size:.1f} MiB in bf16"]
+    for i, lora in enumerate(loras):
+        gate = f", gate {gates[i]:.2f}" if gates else ""
+        lines.append(f"{lora.name}: weight {lora.weight:g}{gate}")
+    for lora in loras:
+        note = left_out_note(lora.model, lora.name)
+        if note:
+            lines.append(note)
     return "\n".join(lines)
 
 

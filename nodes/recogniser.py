@@ -2,34 +2,34 @@
 
 from pathlib import Path
 
-import folder_paths
 from comfy_api.latest import io, ui
 
 from ..eraseanything_core import files
 from ..eraseanything_core.evaluation import judge_choice, recogniser
-from .evaluate import CATEGORY
-from .judges import judges_folder
-from .shared.inputs import accepted, checked, seed
+from .shared.folders import input_folder, judges_folder
+from .shared.inputs import CATEGORY_EVALUATION, accepted, seed, valid_name
+from .shared.progress import progress_bar
 
 
-def inside_input(folder: str) -> Path:
-    return judge_choice.inside(Path(folder_paths.get_input_directory()), folder, "`folder`", "a folder of pictures")
+def pictures_folder(folder: str) -> Path:
+    """The folder of pictures below ComfyUI's input folder; ValueError where there is none."""
+    return judge_choice.inside(input_folder(), folder, "`folder`", "a folder of pictures")
 
 
-def named_pictures(folder: str) -> dict[str, list[Path]]:
-    """The pictures of every name in a folder of ComfyUI's input folder; ValueError says what is missing."""
-    return recogniser.read_folder(inside_input(folder))
+def check_pictures(folder: str) -> None:
+    """Raises ValueError when the folder does not hold enough pictures of enough names."""
+    recogniser.read_folder(pictures_folder(folder))
 
 
 class TrainRecogniser(io.ComfyNode):
     """Trains a recogniser on a folder of pictures."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="EraseAnything_TrainRecogniser",
             display_name="Train Recogniser",
-            category=CATEGORY,
+            category=CATEGORY_EVALUATION,
             description="Trains the paper's recogniser (MobileNetV2 and one dense layer) on a folder of pictures.",
             search_aliases=["celebrity", "classifier", "face"],
             inputs=[
@@ -45,34 +45,36 @@ class TrainRecogniser(io.ComfyNode):
                     max=1.0,
                     step=1e-5,
                     round=False,
-                    tooltip="Adam's rate; 1e-4 in the paper.",
+                    tooltip="Adam's learning rate; 1e-4 in the paper.",
                 ),
-                seed("Splits and initialises."),
+                seed("Seed of the split and of the first weights. The same seed gives the same result."),
             ],
             outputs=[
                 io.String.Output(display_name="weights", tooltip="The file's name, for Erase Judge."),
                 io.String.Output(
-                    display_name="text", tooltip="How often it is right on the fifth that it was not given."
+                    display_name="text", tooltip="How often it is right on the fifth of the pictures that is held out."
                 ),
             ],
             is_output_node=True,
         )
 
     @classmethod
-    def validate_inputs(cls, output_name=None, folder=None):
-        """None stands for a linked input."""
-        found = [checked(output_name), accepted(recogniser.find_backbone, judges_folder())]
-        found += [] if folder is None else [accepted(named_pictures, folder)]
-        return next((answer for answer in found if answer is not True), True)
+    def validate_inputs(cls, output_name: str | None = None, folder: str | None = None) -> bool | str:
+        """None stands for an input that comes by a link."""
+        answers = [valid_name(output_name), accepted(recogniser.find_backbone, judges_folder())]
+        if folder is not None:
+            answers.append(accepted(check_pictures, folder))
+        return next((answer for answer in answers if answer is not True), True)
 
     @classmethod
-    def execute(cls, folder, output_name, epochs, lr, seed) -> io.NodeOutput:
-        pictures = inside_input(folder)
-        path = files.writable(judges_folder(), output_name)
-        net = recogniser.features(recogniser.find_backbone(judges_folder()))
-        tensors, told = recogniser.train(net, pictures, epochs, lr, seed)
-        recogniser.save_recogniser(path, tensors, told)
-        text = recogniser.summary(told)
+    def execute(cls, folder: str, output_name: str, epochs: int, lr: float, seed: int) -> io.NodeOutput:
+        path = files.writable_path(judges_folder(), output_name)  # before the training, so that it cannot be lost
+        network = recogniser.features(recogniser.find_backbone(judges_folder()))
+        tensors, metadata = recogniser.train_recogniser(
+            network, pictures_folder(folder), epochs, lr, seed, progress_bar(epochs)
+        )
+        recogniser.save_recogniser(path, tensors, metadata)
+        text = recogniser.held_out_summary(metadata)
         return io.NodeOutput(path.name, text, ui=ui.PreviewText(text))
 
 

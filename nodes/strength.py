@@ -1,51 +1,73 @@
-"""Nodes that set how strongly an eraser works."""
+"""The node that sets how strongly an eraser works."""
 
+import dataclasses
 import hashlib
 import logging
-from dataclasses import dataclass, replace
-from pathlib import Path
+import math
+from dataclasses import dataclass
+from typing import Any
 
-import folder_paths
+import torch
 from comfy_api.latest import io, ui
 
 from ..eraseanything_core.comfy_bridge import combining, patch
-from ..eraseanything_core.concepts.prompts import lines_of
-from ..eraseanything_core.lora import keys
-from ..eraseanything_core.lora.adapter import LoraModel, load_lora, save_lora
-from ..eraseanything_core.lora.headers import Erased
-from ..eraseanything_core.lora.strength import HEADER, Curve, Moves, StrengthConfig
-from .judges import JUDGE, Asked
-from .lora import CATEGORY, read_file, with_header
-from .shared.inputs import LORA_MODEL
+from ..eraseanything_core.concepts.prompts import lines_of, words_of
+from ..eraseanything_core.lora.dials import DialFolder
+from ..eraseanything_core.lora.factors import Eraser
+from ..eraseanything_core.lora.files import LoraModel
+from ..eraseanything_core.lora.headers import ErasedConcept
+from ..eraseanything_core.lora.key_styles import left_out_note, read_eraser
+from ..eraseanything_core.lora.strength import (
+    HEADER_KEY,
+    LatentReader,
+    LatentShiftReader,
+    StrengthConfig,
+    StrengthCurve,
+)
+from .shared.folders import lora_file, lora_files, user_folder
+from .shared.inputs import CATEGORY_LORAS
+from .shared.judges import ChosenJudge
+from .shared.loras import read_file, with_header
+from .shared.types import ERASE_JUDGE, LORA_MODEL
 
 LINKED = "(the linked lora)"
+ALL_STEPS = (0.0, 1.0)
 
 
-def strength_inputs() -> list:
-    """An eraser, its dial and its window."""
-    files = [LINKED, *folder_paths.get_filename_list("loras")]
-    file = "An eraser of the loras folder, or the one that is linked."
-    dial = "0: untouched. 0.5: half of the effect. 1: the eraser as trained. Past 1: more of it. "
-    start = "From which part of the sampling on it works; 0 is the first step."
-    end = "Up to which part of the sampling it works; 1 is the last step."
-    part = {"min": 0.0, "max": 1.0, "step": 0.01}
-    dialled = {"default": 1.0, "min": -3.0, "max": 3.0, "step": 0.05}
-    seeds = "Seeds that the measurement takes; each is painted eight times in twenty steps."
-    judge = "From Choose Judge: the dial follows its reading. Without one, the model's own change is measured."
-    count = {"default": StrengthConfig.images, "min": 1, "max": 256}
-    own = "Your prompts for the concept, one a line: the dial is measured on them, in turn. Empty: the eraser's own."
+def main_inputs() -> list[io.Input]:
+    """An eraser, its strength and its window."""
+    files = [LINKED, *lora_files()]
+    strength = (
+        "0: unchanged. 0.5: half of the effect. 1: the eraser as trained. Above 1: more of it. "
+        "Below 0 the concept is amplified."
+    )
+    start = "The eraser works from this part of the sampling on; 0 is the first step."
+    end = "The eraser works up to this part of the sampling; 1 is the last step."
+    share = {"min": 0.0, "max": 1.0, "step": 0.01}
     return [
         io.Model.Input("model", tooltip="Flux.1; for the first measurement straight from its loader."),
-        io.Combo.Input("file", options=files, tooltip=file),
-        io.Float.Input("strength", **dialled, tooltip=dial + "Below 0 the concept is amplified."),
-        io.Float.Input("start_percent", default=0.0, **part, tooltip=start),
-        io.Float.Input("end_percent", default=1.0, **part, tooltip=end),
+        io.Combo.Input("file", options=files, tooltip="An eraser of the loras folder, or the one that is linked."),
+        io.Float.Input("strength", default=1.0, min=-3.0, max=3.0, step=0.05, tooltip=strength),
+        io.Float.Input("start_percent", default=0.0, **share, tooltip=start),
+        io.Float.Input("end_percent", default=1.0, **share, tooltip=end),
         LORA_MODEL.Input("lora", optional=True, tooltip="An eraser, instead of a file."),
-        io.Clip.Input("clip", optional=True, tooltip="Needed once, to measure an eraser that was not yet."),
-        io.Int.Input("images", **count, tooltip=seeds, advanced=True),
-        JUDGE.Input("judge", optional=True, tooltip=judge),
+    ]
+
+
+def measurement_inputs() -> list[io.Input]:
+    """What the strength is measured with, once for each eraser."""
+    clip = "Needed once, for an eraser whose strength has not been measured."
+    images = "Seeds that are measured; eight pictures of twenty steps are sampled for each."
+    judge = "From Choose Judge: the strength follows its reading. Without one, the model's own change is measured."
+    prompts = "Your prompts for the concept, one per line; the strength is measured on them. Empty: the eraser's own."
+    concept = "What the eraser erases, for a LoRA whose header does not say so; measured on plain prompts for it."
+    return [
+        io.Clip.Input("clip", optional=True, tooltip=clip),
+        io.Int.Input("images", default=StrengthConfig.images, min=1, max=256, tooltip=images, advanced=True),
+        ERASE_JUDGE.Input("judge", optional=True, tooltip=judge),
         io.Vae.Input("vae", optional=True, tooltip="Makes the pictures that the judge reads."),
-        io.String.Input("prompts", default="", multiline=True, optional=True, tooltip=own, advanced=True),
+        io.String.Input("prompts", default="", multiline=True, optional=True, tooltip=prompts, advanced=True),
+        io.String.Input("concept", default="", optional=True, tooltip=concept, advanced=True),
     ]
 
 
@@ -53,109 +75,184 @@ class EraseStrength(io.ComfyNode):
     """Applies an eraser at a calibrated strength, in a window of the sampling."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="EraseAnything_EraseStrength",
             display_name="Erase Strength",
-            category=CATEGORY,
-            description="Applies an eraser with a dial whose middle is half of its effect.",
+            category=CATEGORY_LORAS,
+            description="Applies an eraser at a strength whose middle is half of its effect.",
             search_aliases=["lora strength", "erase amount"],
-            inputs=strength_inputs(),
+            inputs=[*main_inputs(), *measurement_inputs()],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the eraser at this strength."),
-                LORA_MODEL.Output(display_name="lora", tooltip="The eraser at full strength, with its measured dial."),
+                LORA_MODEL.Output(display_name="lora", tooltip="The eraser at full strength, with what was measured."),
                 io.Float.Output(display_name="scale", tooltip="The LoRA scale that the strength stands for."),
-                io.String.Output(display_name="summary", tooltip="The measured dial."),
+                io.String.Output(display_name="summary", tooltip="The measured curve of the strength."),
             ],
             is_output_node=True,
         )
 
     @classmethod
-    def fingerprint_inputs(cls, file=LINKED, **others):
-        return "" if file == LINKED else Path(folder_paths.get_full_path_or_raise("loras", file)).stat().st_mtime_ns
+    def fingerprint_inputs(cls, file: str = LINKED, **others: Any) -> int | str:
+        return "" if file == LINKED else lora_file(file).stat().st_mtime_ns
 
     @classmethod
     def execute(
-        cls, model, file, strength, start_percent, end_percent, images, lora=None, clip=None, judge=None, vae=None,
-        prompts="",
-    ):  # fmt: skip
-        if file == LINKED and lora is None:
-            raise ValueError("there is no eraser: choose a file, or link a LORA_MODEL")
-        if start_percent >= end_percent:
-            raise ValueError(f"start_percent {start_percent:g} must be below end_percent {end_percent:g}")
+        cls,
+        model: Any,
+        file: str,
+        strength: float,
+        start_percent: float,
+        end_percent: float,
+        images: int,
+        lora: dict[str, torch.Tensor] | None = None,
+        clip: Any = None,
+        judge: ChosenJudge | None = None,
+        vae: Any = None,
+        prompts: str = "",
+        concept: str = "",
+    ) -> io.NodeOutput:
+        check_numbers(strength, start_percent, end_percent)
         if judge is not None and vae is None:
             raise ValueError("the judge reads pictures: connect the VAE of this model")
-        made, path = read_file(file) if file != LINKED else (with_header(lora), None)
-        eraser = keys.read(made, made.header, file)
+        lora_model = chosen_lora(file, lora)
+        eraser = read_eraser(lora_model, lora_model.header, file)
         patch.check_fits(model, eraser)
-        made, curve = calibrated(model, clip, made, eraser, file, Reading(images, judge, vae, lines_of(prompts)))
-        note = keep(made, path) if path else []
+        measurement = Measurement(images, judge, vae, own_prompts(prompts, concept))
+        curve, notes = strength_curve(model, clip, lora_model, eraser, file, measurement)
         scale = curve.scale_at(strength)
-        told = f"strength {strength:g} is a scale of {scale:.3f}\nscale: share of seeds that have flipped, by "
-        points = [f"{s:.2f}: {e:.2f}" for s, e in zip(curve.scale, curve.effect, strict=True)]
-        summary = "\n".join([told + curve.reader, *points, *note])
-        window = (start_percent, end_percent)
-        return io.NodeOutput(placed(model, eraser, scale, window), made, scale, summary, ui=ui.PreviewText(summary))
+        left_out = left_out_note(lora_model, file)
+        if left_out:
+            notes = [*notes, left_out]
+        summary = strength_summary(strength, scale, curve, notes)
+        # The curve travels in the header, so that Save Erase LoRA writes a file that knows its own strength.
+        with_curve = LoraModel(lora_model, lora_model.header | {HEADER_KEY: curve.to_json()})
+        applied = apply_eraser(model, eraser, scale, (start_percent, end_percent))
+        return io.NodeOutput(applied, with_curve, scale, summary, ui=ui.PreviewText(summary))
+
+
+def check_numbers(strength: float, start_percent: float, end_percent: float) -> None:
+    """Raises ValueError for a strength that is no number, and for a window without a step in it."""
+    if not math.isfinite(strength):
+        raise ValueError(f"strength is {strength}: set a number")
+    # Written so that NaN fails too.
+    if not start_percent < end_percent:
+        raise ValueError(f"start_percent {start_percent:g} must be below end_percent {end_percent:g}")
+
+
+def chosen_lora(file: str, lora: dict[str, torch.Tensor] | None) -> LoraModel:
+    """The eraser of the file, or the linked one."""
+    if file != LINKED:
+        return read_file(file)
+    if lora is None:
+        raise ValueError("there is no eraser: choose a file, or link a LORA_MODEL")
+    return with_header(lora)
+
+
+def own_prompts(prompts: str, concept: str) -> tuple[str, ...]:
+    """The prompts that the user gave for the concept: typed ones, or plain ones for a typed concept."""
+    names = words_of(concept)
+    if prompts.strip() or not names:
+        return lines_of(prompts)
+    return tuple(ErasedConcept(names).concept_prompts())
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a dial is measured with: how many seeds, who reads their pictures, and the user's own prompts."""
+class Measurement:
+    """What a strength curve is measured with.
+
+    Attributes:
+        images: how many seeds.
+        judge: reads their pictures; None is the model itself.
+        vae: makes the pictures that the judge reads.
+        prompts: the user's own; without any, those of the eraser's training.
+    """
 
     images: int
-    judge: Asked | None
-    vae: object
+    judge: ChosenJudge | None
+    vae: Any
     prompts: tuple[str, ...]
 
     def digest(self) -> str:
+        """Names the user's own prompts; empty when there are none."""
         return hashlib.sha256("\n".join(self.prompts).encode()).hexdigest()[:12] if self.prompts else ""
 
-    def made(self, known: Curve | None) -> bool:
-        """Whether a dial that is there was read by the judge and on the prompts that are asked for."""
-        same_judge = known and (self.judge is None or known.reader == self.judge.name())
-        return bool(same_judge and self.digest() in ("", known.prompts))
+    def is_answered_by(self, curve: StrengthCurve) -> bool:
+        """Whether a curve was read by the chosen judge, and on the user's own prompts if there are any."""
+        # Without a judge or prompts any curve will do: measuring takes minutes.
+        if self.judge is not None and curve.reader != self.judge.name():
+            return False
+        return not self.prompts or curve.prompts == self.digest()
 
 
-def keep(made: LoraModel, path: Path) -> list[str]:
-    """Writes a dial into its LoRA's file unless it is there; a line that tells where the file does not take it.
+def strength_curve(
+    model: Any, clip: Any, lora: LoraModel, eraser: Eraser, name: str, measurement: Measurement
+) -> tuple[StrengthCurve, list[str]]:
+    """An eraser's curve, and what the user should know about it.
 
-    The folder may be read-only, and Windows lets nobody replace a file that a loader has open: the dial is good anyway.
+    It is measured where no curve is known, where another judge has read it, and where it was measured on other prompts
+    than the user's. What is measured goes into the user folder; the LoRA's own file is never rewritten.
     """
-    if made.header == load_lora(path)[1]:
-        return []
-    try:
-        save_lora(made, path, made.header)
-    except OSError as error:
-        told = f"the dial is not kept in {path.name} ({error.strerror}): save the output lora with Save Erase LoRA"
-        logging.warning("Erase Strength: %s", told)
-        return [told]
-    return []
-
-
-def calibrated(model, clip, made: LoraModel, eraser: keys.Eraser, name: str, how: Reading):
-    """The LoRA with its measured dial in the header, and the dial.
-
-    It is measured when it is not there, when a judge is asked and another had read it, and when prompts are given and
-    it was measured on others.
-    """
-    known = Curve.of(made.header)
-    if how.made(known):
-        return made, known
+    # The folder first: what was measured last is there, and a header may be older.
+    dials = DialFolder(user_folder() / "dials")
+    known = [dials.read(lora)]
+    if HEADER_KEY in lora.header:
+        known.append(StrengthCurve.from_json(lora.header[HEADER_KEY], f"the header of {name}"))
+    for curve in known:
+        if curve is not None and measurement.is_answered_by(curve):
+            return curve, []
     if clip is None:
         raise ValueError(f"the strength of {name} was not measured so yet: connect the CLIP of this model once")
-    erased, reader = Erased.of(made.header, name), how.judge.reader(model, how.vae) if how.judge else Moves()
-    config = StrengthConfig.like(erased, how.images)
-    curve = combining.calibrate(model, clip, eraser, how.prompts or erased.asking(), config, reader)
-    curve = replace(curve, prompts=how.digest())
-    return LoraModel(made, made.header | {HEADER: curve.text()}), curve
+    curve = measured_curve(model, clip, lora, eraser, name, measurement)
+    try:
+        dials.write(lora, curve)
+    except OSError as error:
+        # The folder may be read-only or full. The curve is good anyway.
+        note = (
+            f"the strength of {name} is not kept in {dials.folder} ({error.strerror}): "
+            "save the output lora with Save Erase LoRA, or it is measured again"
+        )
+        logging.warning("Erase Strength: %s", note)
+        return curve, [note]
+    return curve, []
 
 
-def placed(model, eraser: keys.Eraser, scale: float, window: tuple[float, float]):
+def measured_curve(
+    model: Any, clip: Any, lora: LoraModel, eraser: Eraser, name: str, measurement: Measurement
+) -> StrengthCurve:
+    """Samples the eraser at many scales; takes minutes."""
+    prompts = measurement.prompts
+    if not prompts:
+        advice = "type its concept into `concept`, or prompts that ask for it into `prompts`"
+        prompts = tuple(ErasedConcept.from_header(lora.header, name, advice).concept_prompts())
+    reader: LatentReader = LatentShiftReader()
+    if measurement.judge is not None:
+        reader = measurement.judge.reader(model, measurement.vae)
+    # At the size and guidance of the training, where the eraser is known to work.
+    config = StrengthConfig.for_header(lora.header, measurement.images, name)
+    curve = combining.calibrate(model, clip, eraser, prompts, config, reader)
+    return dataclasses.replace(curve, prompts=measurement.digest())
+
+
+def apply_eraser(model: Any, eraser: Eraser, scale: float, window: tuple[float, float]) -> Any:
     """The MODEL with the eraser: in its weights, or only in a window of the sampling."""
-    if window == (0.0, 1.0):
-        return patch.patched(model, eraser, scale)
+    # In the weights it costs nothing while sampling. A window has to add it to every weight in every step.
+    if window == ALL_STEPS:
+        return patch.with_lora(model, eraser, scale)
     sampling = model.get_model_object("model_sampling")
-    return patch.scheduled(model, eraser, scale, *(sampling.percent_to_sigma(percent) for percent in window))
+    start, end = window
+    start_sigma = sampling.percent_to_sigma(start)
+    end_sigma = sampling.percent_to_sigma(end)
+    return patch.with_lora_between(model, eraser, scale, start_sigma, end_sigma)
+
+
+def strength_summary(strength: float, scale: float, curve: StrengthCurve, notes: list[str]) -> str:
+    """The summary: the scale, the curve, and the notes."""
+    lines = [f"strength {strength:g} is a scale of {scale:.3f}"]
+    lines.append(f"scale: share of seeds that have lost the concept, by {curve.reader}")
+    for point, effect in zip(curve.scale, curve.effect, strict=True):
+        lines.append(f"{point:.2f}: {effect:.2f}")
+    return "\n".join([*lines, *notes])
 
 
 NODES = [EraseStrength]

@@ -1,5 +1,7 @@
 """The loader of TinyFlux's text encoder; its other parts load with stock nodes."""
 
+from typing import Any
+
 import comfy.sd
 import comfy.utils
 import folder_paths
@@ -8,48 +10,57 @@ from comfy.sd1_clip import ClipTokenWeightEncoder
 from comfy.text_encoders.flux import T5XXLTokenizer
 from comfy_api.latest import io
 
-from ..eraseanything_core.tinyflux.text import LENGTH, PAD, TextEncoder
+from ..eraseanything_core.tinyflux.text import LENGTH, PAD, TinyTextEncoder
 
 
 class Tokenizer:
-    """ComfyUI's T5 tokenizer at TinyFlux's length."""
+    """ComfyUI's T5 tokenizer at TinyFlux's length.
 
-    def __init__(self, embedding_directory=None, tokenizer_data=None):
+    It has the methods that `comfy.sd.CLIP` calls; the weights come from T5's vocabulary alone.
+    """
+
+    def __init__(self, embedding_directory: str | None = None, tokenizer_data: dict | None = None) -> None:
         self.t5xxl = T5XXLTokenizer(tokenizer_data={"t5xxl_min_length": LENGTH})
 
-    def tokenize_with_weights(self, text, return_word_ids=False, **kwargs):
+    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kwargs: Any) -> dict[str, list]:
+        """Rows of (token, weight) under the name that the text encoder reads them by."""
         return {"t5xxl": self.t5xxl.tokenize_with_weights(text, return_word_ids, **kwargs)}
 
-    def untokenize(self, token_weight_pair):
+    def untokenize(self, token_weight_pair: list) -> list:
+        """The pieces of a row, as T5's tokenizer has them."""
         return self.t5xxl.untokenize(token_weight_pair)
 
-    def state_dict(self):
+    def state_dict(self) -> dict:
+        """Nothing of it is saved."""
         return {}
 
 
-class ClipModel(TextEncoder, ClipTokenWeightEncoder):
+class ClipModel(TinyTextEncoder, ClipTokenWeightEncoder):
     """TinyFlux's text encoder behind the interface of ComfyUI's CLIP; prompt weights work as with T5."""
 
     special_tokens = {"end": 1, "pad": PAD}
 
-    def __init__(self, device="cpu", dtype=None, model_options=None):
+    def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: dict | None = None) -> None:
         super().__init__()
-        self.to(device=device, dtype=torch.float32)
+        self.to(device=device, dtype=torch.float32)  # a few megabytes: half precision would save nothing
         self.dtypes = {torch.float32}
 
-    def encode(self, rows):
+    def encode(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Context [rows, tokens, features] and pooled [rows, features] of token ids."""
         return self(torch.tensor(rows, device=self.embed.weight.device))
 
-    def encode_token_weights(self, token_weight_pairs):
+    def encode_token_weights(self, token_weight_pairs: dict[str, list]) -> Any:
+        """Weights the encodings by how far they are from those of the empty prompt, as ComfyUI does for T5."""
         return super().encode_token_weights(token_weight_pairs["t5xxl"])
 
-    def set_clip_options(self, options):
-        pass
+    def set_clip_options(self, options: dict) -> None:
+        """CLIP's layer options do not exist here."""
 
-    def reset_clip_options(self):
-        pass
+    def reset_clip_options(self) -> None:
+        """See `set_clip_options`."""
 
-    def load_sd(self, state):
+    def load_sd(self, state: dict[str, torch.Tensor]) -> Any:
+        """Takes the weights of a file."""
         return self.load_state_dict(state, strict=False)
 
 
@@ -62,14 +73,16 @@ class Target:
 
 
 class TinyFluxTextLoader(io.ComfyNode):
+    """Loads TinyFlux's text encoder, which no stock loader knows."""
+
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="EraseAnything_TinyFlux",
             display_name="Load TinyFlux Text Encoder",
             category="EraseAnything",
-            description="Loads the text encoder of TinyFlux, the small Flux that this pack is proven on. The model and "
-            "the autoencoder load with Load Diffusion Model and Load VAE.",
+            description="Loads the text encoder of TinyFlux, a small FLUX that runs on a CPU. The "
+            "model and the autoencoder load with Load Diffusion Model and Load VAE.",
             inputs=[
                 io.Combo.Input(
                     "text_encoder",
@@ -81,7 +94,7 @@ class TinyFluxTextLoader(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, text_encoder) -> io.NodeOutput:
+    def execute(cls, text_encoder: str) -> io.NodeOutput:
         path = folder_paths.get_full_path_or_raise("text_encoders", text_encoder)
         state = comfy.utils.load_torch_file(path, safe_load=True)
         if "layers.0.near" not in state:

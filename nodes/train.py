@@ -1,296 +1,264 @@
 """Nodes that train an eraser and save it."""
 
 import dataclasses
-import logging
-import threading
-import time
-from contextlib import nullcontext
-from pathlib import Path
+from typing import Any
 
-import comfy.model_management
-import comfy.utils
-import folder_paths
 import numpy as np
 import torch
 from comfy_api.latest import io, ui
-from server import PromptServer
 
-from ..eraseanything_core import files
-from ..eraseanything_core.comfy_bridge.previews import small_pictures
-from ..eraseanything_core.comfy_bridge.training import train_eraser
+from ..eraseanything_core.comfy_bridge.host import ComfyHost
 from ..eraseanything_core.comfy_bridge.training_session import fingerprint
 from ..eraseanything_core.concepts.prompts import lines_of, words_of
-from ..eraseanything_core.lora.adapter import PRESETS as TARGETS
-from ..eraseanything_core.lora.adapter import LoraModel, header, save_lora, strings, title
+from ..eraseanything_core.lora.files import LoraModel, check_tensors, header_strings, save_lora
+from ..eraseanything_core.lora.headers import model_spec, named_header, training_header
+from ..eraseanything_core.lora.keys import TARGETS
 from ..eraseanything_core.training import optimizers
-from ..eraseanything_core.training.config import PRESETS, EraseConfig
-from ..eraseanything_core.training.curves import curves, stacked, strip
+from ..eraseanything_core.training.config import EraseConfig
+from ..eraseanything_core.training.curves import curves
 from ..eraseanything_core.training.monitor import bounds
-from ..eraseanything_core.training.termination import kept_on_sigterm
+from ..eraseanything_core.training.presets import PRESETS
+from ..eraseanything_core.training.recipe import train_eraser
 from ..eraseanything_core.training.trainer import EraseResult
+from .shared.folders import free_lora_path, run_folder
+from .shared.inputs import CATEGORY_TRAINING, MAX_SEED, OUTPUT_NAME, valid_name
+from .shared.training_display import TrainingDisplay, finish_on_sigterm
+from .shared.types import ERASE_CONCEPTS, LORA_MODEL, LOSS_MAP
 
-DEFAULT = EraseConfig(concept="")
-CATEGORY = "EraseAnything/training"
-LORA_MODEL, LOSS_MAP = io.Custom("LORA_MODEL"), io.Custom("LOSS_MAP")
-ERASE_CONCEPTS = io.Custom("ERASE_CONCEPTS")
-CUSTOM = "custom"
-
-
-def loras() -> Path:
-    """The folder that the stock LoraLoader lists."""
-    return Path(folder_paths.get_folder_paths("loras")[0])
+DEFAULTS = EraseConfig(concept="")
+CUSTOM = "custom"  # the preset that leaves every input as typed
+AUTO = "auto"
+MEMORY_MODES = [AUTO, "as set"]
 
 
-def taken() -> set[str]:
-    """The names in it."""
-    return {file.stem for file in loras().glob("*.safetensors")}
+def text_input(name: str, tooltip: str, default: str = "", **options: Any) -> io.Input:
+    """A line of text, or several with `multiline`."""
+    return io.String.Input(name, tooltip=tooltip, default=default, **options)
 
 
-def free_path(name: str) -> Path:
-    """A file in it that is not there yet: the name, or the name with a number."""
-    return files.writable(loras(), files.numbered(files.check_name(name), taken()))
+def number_input(name: str, low: float, high: float, tooltip: str, **options: Any) -> io.Input:
+    """A number of `EraseConfig`: an integer or not as its default is, among the advanced inputs."""
+    default = getattr(DEFAULTS, name)
+    kind, step = (io.Int, 1) if isinstance(default, int) else (io.Float, 0.01)
+    if kind is io.Float:
+        options = {"round": False} | options  # the frontend would round learning rates away
+    options = {"default": default, "step": step, "min": low, "max": high, "advanced": True} | options
+    return kind.Input(name, tooltip=tooltip, **options)
 
 
-def checked(name: str | None) -> bool | str:
-    """True, or what is wrong with a typed name; None stands for a linked one."""
-    try:
-        return True if name is None else bool(files.check_name(name))
-    except ValueError as error:
-        return str(error)
+def switch_input(name: str, tooltip: str) -> io.Input:
+    """An on/off setting of `EraseConfig`."""
+    return io.Boolean.Input(name, default=getattr(DEFAULTS, name), tooltip=tooltip, advanced=True)
 
 
-def _text(name: str, tooltip: str, default: str = "", **more):
-    return io.String.Input(name, tooltip=tooltip, default=default, **more)
+def choice_input(name: str, choices: list[str], tooltip: str, **options: Any) -> io.Input:
+    """A setting with a few values, `EraseConfig`'s default first chosen."""
+    options = {"default": getattr(DEFAULTS, name, None), "advanced": True} | options
+    return io.Combo.Input(name, options=choices, tooltip=tooltip, **options)
 
 
-def _setting(kind, name: str, tooltip: str, **more):
-    """A widget of a setting, with the trainer's default, among the advanced ones."""
-    more = {"default": getattr(DEFAULT, name, None), "advanced": True} | more
-    return kind.Input(name, tooltip=tooltip, **more)
-
-
-def _int(name: str, low: int, high: int, tooltip: str, **more):
-    return _setting(io.Int, name, tooltip, **{"min": low, "max": high, "step": 1} | more)
-
-
-def _float(name: str, high: float, tooltip: str, **more):
-    return _setting(io.Float, name, tooltip, **{"min": 0.0, "max": high, "step": 0.01, "round": False} | more)
-
-
-def _combo(name: str, options: list[str], tooltip: str, **more):
-    return _setting(io.Combo, name, tooltip, options=options, **more)
-
-
-def _what() -> list:
+def concept_inputs() -> list[io.Input]:
+    """What is erased, from which model, and what has to stay."""
     return [
-        io.Model.Input("model", tooltip="Flux.1, straight from its loader. It is left as it is."),
-        io.Clip.Input("clip", tooltip="The text encoder that the prompts are encoded with."),
-        _text("concept", "The word or words to erase."),
-        _text("synonyms", "Other words for it, separated by commas or lines.", multiline=True),
-        _text("irrelevant", "Words that have to survive, separated by commas or lines.", multiline=True),
-        _text(
+        io.Model.Input("model", tooltip="Flux.1, straight from its loader. It stays unchanged."),
+        io.Clip.Input("clip", tooltip="The text encoder of the model."),
+        text_input("concept", "The word or words to erase."),
+        text_input("synonyms", "Other words for the concept, separated by commas or lines.", multiline=True),
+        text_input("irrelevant", "Words that must survive, separated by commas or lines.", multiline=True),
+        text_input(
             "templates",
-            "Prompts to erase it from, one a line; {} stands for the concept.",
-            "\n".join(DEFAULT.templates),
+            "Prompts to erase the concept from, one per line; {} stands for the concept.",
+            "\n".join(DEFAULTS.templates),
             multiline=True,
         ),
-        _text(
+        text_input(
             "neutral",
-            "What the model shall paint instead. Empty: the empty prompt. Text: that prompt. {}: the same sentence "
+            "What to paint instead. Empty: the empty prompt. Text: that prompt. {}: the same sentence "
             "without the concept. {person}: the same sentence with `person` in its place; {dog|cat} draws one.",
-            DEFAULT.neutral,
+            DEFAULTS.neutral,
         ),
-        _text(
-            "retain", "Prompts that have to stay as they are, one a line: neighbours and generic ones.", multiline=True
-        ),
-        _text(
-            "output_name", "File name of the LoRA, without folder; a number is added where the name is taken.", "eraser"
-        ),
+        text_input("retain", "Prompts that must not change, one per line.", multiline=True),
+        text_input("output_name", OUTPUT_NAME, "eraser"),
     ]
 
 
-def _objective() -> list:
+def objective_inputs() -> list[io.Input]:
+    """The losses and their weights."""
     return [
-        _float(
-            "eta", 20, "How far past the neutral prompt the concept is pushed; 0 leads to the neutral prompt.", step=0.1
+        number_input("eta", 0, 20, "How far the concept is pushed past the neutral prompt; 0 stops at it.", step=0.1),
+        number_input("tau", 0.01, 1, "Temperature of the reverse self-contrastive loss."),
+        number_input("k_irrelevant", 1, 16, "Irrelevant words that one step compares with (K)."),
+        number_input("esd_weight", 0, 100, "Weight of the erasing loss on the velocity."),
+        number_input("attn_weight", 0, 100, "Weight of the loss on the attention that the concept's tokens get."),
+        number_input("retain_weight", 0, 1000, "Weight of staying at the original model where the concept is absent."),
+        number_input("rsc_weight", 0, 100, "Weight of the reverse self-contrastive loss; 0 needs no synonyms."),
+        number_input("guidance", 0, 20, "Guidance value during training.", step=0.1),
+    ]
+
+
+def trajectory_inputs() -> list[io.Input]:
+    """The points x_t at which the model is trained."""
+    return [
+        number_input("width", 16, 4096, "Width of the training images in pixels.", step=16),
+        number_input("height", 16, 4096, "Height of the training images in pixels.", step=16),
+        number_input("sampling_steps", 2, 200, "Sampler steps of the trajectories that the model is trained on."),
+        number_input("cached_trajectories", 1, 1024, "Trajectories of the concept that are kept in memory."),
+        number_input("refresh_every", 1, 100000, "Steps after which new trajectories are sampled."),
+    ]
+
+
+def optimisation_inputs() -> list[io.Input]:
+    """How long, how fast and in which weights."""
+    return [
+        number_input("steps", 1, 100000, "Training steps; each has one erasing and one preserving update."),
+        number_input("batch_size", 1, 256, "Sentences to erase in one step."),
+        number_input("retain_batch_size", 1, 256, "Prompts to preserve in one step."),
+        number_input("rank", 1, 256, "Rank of the LoRA; alpha is the same, so a strength of 1 is the trained one."),
+        number_input("lr_low", 0, 1, "Learning rate of the erasing update.", step=1e-5),
+        number_input("lr_up", 0, 1, "Learning rate of the preserving update.", step=1e-5),
+        choice_input(
+            "targets", list(TARGETS), "Projections that are trained; `paper` is the text stream's queries and keys."
         ),
-        _float("tau", 1, "Temperature of the reverse self-contrastive loss.", min=0.01),
-        _int("k_irrelevant", 1, 16, "Irrelevant words compared with in one step (K)."),
-        _float("esd_weight", 100, "Weight of the erasing loss on the velocity."),
-        _float("attn_weight", 100, "Weight of the loss on the attention that the concept's tokens get."),
-        _float("retain_weight", 1000, "Weight of staying at the frozen model where the concept is absent."),
-        _float("rsc_weight", 100, "Weight of the reverse self-contrastive loss; 0 needs no synonyms."),
-        _float("guidance", 20, "Guidance value that the model is given in training.", step=0.1),
-    ]
-
-
-def _points() -> list:
-    return [
-        _int("width", 16, 4096, "Width of the training images in pixels.", step=16),
-        _int("height", 16, 4096, "Height of the training images in pixels.", step=16),
-        _int("sampling_steps", 2, 200, "Steps of the trajectories on which the model is corrected."),
-        _int("cached_trajectories", 1, 1024, "Trajectories kept in memory, of the concept and of the rest each."),
-        _int("refresh_every", 1, 100000, "Steps after which the trajectories are drawn anew."),
-    ]
-
-
-def _optimisation() -> list:
-    targets = "Which projections are trained; `paper` is the text stream's queries and keys."
-    turns = "On: two optimisers take turns, as in the paper. Off: one step on the summed loss at lr_low."
-    again = "Equal seeds give equal LoRAs."
-    recompute = "Recompute blocks in the backward pass: less memory, more time, the same gradients. "
-    return [
-        _int("steps", 1, 100000, "Pairs of one erasing and one preserving step."),
-        _int("batch_size", 1, 256, "Sentences to erase in one step."),
-        _int("retain_batch_size", 1, 256, "Prompts to preserve in one step."),
-        _int("rank", 1, 256, "Rank of the LoRA; its alpha is the same, so its strength is 1."),
-        _float("lr_low", 1, "Learning rate of the erasing step.", step=1e-5),
-        _float("lr_up", 1, "Learning rate of the preserving step.", step=1e-5),
-        _combo("targets", list(TARGETS), targets),
-        _setting(io.Boolean, "alternate", turns),
-        _combo("dtype", ["auto", "bf16", "fp32"], "Precision of the model."),
-        _setting(io.Boolean, "gradient_checkpointing", recompute + "With memory on `auto` the node decides."),
-        _int("seed", 0, 2**31 - 1, again, step=None, control_after_generate=False),
+        switch_input(
+            "alternate", "On: two optimisers take turns, as in the paper. Off: one update on the summed loss at lr_low."
+        ),
+        choice_input("dtype", ["auto", "bf16", "fp32"], "Precision of the model."),
+        switch_input(
+            "gradient_checkpointing",
+            "Recompute blocks in the backward pass: less memory, more time, the same gradients. With memory on `auto` "
+            "the node decides.",
+        ),
+        number_input(
+            "seed", 0, MAX_SEED, "The same seed gives the same LoRA.", step=None, control_after_generate=False
+        ),
         io.Vae.Input("vae", optional=True, tooltip="With it the node shows the concept before and after."),
         ERASE_CONCEPTS.Input(
             "concepts",
             optional=True,
-            tooltip="From Concept Sampler. It takes the place of concept, synonyms, irrelevant, templates, neutral and "
-            "retain, and each step compares with one irrelevant word of each of its tiers.",
+            tooltip="From Concept Sampler. It replaces concept, synonyms, irrelevant, templates, neutral and retain. "
+            "Each step compares with one irrelevant word of each of its tiers.",
         ),
     ]
 
 
-def _later() -> list:
-    """What came later: optional, so that older workflows and scripts go on."""
-    presets = "How long and how thoroughly: 100, 200 or 500 pairs, or the settings of the paper or of its code. "
-    presets += "It goes over the inputs that it names in its help; `custom` leaves them all to you."
-    resume = "Name of a stopped run to go on with; empty starts a new one. The inputs must be the same as then, "
-    memory = "`auto` estimates the peak, recomputes blocks or leaves weights in main memory if it must, and says so."
+def run_inputs() -> list[io.Input]:
+    """Presets, saving, monitoring and rarer settings.
+
+    All are optional: workflows and scripts that were saved before them still load.
+    """
     inputs = [
-        _combo("preset", [CUSTOM, *PRESETS], presets, default="balanced", advanced=False),
-        _text("resume", resume + "but for steps and those of saving, memory and watching.", advanced=True),
-        _combo("memory", ["auto", "as set"], memory, default="auto"),
-        _int("save_every", 0, 100000, "Pairs between two saved states; 0 saves only when it stops.", default=25),
-        _int("monitor_every", 0, 100000, "Pairs between two looks from outside, with pictures; 0 is never."),
-        _float("stop_score", 1, "Stop when the concept score has fallen to this; 0 is never. It starts at 1."),
-        _float("stop_drift", 10, "Stop when held-out prompts have drifted by more than this; 0 is never."),
-        _int("cached_retain_trajectories", 0, 1024, "Trajectories of what stays; 0 is as many as `pool`."),
-        _int("rsc_samples", 0, 100000, "Points that the contrastive loss has in a pool; 0 is new ones."),
-        _float("on_policy_share", 1, "Share of the trajectories that the student walks from the second pool on."),
-        _combo("optimizer", optimizers.installed(), "The others appear when their libraries are installed."),
-        _combo("lr_schedule", list(optimizers.SCHEDULES), "How the learning rates go over the run."),
-        _int("warmup_steps", 0, 100000, "Pairs in which the learning rates rise."),
-        _float("max_grad_norm", 1000, "Norm that a gradient is cut to.", default=DEFAULT.max_grad_norm),
-        _float("weight_decay", 1, "Weight decay of the optimiser.", step=1e-5),
-        _int("gradient_accumulation_steps", 1, 256, "Draws whose gradients are averaged in one update."),
+        choice_input(
+            "preset",
+            [CUSTOM, *PRESETS],
+            "How long and how thoroughly to train: 100, 200 or 500 steps, or the settings of the paper or of its code. "
+            "It replaces the inputs that the help page lists; `custom` replaces none.",
+            default="balanced",
+            advanced=False,
+        ),
+        text_input(
+            "resume",
+            "Name of a stopped run to continue; empty starts a new one. The other inputs must be as they were, except "
+            "steps and those of saving, memory and monitoring.",
+            advanced=True,
+        ),
+        choice_input(
+            "memory",
+            MEMORY_MODES,
+            "`auto` estimates the peak, recomputes blocks or keeps weights in main memory if necessary, and says so.",
+            default=AUTO,
+        ),
+        number_input("save_every", 0, 100000, "Steps between two saved states; 0 saves only at the end.", default=25),
+        number_input("monitor_every", 0, 100000, "Steps between two measurements, with pictures; 0 never measures."),
+        number_input("stop_score", 0, 1, "Stop once the concept score is this low; it starts at 1. 0 never stops."),
+        number_input("stop_drift", 0, 10, "Stop once held-out prompts drift by more than this; 0 never stops."),
+        number_input(
+            "cached_retain_trajectories", 0, 1024, "Trajectories of what stays; 0 means as many as cached_trajectories."
+        ),
+        number_input(
+            "rsc_samples",
+            0,
+            100000,
+            "Points that the contrastive loss reuses until the next refresh; 0 draws new ones.",
+        ),
+        number_input(
+            "on_policy_share", 0, 1, "Share of the trajectories sampled with the LoRA on, after the first refresh."
+        ),
+        choice_input("optimizer", optimizers.installed(), "Others are listed once their libraries are installed."),
+        choice_input("lr_schedule", list(optimizers.SCHEDULES), "How the learning rates change over the run."),
+        number_input("warmup_steps", 0, 100000, "Steps over which the learning rates rise."),
+        number_input("max_grad_norm", 0, 1000, "Largest norm of a gradient; a larger one is scaled down."),
+        number_input("weight_decay", 0, 1, "Weight decay of the optimiser.", step=1e-5),
+        number_input("gradient_accumulation_steps", 1, 256, "Batches whose gradients one update averages."),
     ]
     for each in inputs:
         each.optional = True
     return inputs
 
 
-def run_folder(output_name: str, resume: str) -> Path:
-    """Where the state of a run lies: a new folder, or that of the run to go on with.
+def replaced_inputs(preset: str, typed: dict[str, Any]) -> list[str]:
+    """A line on the typed values that a preset replaced, or none.
 
-    Raises:
-        ValueError: the folder cannot be written to, or there is no such run.
+    Defaults are not worth a line, nor are values that the preset has as well.
     """
-    runs = Path(folder_paths.get_output_directory()) / "eraseanything"
-    for folder in (loras(), runs):
-        files.check_folder(folder)
-    if not resume.strip():
-        return runs / files.numbered(files.check_name(output_name), taken() | {f.name for f in runs.iterdir()})
-    run = runs / files.check_name(resume)
-    if not run.is_dir():
-        known = ", ".join(sorted(f.name for f in runs.iterdir() if f.is_dir())) or "none"
-        raise ValueError(f"there is no run {run.name!r} to resume; there are: {known}")
-    return run
-
-
-def replaced(preset: str, typed: dict) -> list[str]:
-    """A line that names what a preset took the place of; values that nobody has changed are not worth one."""
-    over = {k: v for k, v in PRESETS.get(preset, {}).items() if typed.get(k, v) not in (v, getattr(DEFAULT, k))}
-    told = ", ".join(f"{name} {value} instead of {typed[name]}" for name, value in over.items())
-    return [f"the preset {preset} replaced typed inputs: {told}; with custom they count"] if over else []
-
-
-def keeping():
-    """SIGTERM lets the pair end, the state and the LoRA be written, and the process then end."""
-    server, here = getattr(PromptServer, "instance", None), threading.current_thread() is threading.main_thread()
-    if not here and not server:
-        return nullcontext()
-    call = (lambda work: work()) if here else server.loop.call_soon_threadsafe
-    return kept_on_sigterm(comfy.model_management.interrupt_current_processing, call)
-
-
-class Live:
-    """What the node shows while it runs: bar with the time left, losses, and now and then curves and pictures."""
-
-    def __init__(self, steps: int, node: str | None, model, vae):
-        self.bar, self.node, self.steps, self.begun = comfy.utils.ProgressBar(steps), node, steps, None
-        self.model, self.vae, self.row = model, vae, None
-
-    def progress(self, step: int, losses: dict[str, float]):
-        if self.begun is None:
-            self.begun = step, time.monotonic()
-        done, seconds = step - self.begun[0], time.monotonic() - self.begun[1]
-        self.bar.update_absolute(step)
-        left = f", {seconds / done * (self.steps - step):.0f} s left" if done else ""
-        text = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
-        self.write(f"step {step} of {self.steps}{left}: {text}")
-        comfy.model_management.throw_exception_if_processing_interrupted()
-
-    def tell(self, text: str):
-        """What is said before the first step; the log keeps it."""
-        logging.info("EraseAnything: %s", text)
-        self.write(text)
-
-    def write(self, text: str):
-        if self.node and getattr(PromptServer, "instance", None):
-            PromptServer.instance.send_progress_text(text, self.node)
-
-    def show(self, latents: torch.Tensor | None, run):
-        """The curves so far, under the last pictures of base, erased and neighbour."""
-        run.read()
-        if latents is not None:
-            self.row = strip(small_pictures(self.model, latents, self.vae), 160)
-        drawn = curves(run.history, run.seen, bounds(run.config))
-        self.bar.update_absolute(run.done, preview=("JPEG", stacked(self.row, drawn) if self.row else drawn, 1024))
+    changes = []
+    for name, value in PRESETS.get(preset, {}).items():
+        if typed.get(name, value) not in (value, getattr(DEFAULTS, name)):
+            changes.append(f"{name} {value} instead of {typed[name]}")
+    if not changes:
+        return []
+    return [f"the preset {preset} replaced typed inputs: {', '.join(changes)}; with custom they count"]
 
 
 class EraseTrainer(io.ComfyNode):
     """Trains a LoRA that erases a concept."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="EraseAnything_EraseTrainer",
             display_name="Erase Trainer",
-            category=CATEGORY,
-            description="Erases a concept from Flux and hands back a LoRA.",
+            category=CATEGORY_TRAINING,
+            description="Trains a LoRA that erases a concept from Flux.",
             search_aliases=["concept erasure", "unlearn", "erase concept"],
-            inputs=[*_what(), *_objective(), *_points(), *_optimisation(), *_later()],
+            inputs=[
+                *concept_inputs(),
+                *objective_inputs(),
+                *trajectory_inputs(),
+                *optimisation_inputs(),
+                *run_inputs(),
+            ],
             outputs=[
                 LORA_MODEL.Output(display_name="lora", tooltip="For Load LoRA Model and Save LoRA Weights."),
-                LOSS_MAP.Output(display_name="losses", tooltip="For Plot Loss Graph; one list a loss."),
+                LOSS_MAP.Output(display_name="losses", tooltip="For Plot Loss Graph; one list per loss."),
                 io.String.Output(display_name="path", tooltip="The file that was written."),
-                io.String.Output(display_name="summary", tooltip="What was done, in words and numbers."),
-                io.Image.Output(display_name="curves", tooltip="All losses, and what the looks from outside gave."),
+                io.String.Output(display_name="summary", tooltip="What was trained, in words and numbers."),
+                io.Image.Output(display_name="curves", tooltip="All losses and measurements over the steps."),
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
     @classmethod
-    def validate_inputs(cls, output_name=None):
-        return checked(output_name)
+    def validate_inputs(cls, output_name: str | None = None) -> bool | str:
+        return valid_name(output_name)
 
     @classmethod
     def execute(
-        cls, model, clip, output_name, synonyms, irrelevant, templates, retain, vae=None, concepts=None,
-        preset=CUSTOM, resume="", memory="as set", **settings,
-    ):  # fmt: skip
+        cls,
+        model: Any,
+        clip: Any,
+        output_name: str,
+        synonyms: str,
+        irrelevant: str,
+        templates: str,
+        retain: str,
+        vae: Any = None,
+        concepts: Any = None,
+        preset: str = CUSTOM,
+        resume: str = "",
+        memory: str = MEMORY_MODES[1],
+        **settings: Any,
+    ) -> io.NodeOutput:
         run = run_folder(output_name, resume)
         config = EraseConfig(
             synonyms=words_of(synonyms),
@@ -303,58 +271,69 @@ class EraseTrainer(io.ComfyNode):
         config = dataclasses.replace(config, **PRESETS.get(preset, {}))
         if concepts is not None:
             config = dataclasses.replace(config, **concepts.settings())
-        live = Live(config.steps, cls.hidden.unique_id, model, vae)
-        with keeping():
-            auto = memory == "auto"
-            result = train_eraser(model, clip, config, live.progress, run, auto, live.show, live.tell)
-            path = free_path(run.name)
+        display = TrainingDisplay(config.steps, cls.hidden.unique_id, model, vae)
+        # The LoRA belongs inside as well: a server that is stopped now still writes it.
+        with finish_on_sigterm():
+            auto = memory == AUTO
+            host = ComfyHost(model, clip)
+            result = train_eraser(host, config, display.progress, run, auto, display.show, display.notify)
+            path = free_lora_path(run.name)
             tensors = {key: tensor.bfloat16() for key, tensor in result.lora.items()}
-            head = strings(header(result.config, fingerprint(model)))
-            save_lora(tensors, path, head)
-        result.notes += replaced(preset, settings)
+            metadata = header_strings(training_header(result.config, fingerprint(model)))
+            save_lora(tensors, path, metadata)
+        result.notes += replaced_inputs(preset, settings)
         if result.interrupted:
             result.notes.append(f"go on with it: resume = {run.name}")
-        summary, picture = result.summary(path.name), curves(result.losses, result.seen, bounds(result.config))
-        shown = ui.PreviewText(summary).as_dict() | {"lora": [path.name]} | cls.pictures(model, vae, result)
+        summary = result.summary(path.name)
+        picture = curves(result.losses, result.scores, bounds(result.config))
+        shown = ui.PreviewText(summary).as_dict() | {"lora": [path.name]} | cls.before_and_after(model, vae, result)
         image = torch.from_numpy(np.array(picture)).float()[None] / 255
-        return io.NodeOutput(LoraModel(tensors, head), result.losses, str(path), summary, image, ui=shown)
+        return io.NodeOutput(LoraModel(tensors, metadata), result.losses, str(path), summary, image, ui=shown)
 
     @classmethod
-    def pictures(cls, model, vae, result: EraseResult) -> dict:
-        """The concept's images before (left) and after (right)."""
+    def before_and_after(cls, model: Any, vae: Any, result: EraseResult) -> dict[str, Any]:
+        """The concept's pictures by the original model (left) and by the erased one (right), for the node's body."""
         if result.samples is None:
             return {}
-        before, after = (vae.decode(model.model.process_latent_out(x)) for x in result.samples)
-        return ui.PreviewImage(torch.cat((before, after), dim=2), cls=cls).as_dict()
+        pictures = []
+        for latents in result.samples:
+            pictures.append(vae.decode(model.model.process_latent_out(latents)))
+        return ui.PreviewImage(torch.cat(pictures, dim=2), cls=cls).as_dict()
 
 
 class SaveEraseLoRA(io.ComfyNode):
     """Saves a LoRA where the stock LoraLoader finds it."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="EraseAnything_SaveEraseLoRA",
             display_name="Save Erase LoRA",
-            category=CATEGORY,
+            category=CATEGORY_TRAINING,
             description="Saves a LoRA into the loras folder, with the concept in its header.",
             inputs=[
-                LORA_MODEL.Input("lora", tooltip="From Erase Trainer."),
-                _text("output_name", "File name, without folder; a number is added where the name is taken.", "eraser"),
-                _text("concept", "What the LoRA erases; written into the header.", optional=True),
+                LORA_MODEL.Input("lora", tooltip="From Erase Trainer or Multi Erase LoRA."),
+                text_input("output_name", OUTPUT_NAME, "eraser"),
+                text_input("concept", "What the LoRA erases; written into the header.", optional=True),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="The file that was written.")],
             is_output_node=True,
         )
 
     @classmethod
-    def validate_inputs(cls, output_name=None):
-        return checked(output_name)
+    def validate_inputs(cls, output_name: str | None = None) -> bool | str:
+        return valid_name(output_name)
 
     @classmethod
-    def execute(cls, lora, output_name, concept=""):
-        head = getattr(lora, "header", {})
-        path = save_lora(lora, free_path(output_name), head | (title(concept) if concept or not head else {}))
+    def execute(cls, lora: Any, output_name: str, concept: str = "") -> io.NodeOutput:
+        check_tensors(lora)
+        metadata = getattr(lora, "header", {})
+        if concept.strip():
+            metadata = metadata | named_header(concept)
+        elif not metadata:
+            # Without a header and a name the title says at least that it is an eraser.
+            metadata = model_spec("")
+        path = save_lora(lora, free_lora_path(output_name), metadata)
         return io.NodeOutput(str(path), ui=ui.PreviewText(f"saved {path.name}"))
 
 

@@ -5,8 +5,17 @@ import shutil
 import subprocess
 from pathlib import Path
 
-FOLDERS = ("models/diffusion_models", "models/vae", "models/text_encoders", "models/loras", "custom_nodes")
-FOLDERS += ("input", "output", "temp", "user")
+FOLDERS = (
+    "models/diffusion_models",
+    "models/vae",
+    "models/text_encoders",
+    "models/loras",
+    "custom_nodes",
+    "input",
+    "output",
+    "temp",
+    "user",
+)
 
 PACK = "eraseanything"
 WEIGHTS = {
@@ -32,7 +41,8 @@ def prepare_base(base: Path, root: Path) -> Path:
 def refresh(source: Path, target: Path) -> None:
     """Copies a file unless size and time say that it is the same."""
     if target.exists():
-        old, new = target.stat(), source.stat()
+        old = target.stat()
+        new = source.stat()
         if (old.st_size, old.st_mtime) == (new.st_size, new.st_mtime):
             return
     shutil.copy2(source, target)
@@ -44,6 +54,7 @@ def link_pack(root: Path, link: Path) -> None:
         return
     remove(link)
     if os.name == "nt":
+        # A symlink needs special rights on Windows; a junction does not.
         command = ["cmd", "/c", "mklink", "/J", str(link), str(root)]
         if subprocess.run(command, capture_output=True).returncode:
             shutil.copytree(root, link, ignore=NOT_COPIED)

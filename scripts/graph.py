@@ -1,7 +1,7 @@
 """Converts workflows between the format that people open (UI) and the one that is queued (API).
 
-    python scripts/graph.py to-api workflow.json graph.json http://127.0.0.1:8188
-    python scripts/graph.py to-ui graph.json workflow.json http://127.0.0.1:8188
+    python -m scripts.graph to-api workflow.json graph.json http://127.0.0.1:8188
+    python -m scripts.graph to-ui graph.json workflow.json http://127.0.0.1:8188
 
 The last argument is a running server, or a file with what its /object_info answers.
 """
@@ -10,15 +10,28 @@ import json
 import sys
 import urllib.request
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from scripts import layout
 
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
-DYNAMIC, GROWING = "COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3"
+DYNAMIC = "COMFY_DYNAMICCOMBO_V3"
+GROWING = "COMFY_AUTOGROW_V3"
 NOTES = ("Note", "MarkdownNote")
-MUTED, BYPASSED = 2, 4
 
-COLUMN, GAP, WIDTH, TITLE, SLOT, TEXT, PREVIEW = 420, 60, 340, 30, 24, 120, 280
+# LiteGraph's modes of a node
+MUTED = 2
+BYPASSED = 4
+
+# px that a node is given in height
+SLOT = 24  # for a socket or a widget
+TEXT = 120  # for a text of several lines, on top of its slot
+PREVIEW = 280  # for the pictures of an output node
+
+Graph = dict[str, dict[str, Any]]  # API format: a node's key to its class_type, inputs and _meta
 
 
 class WorkflowError(Exception):
@@ -35,6 +48,7 @@ class Input:
 
     @property
     def is_widget(self) -> bool:
+        """Whether the node shows a field for it, and not only a socket."""
         return self.kind in WIDGETS and not self.options.get("forceInput")
 
     def extra_values(self) -> list:
@@ -44,7 +58,12 @@ class Input:
         seed = self.kind == "INT" and self.name in ("seed", "noise_seed")
         return ["fixed"] if self.options.get("control_after_generate", seed) else []
 
-    def default(self):
+    @property
+    def is_hidden(self) -> bool:
+        """Whether the frontend shows it only after a click."""
+        return self.is_widget and bool(self.options.get("advanced"))
+
+    def default(self) -> Any:
         """What the widget shows when nothing is set."""
         if "default" in self.options:
             return self.options["default"]
@@ -57,22 +76,23 @@ def inputs_of(node_type: str, object_info: dict) -> list[Input]:
     if node_type not in object_info:
         raise WorkflowError(f"the server has no node {node_type!r}")
     info = object_info[node_type]
-    found = []
+    inputs = []
     for section in ("required", "optional"):
         for name in info["input_order"].get(section, []):
             kind, options = (*info["input"][section][name], {})[:2]
-            if isinstance(kind, list):
-                kind, options = "COMBO", {**options, "options": kind}
+            if isinstance(kind, list):  # a combo of a node in ComfyUI's older style
+                options = {**options, "options": kind}
+                kind = "COMBO"
             if kind == DYNAMIC:
                 raise WorkflowError(f"{node_type}.{name}: inputs of type {kind} are not supported here")
-            found.append(Input(name, kind, options))
-    return found
+            inputs.append(Input(name, kind, options))
+    return inputs
 
 
 # --- UI to API
 
 
-def ui_to_api(workflow: dict, object_info: dict) -> dict:
+def ui_to_api(workflow: dict, object_info: dict) -> Graph:
     """Converts a workflow file into the graph that /prompt takes, as the frontend does on Run.
 
     Args:
@@ -119,16 +139,27 @@ def widget_values(node: dict, inputs: list[Input]) -> dict:
 # --- API to UI
 
 
-def api_to_ui(graph: dict, object_info: dict, positions: dict[str, tuple] | None = None) -> dict:
+def api_to_ui(
+    graph: Graph,
+    object_info: dict,
+    positions: Mapping[str, tuple[int, int]] | None = None,
+    groups: Mapping[str, list[str]] | None = None,
+    note: str = "",
+) -> dict:
     """Makes a workflow file out of an API graph: the same nodes, laid out in columns from left to right.
 
     Args:
         graph: API format; a node's title is taken from its `_meta`.
         object_info: what the server answers to /object_info.
-        positions: x and y of nodes by id; the others are placed automatically.
+        positions: x and y of nodes by key; the others are placed automatically.
+        groups: a group's title to the keys of its nodes; with it, every node is in one of them.
+        note: Markdown for a note at the left.
 
     Returns:
         A workflow of version 0.4, without control over seeds (`control_after_generate` is "fixed").
+
+    Raises:
+        WorkflowError: a node type is missing, a link leads nowhere, or the graph has a loop.
     """
     ids = number_nodes(graph)
     nodes = [ui_node(ids[key], node, inputs_of(node["class_type"], object_info)) for key, node in graph.items()]
@@ -136,55 +167,72 @@ def api_to_ui(graph: dict, object_info: dict, positions: dict[str, tuple] | None
     for key, node in graph.items():
         add_outputs(by_id[ids[key]], object_info[node["class_type"]])
     links = connect(graph, ids, by_id)
-    place(nodes, links, {ids[key]: xy for key, xy in (positions or {}).items()})
+    try:
+        columns = layout.columns_of(by_id, links)
+    except layout.LayoutError as error:
+        raise WorkflowError(str(error)) from None
+    layout.number_in_order(nodes, columns)
+    frames = []
+    if groups:
+        numbered = {title: [ids[key] for key in keys] for title, keys in groups.items()}
+        frames = layout.place_groups(nodes, links, numbered)
+    else:
+        layout.place(nodes, columns)
+    for key, (x, y) in (positions or {}).items():
+        by_id[ids[key]]["pos"] = [x, y]
+    if note:
+        nodes.append(layout.note(max(by_id) + 1, note))
     return {
+        # The same graph always gets the same id: writing a workflow again changes nothing.
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(graph, sort_keys=True))),
         "revision": 0,
-        "last_node_id": max(by_id),
+        "last_node_id": max(node["id"] for node in nodes),
         "last_link_id": len(links),
         "nodes": nodes,
         "links": links,
-        "groups": [],
+        "groups": frames,
         "config": {},
         "extra": {},
         "version": 0.4,
     }
 
 
-def number_nodes(graph: dict) -> dict[str, int]:
+def number_nodes(graph: Graph) -> dict[str, int]:
     """Integer ids for the nodes: their own where all are numbers, else counted from 1."""
     if all(key.isdigit() for key in graph):
         return {key: int(key) for key in graph}
     return {key: number for number, key in enumerate(graph, start=1)}
 
 
-def is_link(value) -> bool:
+def is_link(value: Any) -> bool:
     """Whether an API input is a link: a node id and an output slot."""
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and type(value[1]) is int
 
 
 def ui_node(node_id: int, node: dict, inputs: list[Input]) -> dict:
     """A node of a workflow file, not yet connected or placed."""
-    inputs = [e for entry in inputs for e in grown(entry, node["inputs"])]
+    inputs = [slot for entry in inputs for slot in grown(entry, node["inputs"])]
     unknown = set(node["inputs"]) - {entry.name for entry in inputs}
     if unknown:
         raise WorkflowError(f"{node['class_type']} (node {node_id}) has no input {', '.join(sorted(unknown))}")
-    sockets = [{"name": e.name, "type": e.kind, "link": None} for e in inputs if not e.is_widget]
+    sockets: list[dict] = [{"name": e.name, "type": e.kind, "link": None} for e in inputs if not e.is_widget]
     values = []
-    for entry in (entry for entry in inputs if entry.is_widget):
+    height = SLOT
+    for entry in inputs:
+        if not entry.is_widget:
+            continue
         value = node["inputs"].get(entry.name, entry.default())
         if is_link(value):
             sockets.append({"name": entry.name, "type": entry.kind, "widget": {"name": entry.name}, "link": None})
             value = entry.default()
         values += [value, *entry.extra_values()]
-    texts = sum(bool(entry.options.get("multiline")) for entry in inputs if entry.is_widget)
-    title = node.get("_meta", {}).get("title")
-    return {
+        if not entry.is_hidden:
+            height += SLOT * (1 + len(entry.extra_values())) + TEXT * bool(entry.options.get("multiline"))
+    workflow_node = {
         "id": node_id,
         "type": node["class_type"],
-        **({"title": title} if title else {}),
         "pos": [0, 0],
-        "size": [WIDTH, SLOT * (len(sockets) + len(values) + 1) + TEXT * texts],
+        "size": [layout.WIDTH, height + SLOT * len(sockets)],
         "flags": {},
         "order": 0,
         "mode": 0,
@@ -193,15 +241,22 @@ def ui_node(node_id: int, node: dict, inputs: list[Input]) -> dict:
         "properties": {"Node name for S&R": node["class_type"]},
         "widgets_values": values,
     }
+    meta = node.get("_meta", {})
+    if meta.get("title"):
+        workflow_node["title"] = meta["title"]
+    if meta.get("models"):
+        # The frontend offers to download these where they are missing.
+        workflow_node["properties"]["models"] = meta["models"]
+    return workflow_node
 
 
-def grown(entry: Input, given: dict) -> list[Input]:
+def grown(entry: Input, values: dict) -> list[Input]:
     """A growing input as the slots that are linked and one that is free; any other input as it is."""
     if entry.kind != GROWING:
         return [entry]
     template = entry.options["template"]
-    ((kind, *_),) = next(found.values() for found in template["input"].values() if found)
-    count = sum(name.startswith(f"{entry.name}.") for name in given)
+    ((kind, *_),) = next(section.values() for section in template["input"].values() if section)
+    count = sum(name.startswith(f"{entry.name}.") for name in values)
     names = [f"{entry.name}.{template['prefix']}{i}" for i in range(min(count + 1, template["max"]))]
     return [Input(name, kind, {}) for name in names]
 
@@ -214,7 +269,7 @@ def add_outputs(node: dict, info: dict) -> None:
         node["outputs"].append({"name": name, "type": kind, "slot_index": slot, "links": []})
 
 
-def connect(graph: dict, ids: dict[str, int], nodes: dict[int, dict]) -> list[list]:
+def connect(graph: Graph, ids: dict[str, int], nodes: dict[int, dict]) -> list[list]:
     """Makes the table of links and writes their ids into the slots at both ends."""
     links = []
     for key, node in graph.items():
@@ -225,28 +280,13 @@ def connect(graph: dict, ids: dict[str, int], nodes: dict[int, dict]) -> list[li
                 continue
             if not is_link(value) or value[0] not in ids or value[1] >= len(nodes[ids[value[0]]]["outputs"]):
                 raise WorkflowError(f"{target['type']}.{entry['name']} (node {key}): {value!r} is no output of a node")
-            output = nodes[ids[value[0]]]["outputs"][value[1]]
-            links.append([len(links) + 1, ids[value[0]], value[1], target["id"], slot, output["type"]])
-            entry["link"] = links[-1][0]
-            output["links"].append(links[-1][0])
+            source = nodes[ids[value[0]]]
+            output = source["outputs"][value[1]]
+            link = len(links) + 1
+            links.append([link, source["id"], value[1], target["id"], slot, output["type"]])
+            entry["link"] = link
+            output["links"].append(link)
     return links
-
-
-def place(nodes: list[dict], links: list[list], positions: dict[int, tuple]) -> None:
-    """Puts each node one column right of the last node that it needs, and numbers them in that order."""
-    columns = {node["id"]: 0 for node in nodes}
-    for _ in nodes:
-        for _, source, _, target, *_ in links:
-            columns[target] = max(columns[target], columns[source] + 1)
-    if max(columns.values()) >= len(nodes):
-        raise WorkflowError("the graph has a loop")
-    heights: dict[int, int] = {}
-    for order, node in enumerate(sorted(nodes, key=lambda node: columns[node["id"]])):
-        column = columns[node["id"]]
-        y = heights.get(column, 0)
-        heights[column] = y + node["size"][1] + TITLE + GAP
-        node["pos"] = list(positions.get(node["id"], (column * COLUMN, y)))
-        node["order"] = order
 
 
 def read_object_info(source: str) -> dict:
@@ -258,8 +298,10 @@ def read_object_info(source: str) -> dict:
 
 
 def main(direction: str, source: str, target: str, nodes: str) -> None:
-    convert = {"to-api": ui_to_api, "to-ui": api_to_ui}[direction]
-    converted = convert(json.loads(Path(source).read_text(encoding="utf-8")), read_object_info(nodes))
+    """Converts one file."""
+    content = json.loads(Path(source).read_text(encoding="utf-8"))
+    info = read_object_info(nodes)
+    converted = ui_to_api(content, info) if direction == "to-api" else api_to_ui(content, info)
     Path(target).write_text(json.dumps(converted, indent=2) + "\n", encoding="utf-8")
 
 

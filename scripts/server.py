@@ -19,6 +19,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -53,17 +54,37 @@ class ComfyServer:
         log: file that takes all the server prints.
         python: interpreter to run it with.
         arguments: further arguments of main.py.
+        port: of this machine; 0 takes a free one.
+        cpu: whether ComfyUI leaves a GPU alone.
     """
 
-    def __init__(self, comfyui: Path, base: Path, log: Path, python=sys.executable, arguments: tuple = ()):
+    def __init__(
+        self,
+        comfyui: Path,
+        base: Path,
+        log: Path,
+        python: str | Path = sys.executable,
+        arguments: tuple[str, ...] = (),
+        port: int = 0,
+        cpu: bool = True,
+    ) -> None:
         self.comfyui = Path(comfyui)
         self.base = Path(base)
         self.log = Path(log)
+        self.requested_port = port
         self.command = [
-            str(python), str(self.comfyui / "main.py"), "--cpu", "--base-directory", str(self.base),
-            "--database-url", "sqlite:///:memory:", "--disable-auto-launch", "--disable-api-nodes",
+            str(python),
+            str(self.comfyui / "main.py"),
+            *(["--cpu"] if cpu else []),
+            "--base-directory",
+            str(self.base),
+            # In memory: two servers must not share a database file.
+            "--database-url",
+            "sqlite:///:memory:",
+            "--disable-auto-launch",
+            "--disable-api-nodes",
             *arguments,
-        ]  # fmt: skip
+        ]
         self.client = uuid.uuid4().hex
         self.events: queue.Queue[tuple[str, dict]] = queue.Queue()
         self.process: subprocess.Popen | None = None
@@ -73,25 +94,34 @@ class ComfyServer:
         self.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:
         """Boots the server and returns once it answers and its events are listened to."""
-        self.port = free_port()
+        self.port = self.requested_port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*self.command, "--port", str(self.port)], cwd=self.comfyui, env={**os.environ, **OFFLINE},
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            )  # fmt: skip
+                [*self.command, "--port", str(self.port)],
+                cwd=self.comfyui,
+                env={**os.environ, **OFFLINE},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
         try:
             self._wait_until_up()
             self._listen()
         except BaseException:
             self.stop()
             raise
+
+    def wait_until_it_ends(self) -> None:
+        """Waits for the process, which ends by itself only when something goes wrong."""
+        code = self.process.wait()
+        raise ServerError(f"ComfyUI ended with code {code}:\n{tail(self.log)}")
 
     def stop(self) -> None:
         """Ends the process, by force if it does not go by itself."""
@@ -108,7 +138,8 @@ class ComfyServer:
         """The body that the server answers to a GET."""
         return self._request(urllib.request.Request(self.url + path))
 
-    def get_json(self, path: str):
+    def get_json(self, path: str) -> Any:
+        """What the server answers to a GET, as JSON."""
         return json.loads(self.get(path))
 
     def post(self, path: str, body: dict) -> bytes:
@@ -219,8 +250,8 @@ class ComfyServer:
                     self.events.put((event["type"], event["data"]))
                 elif message.type is aiohttp.WSMsgType.BINARY and message.data[:4] == PROGRESS_TEXT:
                     end = 8 + int.from_bytes(message.data[4:8], "big")
-                    told = {"node": message.data[8:end].decode(), "text": message.data[end:].decode()}
-                    self.events.put(("progress_text", told))
+                    text = {"node": message.data[8:end].decode(), "text": message.data[end:].decode()}
+                    self.events.put(("progress_text", text))
 
     def _next_event(self, end: float) -> tuple[str, dict]:
         while time.monotonic() < end:

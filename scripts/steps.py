@@ -72,6 +72,7 @@ class Steps:
         return path.exists() and path.read_text() == stamp
 
     def finish(self, name: str, stamp: str) -> None:
+        """Notes that a step is done."""
         self.stamps.mkdir(parents=True, exist_ok=True)
         (self.stamps / name).write_text(stamp)
 
@@ -103,6 +104,7 @@ class Steps:
         return code == 0
 
     def attempt(self, command: list[str]) -> tuple[int, str]:
+        """Runs a command once; its exit code and its output."""
         result = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             encoding="utf-8", errors="replace",

@@ -1,125 +1,86 @@
-"""What AttentionProbe and AttentionErase hang into a MODEL: wrappers of its sampling and of its forward.
+"""The hooks of AttentionProbe and AttentionErase: wrappers of a MODEL's sampling and of its forward.
 
-Both look at each forward for the rows of the batch that carry the prompt, by the encoding itself, so that negative
-prompts, batches and other conditions are left alone; and both go through `optimized_attention_override`, calling
-the one that is there already. ComfyUI's patcher takes the two methods of a hook as wrappers (`OUTER_SAMPLE` and
-`APPLY_MODEL`), and where a model does not tell its attention apart, object patches of the modules that hold it.
+Each hook looks in every forward for the rows of the batch that carry the prompt, by the encoding itself, so that
+negative prompts, batches and other conditions are left alone. Each goes through `optimized_attention_override` and
+calls an override that is there already. ComfyUI's patcher takes the two methods `outer_sample` and `apply_model` as
+wrappers (`OUTER_SAMPLE` and `APPLY_MODEL`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
-from ..concepts.inflections import numbers
-from ..concepts.matching import holds, locate
-from .columns import Blocks, Place
-from .erase import MapErasure, override
+from .blocks import Blocks, Options
+from .erase import MapErasure, TextLocator, TextPosition, override
+from .located_prompt import LocatedPrompt
 from .probe import Probe, Recording
+
+OVERRIDE = "optimized_attention_override"
+SIGMA_TOLERANCE = 1e-4  # schedulers round their noise levels
+MAX_RECORDINGS = 4  # as many samplings with one probe can be read afterwards
+
+
+class BlockReporter(Protocol):
+    """Lets an attention know in which block it is; see `comfy_bridge.families`."""
+
+    def patch(self, patcher: Any) -> None:
+        """Adds to a clone of the MODEL what has to be there before sampling."""
+
+    def end(self) -> None:
+        """The forward is over."""
+
+
+class TextArguments(Protocol):
+    """Which arguments of a forward hold the encodings of its prompts."""
+
+    def of_forward(self, context: Tensor | None, arguments: dict[str, Any]) -> tuple[Tensor | None, ...]:
+        """The encodings [b, tokens, features] in the arguments of a forward."""
+
+
+class AttentionLayout(Protocol):
+    """Where the text stands in the attention of one family of models."""
+
+    @property
+    def reporter(self) -> BlockReporter: ...
+
+    @property
+    def texts(self) -> TextArguments: ...
+
+    def begin(
+        self, options: Options, x: Tensor, select: Tensor, arguments: dict[str, Any]
+    ) -> tuple[Options, Tensor, TextLocator]:
+        """The options of one forward, the columns of its text keys [b, keys], and where these are.
+
+        Args:
+            options: the transformer options of the forward.
+            x: latents [b, c, ..., h, w].
+            select: [b, tokens], one at the tokens whose columns are meant.
+            arguments: the other arguments of the forward.
+        """
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """A prompt as it is really encoded, and where concepts stand in it.
+class Forward:
+    """One forward of the diffusion model, as ComfyUI calls it.
 
     Attributes:
-        pieces: one string a token, of all the text encoders whose tokens a model takes, one after the other.
-        spans: {concept: every token position of it}.
-        notes: what was taken for a concept though it is spelt otherwise.
-        contexts: encodings of the prompt: for each, one [1, tokens, features] a text encoder.
+        x: latents [b, c, ..., h, w].
+        sigma: the noise level of the batch.
+        texts: the encodings of the prompts, [b, tokens, features] each.
+        arguments: the other arguments by name.
+        options: the transformer options.
+        base_model: ComfyUI's BaseModel around the diffusion model.
     """
 
-    pieces: list[str]
-    spans: dict[str, list[int]]
-    notes: tuple[str, ...]
-    contexts: tuple[tuple[Tensor, ...], ...]
-
-    def rows(self, *texts: Tensor) -> Tensor:
-        """[b], true where a forward's texts [b, tokens, features] hold the prompt's encoding, first or last in them."""
-        return torch.stack([_rows(known, texts) for known in self.contexts]).any(0)
-
-    def columns(self, *texts: Tensor) -> Tensor:
-        """[b, tokens of all texts], one at the concepts' tokens in each of the texts' encodings of the prompt.
-
-        ComfyUI repeats a text for cross-attention when another one in the batch is longer: every copy counts.
-        """
-        places = torch.tensor([i for span in self.spans.values() for i in span], device=texts[0].device)
-        parts = [torch.zeros(text.shape[:2], device=text.device) for text in texts]
-        for known in self.contexts:
-            rows, begun = _rows(known, texts), 0
-            for own, text, part in zip(known, texts, parts):  # of as many, where any row is meant
-                count = own.shape[1]
-                here = places[(places >= begun) & (places < begun + count)] - begun
-                for first in _firsts(count, text.shape[1]):
-                    copies = rows & _equal(text[:, first : first + count], own)
-                    part[copies.nonzero(), first + here] = 1.0
-                begun += count
-        return torch.cat(parts, dim=1)
-
-    def table(self) -> str:
-        """The concepts' tokens, in words."""
-        lines = [
-            f"{concept}: tokens {', '.join(f'{i} {self.pieces[i]!r}' for i in places)}"
-            for concept, places in self.spans.items()
-        ]
-        return "\n".join([*lines, *self.notes])
-
-
-def _firsts(count: int, length: int) -> list[int]:
-    """Where the copies of an encoding may begin in a longer text; Flux 2 has one at its end, after padding."""
-    return sorted({*range(0, length - count + 1, count), max(length - count, 0)})
-
-
-def _rows(known: tuple[Tensor, ...], texts: tuple[Tensor, ...]) -> Tensor:
-    """[b], where every one of a forward's texts begins or ends with its encoding."""
-    if len(known) != len(texts):
-        return torch.zeros(len(texts[0]), dtype=torch.bool, device=texts[0].device)
-    ends = [(own, text, own.shape[1]) for own, text in zip(known, texts, strict=True)]
-    return torch.stack([_equal(text[:, :n], own) | _equal(text[:, -n:], own) for own, text, n in ends]).all(0)
-
-
-def _equal(text: Tensor, known: Tensor) -> Tensor:
-    """[b], where texts [b, tokens, features] are an encoding [1, tokens, features]."""
-    if text.shape[1:] != known.shape[1:]:
-        return torch.zeros(len(text), dtype=torch.bool, device=text.device)
-    return (text == known.to(text)).flatten(1).all(1)
-
-
-def read_prompt(
-    encodings: Sequence[list[str]],
-    concepts: Sequence[str],
-    fuzzy: bool,
-    contexts: Sequence[tuple[Tensor, ...]],
-    quoted: bool = False,
-) -> Prompt:
-    """Finds concepts in an encoded prompt, in the singular and the plural.
-
-    Args:
-        encodings: the pieces of each.
-        quoted: whether a further encoding holds but a part of the prompt, where a concept may be missing.
-
-    Raises:
-        ValueError: no concept is given, or an encoding does not hold one; the message names its words.
-    """
-    if not concepts:
-        raise ValueError("the concept is empty: type the word to look for")
-    pieces, spans, notes = [], {concept: [] for concept in concepts}, {}
-    forms = {concept: numbers(concept) for concept in concepts}
-    for own in encodings:
-        for concept in concepts:
-            if quoted and pieces and not holds(own, concept, fuzzy, forms[concept]):
-                continue
-            found, note = locate(own, concept, fuzzy, forms[concept])
-            spans[concept] += [len(pieces) + i for span in found for i in span]
-            notes |= {note: concept} if note else {}
-        pieces += own
-    return Prompt(pieces, spans, tuple(notes), tuple(contexts))
-
-
-NEAR = 1e-4  # schedulers round their noise levels
-KEPT = 4  # recordings: as many samplings with one probe can be read
+    x: Tensor
+    sigma: float
+    texts: tuple[Tensor, ...]
+    arguments: dict[str, Any]
+    options: Options
+    base_model: Any
 
 
 class Hook:
@@ -130,47 +91,67 @@ class Hook:
         sigmas: (highest, lowest) noise level at which it acts.
     """
 
-    def __init__(self, prompt: Prompt, sigmas: tuple[float, float]):
-        self.prompt, self.sigmas, self.met = prompt, sigmas, False
-
-    acts = True  # whether it does anything at all
-    missed = (
+    acts = True  # whether it does anything besides looking for its prompt
+    missing = (
         "the sampled prompt is not the one that the attention node was given: connect that node's conditioning "
         "to the sampler, or encode exactly its text, without images or sounds"
     )
 
-    def patch(self, patcher):
+    def __init__(self, prompt: LocatedPrompt, sigmas: tuple[float, float]) -> None:
+        self.prompt = prompt
+        self.sigmas = sigmas
+        self.prompt_seen = False  # in the sampling that runs
+
+    def patch(self, patcher: Any) -> None:
         """Adds to a clone of the MODEL what this needs besides the wrappers."""
 
-    def outer_sample(self, executor, *args, **kwargs):
-        """Wraps one sampling, and refuses one that never meets the prompt."""
-        self.met = False
+    def outer_sample(self, executor: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Wraps one sampling.
+
+        Raises:
+            ValueError: no forward was given the prompt, so the hook would have done nothing without a word.
+        """
+        self.prompt_seen = False
         samples = executor(*args, **kwargs)
-        if not self.met:
-            raise ValueError(self.missed)
+        if not self.prompt_seen:
+            raise ValueError(self.missing)
         return samples
 
-    def apply_model(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, **rest):
-        """Wraps one forward: x [b, c, h, w], c_crossattn [b, tokens, features]."""
-        texts, options = self.texts(c_crossattn, rest), transformer_options
+    def apply_model(
+        self,
+        executor: Any,
+        x: Tensor,
+        t: Tensor,
+        c_concat: Tensor | None,
+        c_crossattn: Tensor | None,
+        control: Any,
+        transformer_options: Options,
+        **rest: Any,
+    ) -> Tensor:
+        """Wraps one forward; the names of the arguments are those of ComfyUI's `BaseModel.apply_model`."""
+        options = transformer_options
+        texts = self.texts(c_crossattn, rest)
         if texts[0] is not None and self.prompt.rows(*texts).any():
-            self.met = True
-            if self.acts and self.sigmas[1] - NEAR <= float(t.max()) <= self.sigmas[0] + NEAR:
-                options = self.acting(x, t, texts, rest, options, executor.class_obj)
+            self.prompt_seen = True
+            sigma = float(t.max())
+            highest, lowest = self.sigmas
+            if self.acts and lowest - SIGMA_TOLERANCE <= sigma <= highest + SIGMA_TOLERANCE:
+                options = self.act(Forward(x, sigma, texts, rest, options, executor.class_obj))
         try:
             return executor(x, t, c_concat, c_crossattn, control, options, **rest)
         finally:
-            self.done()
+            # An interrupt leaves a forward in its middle, and the same hook samples again afterwards.
+            self.end()
 
-    def texts(self, context: Tensor | None, given: dict) -> tuple[Tensor | None, ...]:
-        """What a forward is given of the prompt; see `Prompt.contexts`."""
+    def texts(self, context: Tensor | None, arguments: dict[str, Any]) -> tuple[Any, ...]:
+        """The encodings in the arguments of a forward; see `LocatedPrompt.contexts`."""
         return (context,)
 
-    def acting(self, x: Tensor, t: Tensor, texts: tuple[Tensor, ...], given: dict, options: dict, model) -> dict:
+    def act(self, forward: Forward) -> Options:
         """The transformer options with which this forward acts."""
         raise NotImplementedError
 
-    def done(self):
+    def end(self) -> None:
         """The forward has ended."""
 
 
@@ -179,90 +160,153 @@ class GatedHook(Hook):
 
     Args:
         context: encoding of the prompt for which they were, [1, tokens, features].
+        pooled: pooled states that may go with it, [1, features] each.
     """
 
     acts = False
-    missed = (
+    missing = (
         "the sampled prompt is not the one that Multi Erase LoRA gated the erasers for: connect one text to its "
         "`prompt` and to the text encoder, or choose a mode that holds for all prompts"
     )
+    mixed = (
+        "one of the joined positive prompts is not the one that Multi Erase LoRA gated the erasers for: leave it out, "
+        "or choose a mode that holds for all prompts"
+    )
 
-    def __init__(self, context: Tensor):
-        super().__init__(Prompt([], {}, (), ((context,),)), (0.0, 0.0))
+    def __init__(self, context: Tensor, pooled: Sequence[Tensor] = ()) -> None:
+        super().__init__(LocatedPrompt([], {}, (), ((context,),)), (0.0, 0.0))
+        self.context = context
+        self.pooled = pooled
+
+    def outer_sample(self, executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Wraps one sampling.
+
+        Raises:
+            ValueError: a prompt other than the gated one would be sampled, alone or joined with it.
+        """
+        # The guider's own rows and not a forward's: areas, windows of steps and further guidance terms are rows too,
+        # and a forward does not say which of its rows are negative.
+        for name, rows in executor.class_obj.conds.items():
+            # ComfyUI's guiders name them `negative` and `empty_negative_prompt`; every other one is drawn.
+            if "negative" in name:
+                continue
+            gated = [self.is_gated(row) for row in rows]
+            if not all(gated):
+                raise ValueError(self.mixed if any(gated) else self.missing)
+        return super().outer_sample(executor, *args, **kwargs)
+
+    def is_gated(self, row: dict[str, Any]) -> bool:
+        """Whether one conditioning of a guider, in ComfyUI's own form, is the gated prompt and nothing more."""
+        # The whole encoding: one that only begins with the prompt may go on with another, as Concat joins them.
+        if not _is_equal(row.get("cross_attn"), self.context):
+            return False
+        # Flux has a second text encoder, whose text may be another one.
+        pooled = row.get("pooled_output")
+        return pooled is None or not self.pooled or any(_is_equal(pooled, own) for own in self.pooled)
+
+
+def _is_equal(encoding: Tensor | None, own: Tensor) -> bool:
+    """Whether every row of an encoding [b, ...] is `own` [1, ...], bit for bit."""
+    if encoding is None or encoding.shape[1:] != own.shape[1:]:
+        return False
+    return bool((encoding == own.to(encoding)).all())
 
 
 class EraseHook(Hook):
     """Scales the concept's columns.
 
     Args:
-        layout: tells where the text stands in the MODEL's attention, as `flux.layout` does.
+        prompt, sigmas: see `Hook`.
+        config: how columns are scaled.
+        layout: where the text stands in the MODEL's attention.
     """
 
-    def __init__(self, prompt: Prompt, sigmas: tuple[float, float], config: MapErasure, layout):
+    def __init__(
+        self, prompt: LocatedPrompt, sigmas: tuple[float, float], config: MapErasure, layout: AttentionLayout
+    ) -> None:
         super().__init__(prompt, sigmas)
-        self.config, self.layout, self.acts = config, layout, config.strength < 1
+        self.config = config
+        self.layout = layout
+        self.acts = config.strength < 1
+        self.wanted = False  # whether a forward of the sampling was to be changed
+        self.erased = False  # whether an attention was changed
 
-    def outer_sample(self, executor, *args, **kwargs):
-        self.asked = self.erased = False
+    def patch(self, patcher: Any) -> None:
+        if self.acts:
+            self.layout.reporter.patch(patcher)
+
+    def outer_sample(self, executor: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        self.wanted = False
+        self.erased = False
         samples = super().outer_sample(executor, *args, **kwargs)
-        if self.asked and not self.erased:
+        if self.wanted and not self.erased:
             raise ValueError(
                 "no attention of the chosen blocks could be changed: another node computes it past ComfyUI's own; use "
                 "AttentionErase without it"
             )
         return samples
 
-    def patch(self, patcher):
-        if self.acts:
-            self.layout.tells.patch(patcher)
+    def texts(self, context: Tensor | None, arguments: dict[str, Any]) -> tuple[Any, ...]:
+        return self.layout.texts.of_forward(context, arguments)
 
-    def texts(self, context, given):
-        return self.layout.texts.given(context, given)
+    def act(self, forward: Forward) -> Options:
+        self.wanted = True
+        columns = self.prompt.columns(*forward.texts)
+        options, select, locate = self.layout.begin(forward.options, forward.x, columns, forward.arguments)
 
-    def acting(self, x, t, texts, given, options, model):
-        self.asked = True
-        options, select, place = self.layout.begin(options, x, self.prompt.columns(*texts), given)
+        def watch(rows: int, keys: int, attention_options: Options) -> TextPosition | None:
+            position = locate(rows, keys, attention_options)
+            if position is not None and position.block in self.config.blocks:
+                self.erased = True
+            return position
 
-        def placer(*attention) -> Place | None:
-            found = place(*attention)
-            self.erased |= found is not None and found.block in self.config.blocks
-            return found
-
-        before = options.get("optimized_attention_override")
-        options["optimized_attention_override"] = override(select, self.config, before, placer)
+        options[OVERRIDE] = override(select, self.config, options.get(OVERRIDE), watch)
         return options
 
-    def done(self):
-        self.layout.tells.end()
+    def end(self) -> None:
+        self.layout.reporter.end()
 
 
 class ProbeHook(Hook):
-    """Records the concepts' columns; the attention itself is computed as without it.
+    """Records the concepts' columns in Flux; the attention itself is computed as without it.
 
     Args:
-        blocks, heads: what is recorded; no heads are all.
-        recorded: takes the `Recording` of each sampling, latest last.
+        prompt, sigmas: see `Hook`.
+        blocks: whose attention is recorded.
+        heads: which heads are recorded; () is all.
+
+    Attributes:
+        recordings: one a sampling, the latest last.
     """
 
-    def __init__(self, prompt: Prompt, sigmas: tuple[float, float], blocks: Blocks, heads: tuple[int, ...]):
+    def __init__(
+        self, prompt: LocatedPrompt, sigmas: tuple[float, float], blocks: Blocks, heads: tuple[int, ...]
+    ) -> None:
         super().__init__(prompt, sigmas)
-        self.blocks, self.heads = blocks, heads
-        self.recorded: list[Recording] = []
-        self.probe: Probe | None = None
+        self.blocks = blocks
+        self.heads = heads
+        self.recordings: list[Recording] = []
+        self.probe = self.new_probe()
 
-    def outer_sample(self, executor, *args, **kwargs):
-        self.probe = Probe(self.prompt.pieces, self.prompt.spans, self.heads)
+    def new_probe(self) -> Probe:
+        """A probe that has recorded nothing."""
+        return Probe(self.prompt.pieces, self.prompt.spans, self.heads)
+
+    def outer_sample(self, executor: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        self.probe = self.new_probe()
         samples = super().outer_sample(executor, *args, **kwargs)
-        self.recorded = [*self.recorded[-KEPT + 1 :], self.probe.finish(samples)]
+        self.recordings = [*self.recordings, self.probe.finish(samples)][-MAX_RECORDINGS:]
         return samples
 
     def recording(self, samples: Tensor) -> Recording:
         """The recording of the sampling that gave these latents.
 
+        The node that shows a recording runs after the sampler, perhaps after several; the latents tell which is meant.
+
         Raises:
             ValueError: there is none.
         """
-        for recording in reversed(self.recorded):
+        for recording in reversed(self.recordings):
             if recording.of(samples):
                 return recording
         raise ValueError(
@@ -270,22 +314,48 @@ class ProbeHook(Hook):
             "if it was made before the last few"
         )
 
-    def acting(self, x, t, texts, given, options, model):
-        before, patch = options.get("optimized_attention_override"), model.diffusion_model.patch_size
-        grid = tuple(-(-size // patch) for size in x.shape[-2:])
-        if not any(_equal(texts[0][:, : known.shape[1]], known).any() for (known,) in self.prompt.contexts):
+    def act(self, forward: Forward) -> Options:
+        options = forward.options
+        text = forward.texts[0]
+        if not self.prompt.at_start(text).any():
+            # Token positions would be off by the padding.
             raise ValueError("this MODEL puts padding in front of the prompt, which AttentionProbe does not read")
-        chosen = self.prompt.rows(*texts).nonzero()[: len(x) // len(options["cond_or_uncond"]), 0]
-        step = int((options["sample_sigmas"] > t.max() + 1e-6).sum())
-        self.probe.begin(step, float(t.max()), grid, texts[0].shape[1], None if len(chosen) == len(x) else chosen)
+        self.probe.begin(
+            step=int((options["sample_sigmas"] > forward.sigma + 1e-6).sum()),
+            sigma=forward.sigma,
+            grid=self.grid(forward),
+            text=text.shape[1],
+            rows=self.recorded_rows(forward),
+        )
+        before = options.get(OVERRIDE)
 
-        def attend(attention, q, k, v, heads, **more):
+        def attend(
+            attention: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, heads: int, **more: Any
+        ) -> Tensor:
             place = more["transformer_options"]
-            if (place["block_type"], place["block_index"]) in self.blocks:
-                self.probe.read(q, k, (place["block_type"], place["block_index"]), more.get("mask"))
-            return (partial(before, attention) if before else attention)(q, k, v, heads, **more)
+            block = (place["block_type"], place["block_index"])
+            if block in self.blocks:
+                self.probe.read(q, k, block, more.get("mask"))
+            run = partial(before, attention) if before else attention
+            return run(q, k, v, heads, **more)
 
-        return {**options, "optimized_attention_override": attend}
+        return {**options, OVERRIDE: attend}
 
-    def done(self):
+    def grid(self, forward: Forward) -> tuple[int, int]:
+        """Rows and columns of image tokens; Flux pads the latents up to whole patches."""
+        patch = forward.base_model.diffusion_model.patch_size
+        height, width = forward.x.shape[-2:]
+        return -(-height // patch), -(-width // patch)
+
+    def recorded_rows(self, forward: Forward) -> Tensor | None:
+        """The rows of the batch to record, None for all.
+
+        A batch holds the latents once for each condition; the prompt may be positive and negative at once, and then
+        the first set of rows is enough.
+        """
+        sets = len(forward.options["cond_or_uncond"])
+        rows = self.prompt.rows(*forward.texts).nonzero()[: len(forward.x) // sets, 0]
+        return None if len(rows) == len(forward.x) else rows
+
+    def end(self) -> None:
         self.probe.end()

@@ -1,64 +1,105 @@
-"""What combining and scaling erasers needs of the loaded model: states of its linears, and its response."""
+"""What combining and scaling erasers needs of the loaded model: states of its linears, and its response to a scale."""
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import torch
+from comfy.model_patcher import ModelPatcher
 from safetensors import safe_open
 from torch import Tensor
 
 from ..lora import fusion
-from ..lora.adapter import save_lora
-from ..lora.headers import Erased, kept_by_all
-from ..lora.keys import Eraser
-from ..lora.strength import Curve, Judged, Moves, Painter, StrengthConfig, measure
-from .text import TextEncoder
+from ..lora.factors import Eraser
+from ..lora.files import save_lora
+from ..lora.headers import ErasedConcept, kept_by_all
+from ..lora.strength import LatentReader, LatentSampler, StrengthConfig, StrengthCurve, measure_curve
+from .text import ComfyTextEncoder
 from .training_session import fingerprint, training_session
 
 
+class StatePrompts(NamedTuple):
+    """What states are read for: prompts, and about how many states of each linear."""
+
+    sentences: list[str]
+    rows: int
+
+
 def closed_form(
-    patcher,
-    clip,
+    patcher: ModelPatcher,
+    clip: Any,
     erasers: list[Eraser],
     weights: list[float],
-    erased: list[Erased],
+    erased: list[ErasedConcept],
     extra: tuple[str, ...],
     config: fusion.FusionConfig,
     cache: Path,
 ) -> Eraser:
-    """Closed-form fusion on a loaded Flux; see `compose.fusion`.
+    """Closed-form fusion on a loaded Flux; see `lora.fusion`.
 
     Args:
         patcher: MODEL of a loader node.
         clip: its text encoder.
+        erasers: the LoRAs to fuse.
+        weights: of each.
+        erased: what each erases.
         extra: prompts that must stay besides those that the erasers were trained to keep.
+        config: where the states are read.
         cache: folder where states are kept, a file a concept; nothing is ever deleted there.
+
+    Returns:
+        One LoRA.
     """
-    text, modules, model_name = TextEncoder(clip), fusion.modules_of(erasers), fingerprint(patcher)
-    asked = [(e.sentences(config.prompts, config.seed), config.rows) for e in erased]
-    asked.append((["", *extra, *kept_by_all(erased, config.kept_prompts, config.seed)], 4 * config.rows))
-    paths = [_path(cache, model_name, modules, sentences, rows, config) for sentences, rows in asked]
-    missing = [(path, *what) for path, what in zip(paths, asked, strict=True) if not path.exists()]
+    modules = fusion.modules_of(erasers)
+    model_name = fingerprint(patcher)
+    state_prompts = []
+    for concept in erased:
+        state_prompts.append(StatePrompts(concept.sentences(config.prompts, config.seed), config.rows))
+    # The empty prompt is the neutral one. What must stay is wider than one concept, so it gets more states.
+    kept_sentences = ["", *extra, *kept_by_all(erased, config.kept_prompts, config.seed)]
+    state_prompts.append(StatePrompts(kept_sentences, 4 * config.rows))
+    paths = [_cache_path(cache, model_name, modules, entry, config) for entry in state_prompts]
+    missing = {path: entry for path, entry in zip(paths, state_prompts, strict=True) if not path.exists()}
     if missing:
         cache.mkdir(parents=True, exist_ok=True)
-        with torch.inference_mode(False):
-            contexts = {p: text.encode(p) for _, sentences, _ in missing for p in sentences}
-        with training_session(patcher) as model:
-            for path, sentences, rows in missing:
-                found = fusion.states(model, [contexts[p] for p in sentences], modules, rows, config)
-                save_lora(found, path, {})
-    *concepts, kept = [Stored(path) for path in paths]
-    return fusion.fused(erasers, weights, concepts, kept, config)
+        _read_states(patcher, clip, modules, missing, config)
+    concept_states = [StatesFile(path) for path in paths[:-1]]
+    kept_states = StatesFile(paths[-1])
+    return fusion.fused(erasers, weights, concept_states, kept_states, config)
 
 
-def _path(cache: Path, model_name: str, modules: list[str], sentences: list[str], rows: int, config) -> Path:
-    reading = (config.steps, config.width, config.height, config.guidance, config.seed)
-    said = repr((model_name, modules, sentences, rows, reading))
-    return cache / f"{hashlib.sha256(said.encode()).hexdigest()}.safetensors"
+def _read_states(
+    patcher: ModelPatcher,
+    clip: Any,
+    modules: list[str],
+    state_prompts: dict[Path, StatePrompts],
+    config: fusion.FusionConfig,
+) -> None:
+    """Reads states on the loaded model and writes those of each entry to its file."""
+    text = ComfyTextEncoder(clip)
+    # All prompts first: while the model is lent, the text encoder may have to leave the device.
+    for entry in state_prompts.values():
+        for sentence in entry.sentences:
+            text.encode(sentence)
+    with training_session(patcher) as model:
+        for path, entry in state_prompts.items():
+            # By now these come from the text encoder's memory, not from the CLIP.
+            contexts = [text.encode(sentence) for sentence in entry.sentences]
+            states = fusion.read_states(model, contexts, modules, entry.rows, config)
+            save_lora(states, path, {})
 
 
-class Stored:
+def _cache_path(
+    cache: Path, model_name: str, modules: list[str], entry: StatePrompts, config: fusion.FusionConfig
+) -> Path:
+    """A file named by everything that its states depend on."""
+    # Weights and ridge are not among it: they balance the sum, and another balance reads the same states.
+    trajectory = (config.steps, config.width, config.height, config.guidance, config.seed)
+    key = repr((model_name, modules, entry.sentences, entry.rows, trajectory))
+    return cache / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
+
+
+class StatesFile:
     """States in a file, read a linear at a time: those of a hundred concepts of Flux.1 are 6 GB."""
 
     def __init__(self, path: Path):
@@ -70,18 +111,29 @@ class Stored:
 
 
 def calibrate(
-    patcher, clip, eraser: Eraser, prompts: Sequence[str], config: StrengthConfig, reader: Moves | Judged
-) -> Curve:
-    """Measures an eraser's dial on a loaded Flux, with these prompts in turn; see `strength.measure`.
+    patcher: ModelPatcher,
+    clip: Any,
+    eraser: Eraser,
+    prompts: Sequence[str],
+    config: StrengthConfig,
+    reader: LatentReader,
+) -> StrengthCurve:
+    """Measures an eraser's strength curve on a loaded Flux; see `lora.strength.measure_curve`.
 
-    The model is borrowed anew for every scale: a judge's VAE may take its place in memory between two of them.
+    Args:
+        patcher: MODEL of a loader node.
+        clip: its text encoder.
+        eraser: the LoRA.
+        prompts: sampled in turn.
+        config: how the response is measured.
+        reader: says which pictures have lost the concept.
     """
-    text = TextEncoder(clip)
-    with torch.inference_mode(False):
-        painter = Painter([text.encode(prompt) for prompt in prompts], config)
+    text = ComfyTextEncoder(clip)
+    sampler = LatentSampler([text.encode(prompt) for prompt in prompts], config)
 
-    def paint(scale: Tensor) -> Tensor:
+    def sample(scales: Tensor) -> Tensor:
+        # Lent anew for every scale: a judge's VAE may take the model's place in memory between two of them.
         with training_session(patcher) as model:
-            return painter.paint(model, eraser, scale)
+            return sampler.sample(model, eraser, scales)
 
-    return measure(paint, reader, config.images, config.halvings)
+    return measure_curve(sample, reader, config.images, config.halvings)

@@ -1,99 +1,122 @@
 """How much memory backpropagation will take, and what to do so that it fits."""
 
 from dataclasses import dataclass
+from typing import Any
 
-import comfy.model_management
+import comfy.model_management as model_management
+from comfy.ldm.flux.model import FluxParams
 
-from ..training.optimizers import KEPT as KEPT_BY
+from ..protocols import GIB
 
-GIB = 2**30
-# What a block leaves for backward, and a recomputed one needs at once, in units of tokens x width x bytes of the
-# compute type; measured by `python scripts/dev.py bench memory` on the code that runs.
-KEPT, RECOMPUTED = 15.3, 25.0
-MASTERS = 12  # bytes a LoRA weight: itself, its gradient and its copy of the last whole pair, float32
+# What a block leaves for backward, and what a recomputed one needs at once, in units of tokens x width x bytes of the
+# compute type. Measured by `python scripts/dev.py bench memory` on the code that runs.
+KEPT_PER_BLOCK = 15.3
+RECOMPUTED_BLOCK = 25.0
 
 
 @dataclass(frozen=True)
-class Fit:
-    """A way to backpropagate, and what it takes in bytes.
+class MemoryPlan:
+    """A way to backpropagate, and what it takes in bytes. See `protocols.MemoryEstimate`.
 
     Attributes:
-        checkpoint: blocks are recomputed in backward.
-        activations: all but the weights.
+        gradient_checkpointing: blocks are recomputed in backward.
+        activations: everything beside the weights.
         weights: of the model.
-        free: what the device has for both.
-        least: what ComfyUI keeps free of weights in any case.
+        free: what the device has for activations and weights together.
+        forward: what ComfyUI keeps free of weights in any case.
     """
 
-    checkpoint: bool
+    gradient_checkpointing: bool
     activations: int
     weights: int
     free: int
-    least: int = 0
+    forward: int = 0
 
     @property
     def offloaded(self) -> int:
-        """Weights that stay in main memory and are cast layer by layer."""
-        return max(0, min(self.weights, self.weights + max(self.activations, self.least) - self.free))
+        """Bytes of weights that stay in main memory and are cast layer by layer."""
+        excess = self.weights + max(self.activations, self.forward) - self.free
+        return max(0, min(self.weights, excess))
 
     def __str__(self) -> str:
-        peak, free = (self.activations + self.weights - self.offloaded) / GIB, self.free / GIB
-        told = f"estimated peak {peak:.1f} GiB of {free:.1f} GiB free; blocks are "
-        told += "recomputed in backward" if self.checkpoint else "kept for backward"
+        peak = (self.activations + self.weights - self.offloaded) / GIB
+        blocks = "recomputed in backward" if self.gradient_checkpointing else "kept for backward"
+        text = f"estimated peak {peak:.1f} GiB of {self.free / GIB:.1f} GiB free; blocks are {blocks}"
         if self.offloaded:
-            told += f"; {self.offloaded / GIB:.1f} GiB of weights stay in main memory"
-        return told + ("" if self.activations <= self.free else "; it may not fit: lower the resolution or the batch")
+            text += f"; {self.offloaded / GIB:.1f} GiB of weights stay in main memory"
+        # Offloading makes room by moving weights; activations have to lie on the device.
+        if self.activations > self.free:
+            text += "; it may not fit: lower the resolution or the batch"
+        return text
 
 
-def activations(params, tokens: int, batch: int, itemsize: int, checkpoint: bool, cast: int, masters: int) -> int:
-    """Bytes of a pair's larger graph beside the weights.
+def activation_bytes(
+    params: FluxParams, tokens: int, batch: int, itemsize: int, gradient_checkpointing: bool, cast: int, trained: int
+) -> int:
+    """Bytes of the largest graph beside the weights.
 
     Args:
-        params: the shape of the model, ComfyUI's FluxParams.
+        params: the shape of the model.
         tokens: image and text tokens of one sequence.
         batch: sequences of one forward.
         itemsize: bytes of the compute type.
-        checkpoint: blocks are recomputed.
-        cast: bytes of the largest linear in the compute type, 0 where weights are used as they lie.
-        masters: bytes of the LoRA, see `master_bytes`.
+        gradient_checkpointing: blocks are recomputed.
+        cast: bytes of the largest linear in the compute type, 0 where weights are used as they are stored.
+        trained: bytes of what is trained, its gradients and its optimisers.
     """
-    blocks, unit = params.depth + params.depth_single_blocks, tokens * batch * params.hidden_size * itemsize
-    return int(unit * (blocks + RECOMPUTED if checkpoint else KEPT * blocks)) + cast + masters
+    blocks = params.depth + params.depth_single_blocks
+    # The bytes of one hidden state of the whole batch.
+    unit = tokens * batch * params.hidden_size * itemsize
+    # With recomputation each block still keeps its input, one unit; a single block at a time has all the rest.
+    units = blocks + RECOMPUTED_BLOCK if gradient_checkpointing else KEPT_PER_BLOCK * blocks
+    return int(unit * units) + cast + trained
 
 
-def master_bytes(config, weights: int) -> int:
-    """Bytes of a LoRA of so many weights with its gradient and its optimisers; two of them take turns.
+def cheapest_plan(free: int, weights: int, kept: int, recomputed: int, forward: int = 0) -> MemoryPlan:
+    """Keeps the blocks where that fits beside the weights, else recomputes them, and offloads what is still too much.
 
-    Of the last whole pair there is a copy, see `trainer.Run.keep`.
+    Args:
+        free, weights, forward: see `MemoryPlan`.
+        kept: bytes of activations with the blocks kept.
+        recomputed: bytes of activations with the blocks recomputed.
     """
-    return weights * (MASTERS + 2 * KEPT_BY[config.optimizer] * (2 if config.alternate else 1))
+    # Recomputing costs a forward more in backward, offloading a transfer of weights in every forward.
+    plain = MemoryPlan(False, kept, weights, free, forward)
+    if not plain.offloaded:
+        return plain
+    return MemoryPlan(True, recomputed, weights, free, forward)
 
 
-def fitted(free: int, weights: int, kept: int, recomputed: int, least: int = 0) -> Fit:
-    """Blocks are kept where that fits beside the weights, else recomputed; what then is too much is offloaded."""
-    plain = Fit(False, kept, weights, free, least)
-    return plain if not plain.offloaded else Fit(True, recomputed, weights, free, least)
-
-
-def fit(patcher, tokens: int, batch: int, itemsize: int, held: int, least: int) -> Fit:
-    """The way that fits this model and device.
+def plan_memory(patcher: Any, tokens: int, batch: int, itemsize: int, trained: int, forward: int) -> MemoryPlan:
+    """The way of backpropagation that fits this model on its device now.
 
     Args:
         patcher: the MODEL.
-        tokens, batch, itemsize: see `activations`.
-        held: bytes of what is trained.
-        least: what ComfyUI wants for a forward.
+        tokens, batch, itemsize, trained: see `activation_bytes`.
+        forward: bytes that ComfyUI wants for a forward.
     """
     module = patcher.model.diffusion_model
-    params, width, linear = module.params, module.params.hidden_size, module.single_blocks[0].linear1.weight
-    cast = itemsize * width * int(width * (3 + params.mlp_ratio)) if linear.dtype.itemsize != itemsize else 0
-    sizes = (activations(params, tokens, batch, itemsize, on, cast, held) for on in (False, True))
-    management, reserved = comfy.model_management, comfy.model_management.extra_reserved_memory()
-    free = management.get_free_memory(patcher.load_device) + loaded_bytes(patcher) - reserved
-    return fitted(free, patcher.model_size(), *sizes, max(least, int(management.minimum_inference_memory()) - reserved))
+    params = module.params
+    linear = module.single_blocks[0].linear1.weight
+    cast = 0
+    if linear.dtype.itemsize != itemsize:
+        # fp8 and GGUF weights are unpacked layer by layer; linear1 of a single block is the largest.
+        cast = itemsize * params.hidden_size * int(params.hidden_size * (3 + params.mlp_ratio))
+    kept = activation_bytes(params, tokens, batch, itemsize, False, cast, trained)
+    recomputed = activation_bytes(params, tokens, batch, itemsize, True, cast, trained)
+    reserved = model_management.extra_reserved_memory()
+    # Weights of this model that are on the device already make room for themselves.
+    free = model_management.get_free_memory(patcher.load_device) + loaded_bytes(patcher) - reserved
+    # ComfyUI's loader keeps at least this much free, whatever it is asked for.
+    forward = max(forward, int(model_management.minimum_inference_memory()) - reserved)
+    return cheapest_plan(free, patcher.model_size(), kept, recomputed, forward)
 
 
-def loaded_bytes(patcher) -> int:
-    """What of the model lies on its device already."""
-    loaded = comfy.model_management.current_loaded_models
-    return sum(m.model_loaded_memory() for m in loaded if m.model is not None and m.model.model is patcher.model)
+def loaded_bytes(patcher: Any) -> int:
+    """Bytes of the model that are on its device already."""
+    total = 0
+    for loaded in model_management.current_loaded_models:
+        # The list holds weak references; a clone of the MODEL counts, for clones share their weights.
+        if loaded.model is not None and loaded.model.model is patcher.model:
+            total += loaded.model_loaded_memory()
+    return total

@@ -1,37 +1,85 @@
-"""Pictures of latents; the small ones on the CPU, with no model more in the device's memory."""
+"""Pictures of latents."""
+
+from typing import Any
 
 import comfy.taesd.taesd
 import folder_paths
 import torch
+from comfy.latent_formats import LatentFormat
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 
-def small_pictures(patcher, latents: Tensor, vae=None) -> Tensor:
-    """Pictures [n, h, w, 3] in [0, 1] of latents in the model's space.
+@torch.no_grad()
+def small_pictures(patcher: ModelPatcher, latents: Tensor, vae: Any = None) -> Tensor:
+    """Pictures of latents, made on the CPU: a training leaves no memory for a VAE on the device.
 
-    By the given VAE where it lies on the CPU, else by TAESD if it is in models/vae_approx, else by ComfyUI's
-    linear map from latents to colours; these two take latents as the model has them.
+    By the given VAE where it is on the CPU, else by TAESD if it is in models/vae_approx, else by ComfyUI's linear map
+    from latents to colours.
+
+    Args:
+        patcher: MODEL whose latents they are.
+        latents: [n, c, h, w] in the model's space, on the CPU.
+        vae: VAE of the user.
+
+    Returns:
+        [n, h, w, 3] in [0, 1].
     """
     latent_format = patcher.model.latent_format
-    with torch.no_grad():
-        if vae is not None and (decoder := vae.first_stage_model) and next(decoder.parameters()).device.type == "cpu":
-            out = decoder.decode(latent_format.process_out(latents).to(next(decoder.parameters()).dtype)).float()
-            return vae.process_output(out).movedim(1, -1)
-        if path := taesd_path(latent_format):
-            taesd = comfy.taesd.taesd.TAESD(None, path, latent_channels=latent_format.latent_channels)
-            return (taesd.decode(latents) / 2 + 0.5).movedim(1, -1)
-    factors, bias = torch.tensor(latent_format.latent_rgb_factors), latent_format.latent_rgb_factors_bias
-    rgb = latents.movedim(1, -1) @ factors + (torch.tensor(bias) if bias else 0)
+    if vae is not None and _is_on_cpu(vae):
+        return _by_vae(vae, latent_format.process_out(latents))
+    taesd_decoder = taesd_path(latent_format)
+    if taesd_decoder is not None:
+        # TAESD and the linear map take latents as the model has them, without `process_out`.
+        taesd = comfy.taesd.taesd.TAESD(None, taesd_decoder, latent_channels=latent_format.latent_channels)
+        return (taesd.decode(latents) / 2 + 0.5).movedim(1, -1)
+    return _by_linear_map(latent_format, latents)
+
+
+def _is_on_cpu(vae: Any) -> bool:
+    decoder = vae.first_stage_model
+    return bool(decoder) and next(decoder.parameters()).device.type == "cpu"
+
+
+def _by_vae(vae: Any, latents: Tensor) -> Tensor:
+    """By its decoder alone: `VAE.decode` would have ComfyUI load it onto the device."""
+    decoder = vae.first_stage_model
+    # The decoder is used past `VAE.decode`, so the cast is ours to make.
+    dtype = next(decoder.parameters()).dtype
+    return vae.process_output(decoder.decode(latents.to(dtype)).float()).movedim(1, -1)
+
+
+def _by_linear_map(latent_format: LatentFormat, latents: Tensor) -> Tensor:
+    # A matrix from latent channels to RGB: blurry, but it needs no network.
+    factors = torch.tensor(latent_format.latent_rgb_factors)
+    rgb = latents.movedim(1, -1) @ factors
+    if latent_format.latent_rgb_factors_bias:
+        rgb = rgb + torch.tensor(latent_format.latent_rgb_factors_bias)
     return (rgb / 2 + 0.5).clamp(0, 1)
 
 
-def pictures_of(patcher, latents: Tensor, vae) -> Tensor:
-    """Pictures [n, 3, h, w] in [0, 1] of latents in the model's space, as the stock VAEDecode makes them."""
-    return vae.decode(patcher.model.latent_format.process_out(latents)).movedim(-1, 1)[:, :3].float().cpu()
+def pictures_of(patcher: ModelPatcher, latents: Tensor, vae: Any) -> Tensor:
+    """Pictures of latents as the stock VAEDecode makes them.
+
+    Args:
+        patcher: MODEL whose latents they are.
+        latents: [n, c, h, w] in the model's space.
+        vae: VAE of the user.
+
+    Returns:
+        [n, 3, h, w] in [0, 1], float32, on the CPU.
+    """
+    # VAEs take latents in the user's space, and some give a fourth channel, alpha.
+    pictures = vae.decode(patcher.model.latent_format.process_out(latents))  # [n, h, w, channels]
+    return pictures.movedim(-1, 1)[:, :3].float().cpu()
 
 
-def taesd_path(latent_format) -> str | None:
+def taesd_path(latent_format: LatentFormat) -> str | None:
     """The TAESD decoder of the model's latents, if the user has it."""
     name = latent_format.taesd_decoder_name
-    found = next((f for f in folder_paths.get_filename_list("vae_approx") if name and f.startswith(name)), None)
-    return found and folder_paths.get_full_path("vae_approx", found)
+    if not name:
+        return None
+    for file in folder_paths.get_filename_list("vae_approx"):
+        if file.startswith(name):
+            return folder_paths.get_full_path("vae_approx", file)
+    return None

@@ -1,19 +1,26 @@
 """Borrowing the model that a loader node has made: what is refused, what it is named by, and how it is run."""
 
 import hashlib
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import comfy.model_base
-import comfy.model_management
+import comfy.model_management as model_management
 import torch
 from comfy.ldm.flux.model import Flux
+from comfy.quant_ops import QuantizedTensor
+from torch import Tensor, nn
 
-from .frozen_view import frozen_view
+from .frozen_view import dissolve, frozen_view
 from .gradients import exact_gradients
 from .model import FluxModel
 
+TRANSFORMER_PREFIX = "diffusion_model."  # of the transformer's weights in ComfyUI's patcher
+FINGERPRINT_VALUES = 64  # values of each tensor that are hashed
 
-def check_model(patcher):
+
+def check_model(patcher: Any) -> None:
     """Refuses what cannot be trained on exactly.
 
     Raises:
@@ -21,9 +28,12 @@ def check_model(patcher):
     """
     base = patcher.model
     inner = getattr(base, "diffusion_model", None)
-    placed = [part for key, part in patcher.object_patches.items() if "diffusion_model" in key]
-    if "torch_compile_kwargs" in patcher.model_options or any(hasattr(part, "_orig_mod") for part in (inner, *placed)):
+    replaced = [part for key, part in patcher.object_patches.items() if "diffusion_model" in key]
+    is_compiled = any(hasattr(part, "_orig_mod") for part in (inner, *replaced))
+    # First, since torch.compile's wrapper hides the class that the next check looks at.
+    if is_compiled or "torch_compile_kwargs" in patcher.model_options:
         raise ValueError("the MODEL is compiled: connect it without the compile node")
+    # Subclasses such as Chroma and FLUX.2 share the class of the transformer but not its text or its guidance.
     if type(base) is not comfy.model_base.Flux or not isinstance(inner, Flux):
         raise ValueError(f"the MODEL is a {type(base).__name__}: only a text-to-image Flux.1 can be trained here")
     if inner.in_channels != inner.out_channels:
@@ -31,35 +41,49 @@ def check_model(patcher):
             "the MODEL is a Flux.1 that paints from an image (Fill, Canny, Depth): load a text-to-image one"
         )
     if patcher.is_dynamic() and patcher.cached_patcher_init is None:
-        told = "use Load Diffusion Model, or start ComfyUI with --disable-dynamic-vram"
         raise ValueError(
-            f"DynamicVRAM streams the MODEL's weights, and its loader cannot load them for training: {told}"
+            "DynamicVRAM streams the MODEL's weights, and its loader cannot load them for training: use Load Diffusion "
+            "Model, or start ComfyUI with --disable-dynamic-vram"
         )
-    options = {k: v for k, v in patcher.model_options.get("transformer_options", {}).items() if v}
-    changes = placed or patcher.patches or patcher.weight_wrapper_patches or patcher.injections or patcher.hook_patches
-    wrapped = any(found for kind in patcher.wrappers.values() for found in kind.values())
-    if changes or options or wrapped or "model_function_wrapper" in patcher.model_options:
+    if replaced or _is_patched(patcher):
         raise ValueError("the MODEL is already patched (a LoRA or another node): connect it straight from its loader")
-    if packed := [module for module in inner.modules() if _unknown(module)]:
-        kind = f"{type(packed[0]).__module__}.{type(packed[0]).__qualname__}"
-        raise ValueError(f"{kind} does not say how it unpacks its weights: load the MODEL as bf16, fp8 or GGUF")
+    for module in inner.modules():
+        if _hides_its_weight(module):
+            kind = f"{type(module).__module__}.{type(module).__qualname__}"
+            raise ValueError(f"{kind} does not say how it unpacks its weights: load the MODEL as bf16, fp8 or GGUF")
 
 
-def _unknown(module) -> bool:
+def _is_patched(patcher: Any) -> bool:
+    """Whether another node changes what this MODEL computes."""
+    if patcher.patches or patcher.weight_wrapper_patches or patcher.injections or patcher.hook_patches:
+        return True
+    if "model_function_wrapper" in patcher.model_options:
+        return True
+    # Core leaves empty dicts and lists behind in both of these.
+    options = patcher.model_options.get("transformer_options", {})
+    if any(options.values()):
+        return True
+    return any(wrappers for by_key in patcher.wrappers.values() for wrappers in by_key.values())
+
+
+def _hides_its_weight(module: nn.Module) -> bool:
     """A linear whose packed weight neither ComfyUI nor the layer itself hands out; backward would need it."""
+    # GGUF's layers have `cast_bias_weight`, with which `frozen_view` unpacks them.
     if not hasattr(module, "in_features") or hasattr(module, "cast_bias_weight"):
         return False
     return module.weight.shape != (module.out_features, module.in_features)
 
 
 @contextmanager
-def training_session(patcher, dtype: torch.dtype | None = None, checkpoint: bool = False, memory: int = 0):
-    """Runs a loaded Flux through a private copy of its modules; the caller's MODEL stays as it is.
+def training_session(
+    patcher: Any, dtype: torch.dtype | None = None, gradient_checkpointing: bool = False, memory: int = 0
+) -> Iterator[FluxModel]:
+    """Runs a loaded Flux through a second tree of its modules; the caller's MODEL stays as it is.
 
     Args:
         patcher: the MODEL of a loader node.
         dtype: precision of the transformer; None is the one that ComfyUI would use.
-        checkpoint: see `exact_gradients`.
+        gradient_checkpointing: see `exact_gradients`.
         memory: bytes to keep free for activations.
 
     Yields:
@@ -69,26 +93,64 @@ def training_session(patcher, dtype: torch.dtype | None = None, checkpoint: bool
         ValueError: see `check_model`.
     """
     check_model(patcher)
+    # The executor runs nodes in inference mode, where no graph is built; enable_grad alone does not lift it.
     with torch.inference_mode(False), torch.enable_grad():
-        # Streamed weights live in buffers of their own; a static copy is read from the file instead.
+        # DynamicVRAM streams weights through buffers that the next layer overwrites, so backward would read another
+        # layer's. A static copy is loaded from the file instead. Without DynamicVRAM the clone shares its weights.
         static = patcher.clone(disable_dynamic=True)
-        comfy.model_management.load_models_gpu([static], memory_required=memory)
+        # Loading a clone without patches also takes those of other clones out of the shared weights.
+        model_management.load_models_gpu([static], memory_required=memory)
         dtype = dtype or static.model.get_dtype_inference()
         module = frozen_view(static.model.diffusion_model, dtype)
-        with exact_gradients(module, checkpoint):
-            mu = static.get_model_object("model_sampling").shift
-            downscale = static.model.latent_format.spacial_downscale_ratio
-            yield FluxModel(module, static.load_device, dtype, mu, downscale)
+        try:
+            with exact_gradients(module, gradient_checkpointing):
+                mu = static.get_model_object("model_sampling").shift
+                downscale = static.model.latent_format.spacial_downscale_ratio
+                yield FluxModel(module, static.load_device, dtype, mu, downscale)
+        finally:
+            dissolve(module)
 
 
-def fingerprint(patcher) -> str:
-    """Names a set of weights: SHA-256 over the names, shapes and 64 values of every tensor of the transformer."""
-    digest, module = hashlib.sha256(), patcher.model.diffusion_model
-    held = dict(module.named_parameters())
-    for name, tensor in module.state_dict().items():
-        if tensor.is_meta and name not in held:  # GGUF's state dict is for counting bytes
-            continue
-        flat = (held[name] if tensor.is_meta else tensor).detach().flatten()
-        places = torch.linspace(0, flat.numel() - 1, 64, dtype=torch.float64).long().to(flat.device)
+def fingerprint(patcher: Any) -> str:
+    """Names a set of weights: SHA-256 over the names, shapes and 64 values of every tensor of the transformer.
+
+    The weights are those of the file, whatever LoRA of another clone is patched into them at the time.
+    """
+    # A sample of each tensor: hashing all 24 GB would take minutes, and another model differs nearly everywhere.
+    digest = hashlib.sha256()
+    for name, tensor in _original_weights(patcher).items():
+        flat = tensor.detach().flatten()
+        # float64: float32 cannot tell neighbouring indices above 2^24 apart.
+        places = torch.linspace(0, flat.numel() - 1, FINGERPRINT_VALUES, dtype=torch.float64).long().to(flat.device)
         digest.update(f"{name} {tuple(tensor.shape)}".encode() + flat[places].float().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _original_weights(patcher: Any) -> dict[str, Tensor]:
+    """The transformer's state dict without any patch."""
+    module = patcher.model.diffusion_model
+    parameters = dict(module.named_parameters())
+    weights = {}
+    for name, tensor in module.state_dict().items():
+        if not tensor.is_meta:
+            weights[name] = tensor
+        elif name in parameters:
+            weights[name] = parameters[name]
+        # What else is on `meta` stands in GGUF's state dict only to count bytes.
+    # Clones of a MODEL share their weights and these backups: where a LoRA is patched in, the original lies here. A
+    # hook's LoRA comes on top of the others, so the backup of the others is the older one.
+    for key, (weight, _) in patcher.hook_backup.items():
+        weights.update(_named_tensors(key, weight))
+    for key, backup in patcher.backup.items():
+        weights.update(_named_tensors(key, backup.weight))
+    return weights
+
+
+def _named_tensors(key: str, weight: Tensor) -> dict[str, Tensor]:
+    """A weight of the patcher as a state dict has it: a quantised one is several tensors."""
+    if not key.startswith(TRANSFORMER_PREFIX):
+        return {}
+    name = key.removeprefix(TRANSFORMER_PREFIX)
+    if isinstance(weight, QuantizedTensor):
+        return weight.state_dict(name)
+    return {name: weight}

@@ -2,15 +2,22 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
+from ..quoting import check_text, quoted
 from . import matching
 from .prompts import words_of
 
 TIERS = ("no_relation", "far", "mid")  # Table 5 of the paper
 CATEGORIES = ("entity", "style", "relation", "person")  # Table 6; persons are those of Table 7
 LISTS = ("synonyms", "variants", "prompts", "retain", "anchors")
+# ComfyUI checks a set in its event loop whenever a workflow is queued, so its size is bounded.
+MAX_JSON = 1_000_000  # characters
+MAX_ENTRIES = 5_000  # of one list
+MAX_TEXT = 2_000  # characters of one entry
 
 
 class Word(NamedTuple):
@@ -33,7 +40,7 @@ class ConceptSet:
         prompts: sentences that contain the concept, or templates with `{}` in its place.
         retain: prompts that must stay as they are.
         anchors: wider words that could stand in its place.
-        neutral: what shall be painted instead; see `prompts.neutral`.
+        neutral: what shall be painted instead; see `prompts.neutral_prompt`.
         source: where the words came from.
     """
 
@@ -58,22 +65,23 @@ class ConceptSet:
         if not self.concept.strip():
             raise ValueError("the concept set has no concept: fill in `concept`")
         if self.category not in CATEGORIES:
-            raise ValueError(f"category {self.category!r} is none of {', '.join(CATEGORIES)}")
+            raise ValueError(f"category {quoted(self.category)} is none of {', '.join(CATEGORIES)}")
         unknown = set(self.irrelevant) - set(TIERS)
         if unknown:
-            raise ValueError(f"irrelevant has the tier {min(unknown)!r}; there are {', '.join(TIERS)}")
-        words = [word for tier in self.irrelevant.values() for word in tier]
-        for word in words:
+            raise ValueError(f"irrelevant has the tier {quoted(min(unknown))}; there are {', '.join(TIERS)}")
+        for word in self._scored_words():
+            # Written so that NaN fails too.
             if not 0 <= word.score <= 1:
-                raise ValueError(f"the score of {word.word!r} is {word.score}: it must be from 0 to 1")
+                raise ValueError(f"the score of {quoted(word.word)} is {word.score}: it must be from 0 to 1")
         for prompt in self.prompts:
             if "{}" not in prompt and not matching.occurs(prompt, self.concept):
-                raise ValueError(f"the prompt {prompt!r} has neither {{}} nor the concept {self.concept!r}")
-        for kept in (*(word.word for word in words), *self.retain):
-            for erased in self.erased():
-                if matching.occurs(kept, erased):
-                    raise ValueError(f"{kept!r} is to be kept and holds {erased!r}, which is to be erased")
+                raise ValueError(f"the prompt {quoted(prompt)} has neither {{}} nor the concept {quoted(self.concept)}")
+        irrelevant = [word.word for word in self._scored_words()]
+        matching.check_kept((*irrelevant, *self.retain), self.erased())
         return self
+
+    def _scored_words(self) -> list[Word]:
+        return list(chain.from_iterable(self.irrelevant.values()))
 
     def erased(self) -> tuple[str, ...]:
         """The concept and all its other words."""
@@ -81,104 +89,159 @@ class ConceptSet:
 
     def label(self, wanted: str) -> str:
         """What a judge is asked: the concept for nothing and for each of its words, else what is wanted."""
-        own = {"", *(word.casefold() for word in self.erased())}
+        # Also for nothing: a judge that is not told otherwise looks for the concept.
+        own = {"", *map(str.casefold, self.erased())}
         return self.concept if wanted.strip().casefold() in own else wanted
 
     def labels(self) -> tuple[str, ...]:
         """What a judge can choose between: the concept, what is wider, and what must survive."""
-        return tuple(dict.fromkeys((self.concept, *self.anchors, *(word for tier in self.tiers() for word in tier))))
+        return tuple(dict.fromkeys((self.concept, *self.anchors, *self._irrelevant_words())))
 
     def tiers(self) -> tuple[tuple[str, ...], ...]:
         """The irrelevant words by tier, from no relation to mid, without empty tiers."""
-        found = (tuple(word.word for word in self.irrelevant.get(tier, ())) for tier in TIERS)
-        return tuple(tier for tier in found if tier)
+        tiers = []
+        for name in TIERS:
+            words = tuple(word.word for word in self.irrelevant.get(name, ()))
+            if words:
+                tiers.append(words)
+        return tuple(tiers)
 
-    def settings(self) -> dict:
-        """The fields of an EraseConfig that the set decides; a concept without other words has no rsc loss."""
-        decided = {
+    def _irrelevant_words(self) -> tuple[str, ...]:
+        """The irrelevant words in the order of the tiers, each once."""
+        return tuple(dict.fromkeys(chain.from_iterable(self.tiers())))
+
+    def settings(self) -> dict[str, Any]:
+        """The fields of an EraseConfig that the set decides."""
+        settings: dict[str, Any] = {
             "concept": self.concept,
             "synonyms": self.erased()[1:],
-            "irrelevant": tuple(dict.fromkeys(word for tier in self.tiers() for word in tier)),
+            "irrelevant": self._irrelevant_words(),
             "tiers": self.tiers(),
             "neutral": self.neutral,
             "retain": self.retain,
         }
-        alone = {} if decided["synonyms"] else {"rsc_weight": 0.0}
-        return decided | alone | ({"templates": self.prompts} if self.prompts else {})
+        # Eq. 5 compares the concept with a synonym. Without one, only that loss is left out.
+        if not settings["synonyms"]:
+            settings["rsc_weight"] = 0.0
+        if self.prompts:
+            settings["templates"] = self.prompts
+        return settings
 
     def to_json(self) -> str:
-        """The set as JSON, one list or word a line."""
-        entries = [f"  {_dump(key)}: {_dump(value)}" for key, value in dataclasses.asdict(self).items()]
-        at = next(i for i, entry in enumerate(entries) if entry.startswith('  "irrelevant"'))
-        tiers = [f"    {_dump(tier)}: {_dump(words)}" for tier, words in self.irrelevant.items()]
-        entries[at] = '  "irrelevant": {\n' + ",\n".join(tiers) + "\n  }" if tiers else '  "irrelevant": {}'
+        """The set as JSON, with one list or tier a line, so that people can edit it and see what changed."""
+        entries = []
+        for name, value in dataclasses.asdict(self).items():
+            text = self._tiers_to_json() if name == "irrelevant" else _dump(value)
+            entries.append(f"  {_dump(name)}: {text}")
         return "{\n" + ",\n".join(entries) + "\n}\n"
+
+    def _tiers_to_json(self) -> str:
+        if not self.irrelevant:
+            return "{}"
+        tiers = []
+        for tier, words in self.irrelevant.items():
+            tiers.append(f"    {_dump(tier)}: {_dump(words)}")
+        return "{\n" + ",\n".join(tiers) + "\n  }"
 
     @classmethod
     def from_json(cls, text: str) -> "ConceptSet":
         """A set from JSON, checked.
 
         Raises:
-            ValueError: no JSON, a key that is unknown or missing, or a value of another kind; see also `check`.
+            ValueError: no JSON, too large, a key that is unknown or missing, or a value of another kind; see `check`.
         """
-        try:
-            found = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"the concept set is no JSON: line {error.lineno}: {error.msg}") from None
-        if not isinstance(found, dict):
-            raise ValueError("the concept set must be a JSON object, with at least `concept`")
-        known = [entry.name for entry in dataclasses.fields(cls)]
-        unknown = sorted(set(found) - set(known))
+        entries = _load(text)
+        names = [entry.name for entry in dataclasses.fields(cls)]
+        unknown = sorted(set(entries) - set(names))
         if unknown:
-            raise ValueError(f"the concept set has the key {unknown[0]!r}; there are {', '.join(known)}")
-        values = {name: _strings(name, value) if name in LISTS else value for name, value in found.items()}
-        for name in set(known) - set(LISTS) - {"irrelevant"}:
-            if not isinstance(values.get(name, ""), str):
-                raise ValueError(f"{name} must be a text")
-        values["irrelevant"] = _tiers(values.get("irrelevant", {}))
-        return cls(**{"concept": ""} | values).check()
+            raise ValueError(f"the concept set has the key {quoted(unknown[0])}; there are {', '.join(names)}")
+        values: dict[str, Any] = {"concept": ""}
+        for name, value in entries.items():
+            if name in LISTS:
+                values[name] = _read_texts(name, value)
+            elif name == "irrelevant":
+                values[name] = _read_tiers(value)
+            else:
+                values[name] = _read_text(name, value)
+        return cls(**values).check()
 
     def text(self) -> str:
         """The set as people read it."""
-        tiers = [
-            f"{tier.replace('_', ' ')}: " + ", ".join(f"{word} {score:.2f}" for word, score in words)
-            for tier, words in self.irrelevant.items()
-        ]
-        lines = [f"{self.concept} ({self.category})", *tiers]
+        lines = [f"{self.concept} ({self.category})"]
+        for tier, words in self.irrelevant.items():
+            lines.append(f"{tier.replace('_', ' ')}: " + ", ".join(f"{word} {score:.2f}" for word, score in words))
         for name in ("synonyms", "variants", "anchors", "prompts", "retain"):
             separator = "\n  " if name in ("prompts", "retain") else ", "
             lines.append(f"{name}: " + (separator.join(getattr(self, name)) or "none"))
         if len(self.erased()) == 1:
             lines.append("no other word is known: Erase Trainer does without its rsc loss, unless you type synonyms")
-        return "\n".join([*lines, f"neutral: {self.neutral or 'the empty prompt'}", f"source: {self.source}"])
+        lines.append(f"neutral: {self.neutral or 'the empty prompt'}")
+        lines.append(f"source: {self.source}")
+        return "\n".join(lines)
 
 
 def erased(concepts: ConceptSet | None, concept: str, others: str = "") -> tuple[str, tuple[str, ...]]:
     """The concept and its other words: those of a set where there is one, else as typed."""
+    # A connected set replaces what is typed, so that one workflow has one source of words.
     if concepts is None:
         return concept, words_of(others)
     first, *rest = concepts.erased()
     return first, tuple(rest)
 
 
-def _dump(value) -> str:
+def _dump(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _strings(name: str, value) -> tuple[str, ...]:
+def _load(text: str) -> dict[str, Any]:
+    """The JSON object of a set; raises ValueError when it is none."""
+    if len(text) > MAX_JSON:
+        raise ValueError(f"the concept set has {len(text):,} characters: shorten it to {MAX_JSON:,}")
+    try:
+        entries = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the concept set is no JSON: line {error.lineno}: {error.msg}") from None
+    except RecursionError:
+        raise ValueError("the concept set is nested too deeply: it holds lists of texts and of [word, score]") from None
+    if not isinstance(entries, dict):
+        raise ValueError("the concept set must be a JSON object, with at least `concept`")
+    return entries
+
+
+def _read_text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a text")
+    if len(value) > MAX_TEXT:
+        raise ValueError(f"{name} has {len(value):,} characters: shorten it to {MAX_TEXT:,}")
+    check_text(value, name)  # JSON can spell what its own text does not hold: "\ud800"
+    return value
+
+
+def _read_texts(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(entry, str) and entry.strip() for entry in value):
         raise ValueError(f"{name} must be a list of texts")
-    return tuple(value)
+    _check_size(name, value)
+    return tuple(_read_text(f"an entry of {name}", entry) for entry in value)
 
 
-def _tiers(value) -> dict[str, tuple[Word, ...]]:
+def _read_tiers(value: object) -> dict[str, tuple[Word, ...]]:
     if not isinstance(value, dict) or not all(isinstance(words, list) for words in value.values()):
         raise ValueError(f"irrelevant must have lists under {', '.join(TIERS)}")
-    return {tier: tuple(_word(entry) for entry in words) for tier, words in value.items()}
+    tiers = {}
+    for tier, words in value.items():
+        _check_size(f"irrelevant {quoted(tier)}", words)
+        tiers[tier] = tuple(map(_read_word, words))
+    return tiers
 
 
-def _word(entry) -> Word:
+def _check_size(name: str, entries: Sequence[object]) -> None:
+    if len(entries) > MAX_ENTRIES:
+        raise ValueError(f"{name} has {len(entries):,} entries: shorten it to {MAX_ENTRIES:,}")
+
+
+def _read_word(entry: object) -> Word:
     match entry:
+        # In Python, true counts as an int.
         case [str(word), int() | float() as score] if word.strip() and not isinstance(score, bool):
-            return Word(word, float(score))
-    raise ValueError(f'{json.dumps(entry)} is no [word, score], such as ["cloud", 0.1]')
+            return Word(_read_text("a word of irrelevant", word), float(score))
+    raise ValueError(f'{json.dumps(entry)[:80]} is no [word, score], such as ["cloud", 0.1]')

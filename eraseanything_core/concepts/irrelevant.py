@@ -7,7 +7,9 @@ the scores of Table 5 it says what is nearer, not how near.
 
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
 
 from . import matching, wordnet
 from .concept_set import TIERS, Word
@@ -15,12 +17,26 @@ from .vocabulary import WORDS
 
 RANGES = {"no_relation": (0.0, 0.25), "far": (0.25, 0.45), "mid": (0.45, 0.65)}  # of the score; Table 5 has 0.1 to 0.6
 CUTS = (0.0, 0.4, 0.8, 1.0)  # of the words of a kind, from the farthest
-# Where a concept stands that WordNet does not know.
-STANDS = {"entity": "object.n.01", "style": "art.n.01", "relation": "contact.n.02", "person": "person.n.01"}
-GLOSS = 0.8  # what nearness to a word of the concept's definition counts, against nearness to the concept
+# Stands for a concept that WordNet does not know.
+FALLBACK_SYNSETS = {
+    "entity": "object.n.01",
+    "style": "art.n.01",
+    "relation": "contact.n.02",
+    "person": "person.n.01",
+}
+GLOSS_WEIGHT = 0.8  # what nearness to a word of the concept's definition counts, against nearness to the concept
 
 
-def irrelevant(chosen: list, category: str, erased: tuple[str, ...], count: int, seed: str) -> dict:
+class Target(NamedTuple):
+    """A place in WordNet that words are compared with: its path from the root, and what nearness to it counts."""
+
+    path: list[Any]
+    weight: float
+
+
+def irrelevant(
+    chosen: list[Any], category: str, erased: Sequence[str], count: int, seed: str
+) -> dict[str, tuple[Word, ...]]:
     """Draws irrelevant words, half of them physical and half abstract in every tier.
 
     Args:
@@ -34,75 +50,108 @@ def irrelevant(chosen: list, category: str, erased: tuple[str, ...], count: int,
         tier: the words with scores, ascending.
     """
     rng = random.Random(seed)
-    targets = list(near(chosen, category))
-    close = set().union(*(wordnet.kin(synset) for synset in chosen[:1]))
-    pos = chosen[0].pos().replace("s", "a") if chosen else "n"
-    pos = pos if pos in WORDS else "n"  # there are no adverbs
-    ranked = []
-    for words in WORDS[pos]:
-        free = [word for word in sorted(set(words)) if allowed(word, pos, erased, close)]
-        ranked.append(tiers(sorted(free, key=lambda word: (similarity(meaning(word, pos), targets), word))))
-    found = {}
+    targets = comparison_targets(chosen, category)
+    relatives = wordnet.relatives(chosen[0]) if chosen else set()
+    pos = wordnet.pos_of(chosen[0]) if chosen else "n"
+    if pos not in WORDS:
+        pos = "n"  # there are no adverbs
+    tiers_by_kind = []
+    for vocabulary in WORDS[pos]:
+        # Sorted before it is ranked, so that words of equal similarity have the same order in every process.
+        words = [word for word in sorted(set(vocabulary)) if is_allowed(word, pos, erased, relatives)]
+        similarities = {word: similarity(vocabulary_paths(word, pos), targets) for word in words}
+        tiers_by_kind.append(scored_tiers(sorted(words, key=lambda word: (similarities[word], word))))
+    physical, abstract = tiers_by_kind
+    drawn = {}
     for number, tier in enumerate(TIERS):
-        more = (count + number) % 2  # an odd word is physical in one tier and abstract in the next
-        physical, abstract = (each[tier] for each in ranked)
-        drawn = rng.sample(physical, (count + more) // 2) + rng.sample(abstract, (count + 1 - more) // 2)
-        found[tier] = tuple(sorted(drawn, key=lambda word: (word.score, word.word)))
-    return found
+        # An odd word is physical in one tier and abstract in the next.
+        extra = (count + number) % 2
+        words_of_tier = rng.sample(physical[tier], (count + extra) // 2)
+        words_of_tier += rng.sample(abstract[tier], (count + 1 - extra) // 2)
+        drawn[tier] = tuple(sorted(words_of_tier, key=lambda word: (word.score, word.word)))
+    return drawn
 
 
-def tiers(ranked: list[str]) -> dict[str, list[Word]]:
+def scored_tiers(ranked: Sequence[str]) -> dict[str, list[Word]]:
     """Words from the farthest to the nearest, cut into three tiers and scored by rank."""
-    found = {}
+    tiers: dict[str, list[Word]] = {}
     for number, tier in enumerate(TIERS):
-        part = ranked[round(len(ranked) * CUTS[number]) : round(len(ranked) * CUTS[number + 1])]
+        start = round(len(ranked) * CUTS[number])
+        stop = round(len(ranked) * CUTS[number + 1])
         low, high = RANGES[tier]
-        step = (high - low) / len(part)
-        found[tier] = [Word(word, round(low + step * (i + 0.5), 2)) for i, word in enumerate(part)]
-    return found
+        step = (high - low) / (stop - start)
+        tiers[tier] = []
+        for rank, word in enumerate(ranked[start:stop]):
+            # Half a step keeps every score inside its tier's range.
+            tiers[tier].append(Word(word, round(low + step * (rank + 0.5), 2)))
+    return tiers
 
 
-def allowed(word: str, pos: str, erased: Iterable[str], close: set) -> bool:
+def is_allowed(word: str, pos: str, erased: Iterable[str], relatives: set[Any]) -> bool:
     """Whether a word is neither erased, nor part of what is, nor wider or narrower than the concept."""
-    clash = any(matching.occurs(word, other) or matching.occurs(other, word) for other in erased)
-    return not clash and meaning(word, pos) not in close
+    for other in erased:
+        if matching.occurs(word, other) or matching.occurs(other, word):
+            return False
+    return meaning(word, pos) not in relatives
 
 
-def meaning(word: str, pos: str):
-    """The synset of a word of the vocabulary; adjectives stand before nouns where an adjective is asked for."""
-    found = wordnet.lookup(word, pos) or wordnet.lookup(word, "n")
-    return found[0]
+@cache  # the vocabulary is ranked anew for every concept
+def meaning(word: str, pos: str) -> Any:
+    """The synset of a word of the vocabulary; an adjective that WordNet lists only as a noun has the noun's."""
+    synsets = wordnet.lookup(word, pos) or wordnet.lookup(word, "n")
+    return synsets[0]
 
 
-def near(chosen: list, category: str) -> Iterator[tuple[list, float]]:
+def comparison_targets(chosen: list[Any], category: str) -> list[Target]:
     """Where a concept stands: its own path from the root, and those of the words of its definition."""
-    synset = chosen[0] if chosen else wordnet.database().synset(STANDS[category])
+    synset = chosen[0] if chosen else wordnet.database().synset(FALLBACK_SYNSETS[category])
+    targets = []
     for noun in nominal(synset):
-        yield path(noun), 1.0
+        targets.append(Target(path_from_root(noun), 1.0))
     for word in re.findall(r"[a-z]{3,}", synset.definition().lower()):
-        found = wordnet.lookup(word, "n")
-        if found and wordnet.means(wordnet.listed(word, found[0]), found[0]):
-            yield path(found[0]), GLOSS
+        nouns = wordnet.lookup(word, "n")
+        if nouns and wordnet.is_main_meaning(wordnet.listed_form(word, nouns[0]), nouns[0]):
+            targets.append(Target(path_from_root(nouns[0]), GLOSS_WEIGHT))
+    return targets
 
 
-def nominal(synset) -> list:
+def nominal(synset: Any) -> list[Any]:
     """The synset and, where it is no noun, the nouns that it is derived from: `nude` stands at `nakedness`."""
-    derived = [form.synset() for lemma in synset.lemmas() for form in lemma.derivationally_related_forms()]
-    nouns = synset.attributes() + [other for other in derived if other.pos() == "n"]
-    return [synset, *nouns] if synset.pos() != "n" else [synset]
+    if synset.pos() == "n":
+        return [synset]
+    nouns = synset.attributes()
+    for lemma in synset.lemmas():
+        for form in lemma.derivationally_related_forms():
+            if form.synset().pos() == "n":
+                nouns.append(form.synset())
+    return [synset, *nouns]
 
 
-def path(synset) -> list:
-    """From the root down to the synset."""
-    return [synset, *wordnet.chain([synset])][::-1]
+def path_from_root(synset: Any) -> list[Any]:
+    """The hypernyms of a synset, the widest first, and the synset itself."""
+    return [synset, *wordnet.hypernym_path([synset])][::-1]
 
 
-def similarity(synset, targets: list[tuple[list, float]]) -> float:
-    """Wu and Palmer's similarity to the nearest target: twice the depth of what is shared, over both depths."""
+@cache
+def vocabulary_paths(word: str, pos: str) -> list[list[Any]]:
+    """Where a word of the vocabulary stands: its own path from the root, and those of the nouns beside it."""
+    return list(map(path_from_root, nominal(meaning(word, pos))))
+
+
+def similarity(paths: Sequence[list[Any]], targets: Sequence[Target]) -> float:
+    """Wu and Palmer's similarity to the nearest target: twice the depth of what is shared, over both depths.
+
+    Z. Wu and M. Palmer, "Verb semantics and lexical selection", ACL 1994.
+
+    Args:
+        paths: from the root to each synset of a word.
+        targets: what they are compared with.
+    """
     best = 0.0
-    for noun in nominal(synset):
-        own = path(noun)
-        for target, weight in targets:
-            shared = sum(a == b for a, b in zip(own, target))
-            best = max(best, weight * 2 * shared / (len(own) + len(target)))
+    for own_path in paths:
+        for target in targets:
+            # The shorter path ends the comparison: what it shares is a prefix of both.
+            shared = sum(ours == theirs for ours, theirs in zip(own_path, target.path))
+            depths = len(own_path) + len(target.path)
+            best = max(best, target.weight * 2 * shared / depths)
     return best

@@ -5,10 +5,16 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from .. import files
-from .answer import Answer, AnswerError, Question, check, parse, schema
-from .credentials import OPENAI, origin
+from ..packages import require_package
+from ..quoting import escaped, quoted
+from .answer import Answer, AnswerError, Question, answer_schema, check, find_answer, json_objects
+from .chat_client import RETRIES, ResponseError, open_client, read_body, read_text, server_reason
+from .credentials import OPENAI, origin, scrub, scrub_values
+from .network import NetworkError, Proxy, check_resolved, proxy_for
 
 PROVIDERS = {
     "OpenAI": OPENAI,
@@ -19,11 +25,27 @@ PROVIDERS = {
     "vLLM": "http://127.0.0.1:8000/v1",
     "other": "",
 }
-KEYED = ("OpenAI", "OpenRouter", "Azure")  # answer nobody without a key
-PROMPT_VERSION = 1  # part of the name of a kept answer: raise it when the words below change
+NEED_A_KEY = ("OpenAI", "OpenRouter", "Azure")
+PROMPT_VERSION = 1  # part of the name of a saved answer: raise it when the words below change
 SYSTEM = "You judge how English words relate in meaning. You answer with one JSON object and nothing else."
-LARGEST = 1_000_000  # bytes of a response
-RETRIES = 4  # on 429, 5xx and lost connections, with growing pauses
+# What servers say to a response_format that they do not know. A 500 is not waited for: it comes again.
+FORMAT_REFUSALS = (400, 404, 422, 500, 501)
+QUESTION = (
+    "The concept is {concept}. As a person would judge, give {count} English words "
+    'for each of three groups: "no_relation", words whose meaning has nothing to do with it; "far", words that are '
+    'loosely tied to it; "mid", words that are clearly tied to it without meaning the same. Give each word its '
+    "similarity to the concept, from 0 to 1. Take common single words, half for what can be seen and half for what "
+    "cannot. Do not use these words or parts of them: {erased}. Answer in this form: "
+)
+FORM = '{"no_relation": [{"word": "...", "score": 0.1}, ...], "far": [...], "mid": [...]'
+FORM_OF_PROMPTS = (
+    ', "prompts": [...], "neighbours": [...], "neutral": "..."}, where prompts are 6 short descriptions of '
+    "pictures that each contain the concept in these very words, neighbours are 6 things of the same kind that "
+    "must stay as they are, and neutral is a short phrase for what a picture should show in the concept's place."
+)
+RETRY = "That cannot be used: {reason}. Answer again, with the whole JSON object and nothing else."
+
+Message = dict[str, str]  # role and content of a chat message
 
 
 class ServerError(RuntimeError):
@@ -46,159 +68,206 @@ class Server:
 
 
 async def ask(question: Question, server: Server, key: str | None, folder: Path) -> Answer:
-    """The answer to a question: a kept one, or the server's, which is asked a second time when it is unusable.
+    """The server's answer to a question. It is asked a second time when the first answer cannot be used.
 
     Args:
         question: what is asked.
         server: who is asked.
         key: of the server; None when it needs none.
-        folder: where answers are kept.
+        folder: where answers are saved.
 
     Raises:
         ServerError: it cannot be reached, refuses, is too slow, or gave no usable answer twice.
+        MissingPackageError: the package openai is not installed.
     """
-    messages = conversation(question)
-    for last in (False, True):
-        text = ""
+    where = f"{server.model} at {origin(server.base_url)}"
+    chat = Chat(question, server, key)
+    for is_last in (False, True):
         try:
-            text = await asyncio.wait_for(complete(messages, question, server, key), server.timeout)
-            found = parse(text)
-            answer = check(found, question)
-        except (TimeoutError, asyncio.TimeoutError):
+            # What the model wrote is read within the time as well.
+            entries, answer = await asyncio.wait_for(chat.answer(), server.timeout)
+        except (TimeoutError, asyncio.TimeoutError):  # two classes before Python 3.11
             raise ServerError(f"{origin(server.base_url)} did not answer within {server.timeout:g} s") from None
+        except NetworkError as error:
+            raise ServerError(str(error)) from None
         except AnswerError as reason:
-            if last:
-                where = f"{server.model} at {origin(server.base_url)}"
-                raise ServerError(scrub(f"{where} gave no usable answer: {reason}", key)) from None
-            messages = [*messages, *again(text, reason)]
+            if is_last:
+                raise ServerError(f"{escaped(where)} gave no usable answer: {reason}") from None
+            chat.ask_again(reason)
         else:
-            keep(found, question, server, folder)
+            save_answer(entries, question, server, folder)
             return answer
+    raise AssertionError("the last try returns or raises")
 
 
-def conversation(question: Question) -> list[dict]:
-    """The messages that ask a question."""
-    asked = (
-        f"The concept is {json.dumps(question.concept)}. As a person would judge, give {question.count} English words "
-        'for each of three groups: "no_relation", words whose meaning has nothing to do with it; "far", words that are '
-        'loosely tied to it; "mid", words that are clearly tied to it without meaning the same. Give each word its '
-        "similarity to the concept, from 0 to 1. Take common single words, half for what can be seen and half for what "
-        "cannot. Do not use these words or parts of them: "
-        f"{json.dumps(list(question.erased), ensure_ascii=False)}. Answer in this form: "
-        '{"no_relation": [{"word": "...", "score": 0.1}, ...], "far": [...], "mid": [...]'
-    )
-    more = (
-        ', "prompts": [...], "neighbours": [...], "neutral": "..."}, where prompts are 6 short descriptions of '
-        "pictures that each contain the concept in these very words, neighbours are 6 things of the same kind that "
-        "must stay as they are, and neutral is a short phrase for what a picture should show in the concept's place."
-    )
-    user = asked + (more if question.prompts else "}.")
-    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": user}]
+class Chat:
+    """A question, and what was said about it so far.
 
-
-def again(text: str, reason: AnswerError) -> list[dict]:
-    """The messages that ask once more."""
-    refused = f"That cannot be used: {reason}. Answer again, with the whole JSON object and nothing else."
-    return [{"role": "assistant", "content": text[:2000] or "{}"}, {"role": "user", "content": refused}]
-
-
-async def complete(messages: list[dict], question: Question, server: Server, key: str | None) -> str:
-    """What the model writes, held to the schema where the server can do that.
-
-    Raises:
-        AnswerError: the response is no chat completion, too large or broken off.
-        ServerError: the server refuses or cannot be reached.
+    Attributes:
+        messages: that are sent next.
+        has_format: whether the server is asked to hold the model to the schema.
     """
-    import openai  # takes a second to import
 
-    asked = {"model": server.model, "messages": messages}
-    form = {"name": "words", "schema": schema(question), "strict": True}
-    structured = asked | {"response_format": {"type": "json_schema", "json_schema": form}}
-    settings = {"api_key": key or "none", "base_url": server.base_url, "max_retries": RETRIES}
-    try:
-        async with openai.AsyncOpenAI(**settings, timeout=server.timeout) as client:
-            try:
-                return await content(client, structured)
-            except (openai.BadRequestError, openai.UnprocessableEntityError):
-                return await content(client, asked)
-    except openai.APIError as error:
-        raise ServerError(scrub(explain(error, server), key)) from None
+    def __init__(self, question: Question, server: Server, key: str | None) -> None:
+        self.question = question
+        self.server = server
+        self.key = key
+        self.messages = first_messages(question)
+        self.has_format = True
+        self._text = ""
+
+    async def answer(self) -> tuple[dict[str, Any], Answer]:
+        """The model's answer to the messages, as it gave it and checked.
+
+        Raises:
+            AnswerError: it cannot be used.
+            ServerError: the server refuses or cannot be reached.
+        """
+        self._text = ""
+        body = await self._complete()
+        # In a thread: reading a hostile text can take a second, in which ComfyUI would answer nobody.
+        self._text = await asyncio.to_thread(read_text, body, self.key)
+        return await asyncio.to_thread(self._read, self._text)
+
+    def _read(self, text: str) -> tuple[dict[str, Any], Answer]:
+        # JSON can spell a key in escapes, so what was parsed is scrubbed again.
+        objects = scrub_values(json_objects(text), self.key)
+        return find_answer(objects, self.question)
+
+    def ask_again(self, reason: AnswerError) -> None:
+        """Takes up why the last answer cannot be used."""
+        self.messages = [*self.messages, *retry_messages(self._text, reason)]
+        # A server may answer to a format that it does not know with an error in a 200.
+        if isinstance(reason, ResponseError):
+            self.has_format = False
+
+    async def _complete(self) -> bytes:
+        """The body of a chat completion, by the schema where the server can do that."""
+        require_package("openai", used_by="Concept Sampler")
+        import openai  # takes a second to import
+
+        base_url = self.server.base_url.strip()
+        proxy = proxy_for(base_url)
+        # Behind a proxy it is the proxy that looks up the name.
+        if proxy is None:
+            await check_resolved(urlsplit(base_url).hostname or "")
+        try:
+            if self.has_format:
+                try:
+                    return await self._request(proxy)
+                except openai.APIStatusError as error:
+                    if error.status_code not in FORMAT_REFUSALS:
+                        raise
+                    self.has_format = False
+            return await self._request(proxy)
+        except openai.APIError as error:
+            raise ServerError(explain(error, self.server, self.key, proxy)) from None
+
+    async def _request(self, proxy: Proxy | None) -> bytes:
+        """Sends the messages, and reads the body of the response."""
+        body: dict[str, Any] = {"model": self.server.model, "messages": self.messages}
+        if self.has_format:
+            json_schema = {"name": "words", "schema": answer_schema(self.question), "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": json_schema}
+        final = FORMAT_REFUSALS if self.has_format else ()
+        client = open_client(self.server.base_url.strip(), self.key, self.server.timeout, proxy, final)
+        async with client:
+            async with client.chat.completions.with_streaming_response.create(**body) as response:
+                return await read_body(response.http_response)
 
 
-async def content(client, asked: dict) -> str:
-    """The text of a chat completion."""
-    async with client.chat.completions.with_streaming_response.create(**asked) as response:
-        body = await read(response)
-    try:
-        text = json.loads(body)["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        raise AnswerError("the response is no chat completion") from None
-    if not isinstance(text, str):
-        raise AnswerError("the model wrote nothing")
-    return text
+def first_messages(question: Question) -> list[Message]:
+    """The messages that ask a question."""
+    concept = json.dumps(question.concept)
+    erased = json.dumps(list(question.erased), ensure_ascii=False)
+    text = QUESTION.format(concept=concept, count=question.count, erased=erased)
+    text += FORM + (FORM_OF_PROMPTS if question.prompts else "}.")
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
 
 
-async def read(response) -> bytes:
-    """The body of a response, up to a size that no answer needs."""
-    body = bytearray()
-    try:
-        async for part in response.iter_bytes():
-            body += part
-            if len(body) > LARGEST:
-                raise AnswerError(f"the response is larger than {LARGEST:,} bytes")
-    except AnswerError:
-        raise
-    except Exception as error:  # of the HTTP library, which openai does not wrap here
-        raise AnswerError(f"the response broke off ({type(error).__name__})") from None
-    return bytes(body)
+def retry_messages(text: str, reason: AnswerError) -> list[Message]:
+    """The messages that follow an answer that cannot be used: the answer itself, and why."""
+    # Some servers refuse a message without content.
+    refused: Message = {"role": "assistant", "content": escaped(text, 2000) or "{}"}
+    return [refused, {"role": "user", "content": RETRY.format(reason=reason)}]
 
 
-def explain(error, server: Server) -> str:
-    """One line about what went wrong and what to do."""
+def explain(error: Any, server: Server, key: str | None, proxy: Proxy | None) -> str:
+    """One line about what went wrong and what to do.
+
+    Args:
+        error: openai's `APIError`.
+        server: who was asked.
+        key: is taken out of what the server says.
+        proxy: through which it was asked.
+    """
     import openai
 
     where = origin(server.base_url)
+    message = f"{where} refuses the question"
     match error:
         case openai.APITimeoutError():
             return f"{where} did not answer within {server.timeout:g} s"
         case openai.APIConnectionError():
-            return f"{where} cannot be reached: check base_url, and that the server runs"
-        case openai.AuthenticationError() | openai.PermissionDeniedError():
+            road = f"that the proxy of {proxy.variable} and the server run" if proxy else "that the server runs"
+            return f"{where} cannot be reached: check base_url, and {road}"
+        case openai.AuthenticationError():
+            # Without what the server says, which often is a part of the key.
             return f"{where} refuses the credential: check its key"
+        case openai.PermissionDeniedError():
+            message = f"{where} refuses the credential: check its key"
         case openai.NotFoundError():
-            return f"{where} has no model {server.model!r}, or no chat completions at {server.base_url}"
+            message = (
+                f"{where} has no model {quoted(server.model)}, or no chat completions at {escaped(server.base_url)}"
+            )
         case openai.RateLimitError():
-            return f"{where} was asked too often or has no quota left, also after {RETRIES} more tries"
+            message = f"{where} was asked too often or has no quota left, also after {RETRIES} more tries"
         case openai.InternalServerError():
-            return f"{where} failed with status {error.status_code}, also after {RETRIES} more tries"
-    return " ".join(f"{where} refuses the question: {error.message}".split())[:300]
+            message = f"{where} failed with status {error.status_code}, also after {RETRIES} more tries"
+        case openai.APIStatusError() if error.response.has_redirect_location:
+            target = quoted(scrub(error.response.headers["location"], key))
+            return f"{where} sends on to {target}, which is not asked: type the address that is meant into base_url"
+    reason = server_reason(error.response.content, key)
+    return f"{message}: {reason}" if reason else message
 
 
-def scrub(text: str, key: str | None) -> str:
-    """The text without the key, should a server have sent it back."""
-    return text.replace(key, "***") if key else text
+# Answers are saved, so that a graph runs again without a network.
 
 
-# --- answers are kept, so that a graph runs again without a network
+def answer_path(question: Question, server: Server, folder: Path) -> Path:
+    """The file of an answer: by concept, server, model, version of the prompt, and what else was asked.
 
-
-def kept_as(question: Question, server: Server, folder: Path) -> Path:
-    """The file of an answer: by concept, model, version of the prompt, and what else was asked."""
-    parts = json.dumps([asdict(question), server.model, PROMPT_VERSION])
+    Without the server, whoever runs one could put words into the sets of another that has a model of that name.
+    """
+    parts = json.dumps([asdict(question), server.base_url.strip().rstrip("/"), server.model, PROMPT_VERSION])
     return folder / f"{hashlib.sha256(parts.encode()).hexdigest()[:32]}.json"
 
 
-def recall(question: Question, server: Server, folder: Path) -> Answer | None:
-    """A kept answer, unless there is none or it was damaged."""
-    path = kept_as(question, server, folder)
+def load_answer(question: Question, server: Server, folder: Path) -> Answer | None:
+    """A saved answer; None when there is none or its file was damaged."""
+    path = answer_path(question, server, folder)
+    if not path.exists():
+        return None
     try:
-        return check(json.loads(path.read_text(encoding="utf-8"))["answer"], question) if path.exists() else None
+        return check(json.loads(path.read_text(encoding="utf-8"))["answer"], question)
     except (ValueError, LookupError, TypeError):
         return None
 
 
-def keep(found: dict, question: Question, server: Server, folder: Path):
-    """Writes an answer to its file, whole or not at all."""
+def save_answer(entries: dict[str, Any], question: Question, server: Server, folder: Path) -> None:
+    """Writes an answer to its file, whole or not at all.
+
+    Args:
+        entries: the answer as the model gave it.
+        question, server: what was asked, and who.
+        folder: is made where there is none.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    about = {"concept": question.concept, "model": server.model, "prompt_version": PROMPT_VERSION, "answer": found}
-    files.replace(kept_as(question, server, folder), json.dumps(about, indent=1).encode())
+    content = {
+        "concept": question.concept,
+        "server": origin(server.base_url),
+        "model": server.model,
+        "prompt_version": PROMPT_VERSION,
+        "answer": entries,
+    }
+    files.write_atomic(answer_path(question, server, folder), json.dumps(content, indent=1).encode())

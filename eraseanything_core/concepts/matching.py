@@ -1,115 +1,34 @@
-"""Where a concept stands among the pieces of the prompt that was really encoded.
+"""Where a concept stands in a text, or among the pieces of the prompt that was really encoded.
 
-Everything here works on the *pieces* of a tokenizer: strings in which "▁" stands for a blank, as T5's (SentencePiece)
-come and CLIP's and Qwen's are brought to. The search is done on the text that the pieces spell, so it does not depend
-on how a word was cut: `nude` is found in `▁nu·de`, `Nude,` in `▁N·ude·,`, `(nude:1.2)` after ComfyUI has taken the
-weight off, and the `a` of `Frida` is never taken for an article.
+There is one rule for trainer, concept sets, attacks and attention nodes. A concept is found as whole words, in any
+casing, in the singular and the plural, with or without a possessive ending, and with a hyphen for a blank. It does not
+depend on how a tokenizer cut a word: `nude` is found in `▁nu·de`, and in `(nude:1.2)` once ComfyUI took the weight off.
+The `a` of `Frida` is never taken for an article.
 """
 
-import re
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
-from itertools import dropwhile
-from os.path import commonprefix
+from functools import lru_cache
+from itertools import chain
+from typing import NamedTuple
 
-SPECIAL = {"<pad>", "</s>", "<s>", "<unk>", "<bos>", "<eos>", "<|startoftext|>", "<|endoftext|>"}
-SPECIAL |= {"<|im_start|>", "<|im_end|>", "[CLS]", "[SEP]", "[PAD]"}
-PRINTED = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-MOVED = [byte for byte in range(256) if byte not in PRINTED]
-BYTES = {chr(byte): byte for byte in PRINTED} | {chr(256 + i): byte for i, byte in enumerate(MOVED)}  # of GPT-2's BPE
-ENDING = r"(?:'s|’s|es|s)?"
+from ..quoting import escaped, quoted
+from .lexer import Lexeme, split
+from .number_forms import NOT_PLURAL, number_forms
+
 ALIKE = 0.75  # similarity (difflib's ratio) from which a word is taken for the concept misspelt
 AFFIX = 4  # letters that may stand before or after the concept
+WEIGHT_SIGNS = frozenset("()")  # ComfyUI takes them off a prompt
+UNKNOWN_SIGNS = frozenset("<\\^`{}~")  # those of ASCII that T5's vocabulary lacks: they become tokens without text
+EMPTY = "the concept is empty: type the word to erase"
 
 
-def pieces_of(tokenizer, token_weights: Sequence[tuple]) -> list[str]:
-    """The pieces of one encoded prompt.
-
-    Args:
-        tokenizer: ComfyUI's tokenizer of this text encoder (`inv_vocab` maps an id to its piece).
-        token_weights: the (id, weight, ...) tuples of one row of `tokenize_with_weights`.
-
-    Returns:
-        One string a token; special tokens and embeddings given as tensors are "".
-
-    Raises:
-        ValueError: the tokenizer marks words in none of the ways that are known.
-    """
-    pieces = [tokenizer.inv_vocab.get(token[0], "") if isinstance(token[0], int) else "" for token in token_weights]
-    pieces = ["" if piece in SPECIAL else piece for piece in pieces]
-    known = tokenizer.inv_vocab.values()
-    if "▁the" in known:
-        return pieces
-    if "the</w>" in known:
-        return _ended(pieces)
-    if "Ġthe" in known:
-        return [_decoded(piece) for piece in pieces]
-    if "##s" in known:
-        return [_wordpiece(piece) for piece in pieces]
-    if "ÿ" in known:
-        return _bytewise(pieces)
-    raise ValueError(
-        "this CLIP's tokenizer does not tell where words begin: use one of CLIP, T5, BERT, Gemma, Qwen or Llama"
-    )
-
-
-def _decoded(piece: str) -> str:
-    """A piece of a byte-level tokenizer as text."""
-    return re.sub(r"\s", "▁", bytes(BYTES[letter] for letter in piece).decode("utf-8", errors="replace"))
-
-
-def _wordpiece(piece: str) -> str:
-    """A piece of BERT, which marks those that go on with a word."""
-    return piece.removeprefix("##") if piece.startswith("##") or not piece else "▁" + piece
-
-
-def _bytewise(pieces: Sequence[str]) -> list[str]:
-    """The pieces of ByT5, which are bytes.
-
-    Raises:
-        ValueError: some are parts of a letter.
-    """
-    if not "".join(pieces).isascii():
-        raise ValueError("the words in quotation marks are read letter by letter: write them in plain Latin letters")
-    return [piece.replace(" ", "▁") for piece in pieces]
-
-
-def _ended(pieces: Sequence[str]) -> list[str]:
-    """CLIP's pieces, which mark where words end. It parts punctuation from words: no blank is put there."""
-    words = [_decoded(piece.removesuffix("</w>")) for piece in pieces]
-    for i, (piece, following) in enumerate(zip(pieces, [*words[1:], ""])):
-        if piece.endswith("</w>") and words[i][-1].isalnum() and (following or "a")[0].isalnum():
-            words[i] += "▁"
-    return words
-
-
-def own_pieces(pieces: Sequence[str], template: Sequence[str]) -> list[str]:
-    """The pieces with "" for those of the template that a text encoder puts around a prompt.
-
-    Args:
-        template: the pieces of the empty prompt.
-    """
-    start = len(commonprefix([pieces, template]))
-    rest = [_backwards(found[start:]) for found in (pieces, template)]
-    stop = start + len(rest[0]) - len(commonprefix(rest))
-    return [piece if start <= i < stop else "" for i, piece in enumerate(pieces)]
-
-
-def _backwards(pieces: Sequence[str]) -> list[str]:
-    """The pieces from the last word on; padding is left out, of which a shorter prompt has more."""
-    return list(dropwhile(lambda piece: not piece, reversed(pieces)))
-
-
-def find_spans(pieces: Sequence[str], concept: str, forms: Sequence[str] = ()) -> list[range]:
+def find_spans(pieces: Sequence[str], concept: str) -> list[range]:
     """The token positions of every occurrence of a concept, in order.
 
-    Casing, punctuation around the word, a plural or possessive ending and a hyphen for a blank do not matter.
-
     Args:
-        pieces: the prompt as encoded, one string a token.
+        pieces: the prompt as encoded, one string a token; see `pieces.pieces_of`.
         concept: one or more words.
-        forms: of the concept, which count as well, such as its irregular plural.
 
     Returns:
         One range of contiguous token positions an occurrence.
@@ -119,66 +38,76 @@ def find_spans(pieces: Sequence[str], concept: str, forms: Sequence[str] = ()) -
     """
     text, owner = _spell(pieces)
     spans = []
-    for match in _pattern(concept, forms).finditer(text):
-        positions = [owner[i] for i in range(*match.span()) if not text[i].isspace()]
-        spans.append(range(positions[0], positions[-1] + 1))
+    for start, end in _occurrences(text, concept):
+        spans.append(range(owner[start], owner[end - 1] + 1))
     if not spans:
-        raise ValueError(f"the prompt does not hold the concept {concept!r}; its words are: {', '.join(text.split())}")
+        words = escaped(", ".join(text.split()))
+        raise ValueError(f"the prompt does not hold the concept {quoted(concept)}; its words are: {words}")
     return spans
 
 
-def find_similar(pieces: Sequence[str], concept: str, forms: Sequence[str] = ()) -> list[tuple[range, str]]:
+def find_similar(pieces: Sequence[str], concept: str) -> list[tuple[range, str]]:
     """Words that are likely the concept misspelt or with letters around it: `Nikke`, `soccerrrs`.
 
     Args:
-        pieces, concept, forms: see `find_spans`; what that finds is left out here.
+        pieces: see `find_spans`; what that finds is left out here.
+        concept: one or more words.
 
     Returns:
         The token positions of each such word (of as many words as the concept has), and the word as it stands there.
     """
     text, owner = _spell(pieces)
-    exact = _pattern(concept, forms)
-    words, count, found = list(re.finditer(r"\w+", text)), len(_normalise(concept).split()), []
-    for first, last in zip(words, words[count - 1 :]):
-        there = text[first.start() : last.end()]
-        if _alike(there.lower(), " ".join(_normalise(concept).lower().split())) and not exact.search(there):
-            found.append((range(owner[first.start()], owner[last.end() - 1] + 1), there))
-    return found
+    lexemes = split(concept)
+    spelling = _joined(lexemes)
+    count = sum(lexeme.is_word for lexeme in lexemes)
+    words = [lexeme for lexeme in split(text) if lexeme.is_word]
+    similar = []
+    for i in range(len(words) - count + 1 if count else 0):
+        window = words[i : i + count]
+        start = window[0].start
+        end = window[-1].end
+        if _is_alike(_joined(window), spelling) and not occurs(text[start:end], concept):
+            similar.append((range(owner[start], owner[end - 1] + 1), text[start:end]))
+    return similar
 
 
-def _alike(there: str, concept: str) -> bool:
-    around = len(there) - len(concept)
-    if concept in there:
-        return 0 < around <= AFFIX
-    return SequenceMatcher(None, there, concept, autojunk=False).ratio() >= ALIKE
+def _joined(lexemes: Iterable[Lexeme]) -> str:
+    return " ".join(lexeme.text for lexeme in lexemes)
 
 
-def locate(
-    pieces: Sequence[str], concept: str, fuzzy: bool = False, forms: Sequence[str] = ()
-) -> tuple[list[range], str]:
+def _is_alike(word: str, concept: str) -> bool:
+    """Whether a word is the concept with few letters around it, or close to it in spelling."""
+    if concept in word:
+        return 0 < len(word) - len(concept) <= AFFIX
+    # Without autojunk: it would leave out frequent letters of long words.
+    return SequenceMatcher(None, word, concept, autojunk=False).ratio() >= ALIKE
+
+
+def locate(pieces: Sequence[str], concept: str, fuzzy: bool = False) -> tuple[list[range], str]:
     """The spans of a concept, with those of similar words if `fuzzy`, and a sentence that names the similar words.
 
     Raises:
         ValueError: see `find_spans`.
     """
-    similar = find_similar(pieces, concept, forms) if fuzzy else []
+    similar = find_similar(pieces, concept) if fuzzy else []
     if not similar:
-        return find_spans(pieces, concept, forms), ""
-    text, _ = _spell(pieces)
-    exact = find_spans(pieces, concept, forms) if occurs(text, concept, forms) else []
-    names = ", ".join(repr(word) for _, word in similar)
-    note = f"taken for {concept!r} though it is spelt otherwise: {names}"
-    return sorted([*exact, *(span for span, _ in similar)], key=lambda span: span.start), note
+        return find_spans(pieces, concept), ""
+    spans = [span for span, _ in similar]
+    if occurs(_spell(pieces)[0], concept):
+        spans += find_spans(pieces, concept)
+    names = escaped(", ".join(quoted(word) for _, word in similar))
+    note = f"taken for {quoted(concept)} though it is spelt otherwise: {names}"
+    return sorted(spans, key=lambda span: span.start), note
 
 
-def holds(pieces: Sequence[str], concept: str, fuzzy: bool = False, forms: Sequence[str] = ()) -> bool:
+def holds(pieces: Sequence[str], concept: str, fuzzy: bool = False) -> bool:
     """Whether `locate` finds the concept."""
-    return occurs(_spell(pieces)[0], concept, forms) or fuzzy and bool(find_similar(pieces, concept))
+    return occurs(_spell(pieces)[0], concept) or (fuzzy and bool(find_similar(pieces, concept)))
 
 
 def positions(pieces: Sequence[str], concept: str) -> list[int]:
     """Every token position of every occurrence of a concept; see `find_spans`."""
-    return [i for span in find_spans(pieces, concept) for i in span]
+    return list(chain.from_iterable(find_spans(pieces, concept)))
 
 
 def check_concept(concept: str, tokenize: Callable[[str], Sequence[str]]) -> str:
@@ -193,40 +122,162 @@ def check_concept(concept: str, tokenize: Callable[[str], Sequence[str]]) -> str
     """
     word = " ".join(concept.split())
     if not word:
-        raise ValueError("the concept is empty: type the word to erase")
-    if not any(_normalise(piece).strip() for piece in tokenize(word)):
-        raise ValueError(f"the text encoder has no token for {word!r}: it would be erased from nothing")
+        raise ValueError(EMPTY)
+    text, _ = _spell(tokenize(word))
+    # Some tokenizers drop letters that they do not know and give a lone blank for them.
+    if not split(text):
+        raise ValueError(f"the text encoder has no token for {quoted(word)}: it would be erased from nothing")
     return word
 
 
-def occurs(text: str, concept: str, forms: Sequence[str] = ()) -> bool:
+def occurs(text: str, concept: str) -> bool:
     """Whether a plain text holds the concept, by the same rule as `find_spans`."""
-    return _pattern(concept, forms).search(_normalise(text)) is not None
+    return first_occurring(text, (concept,)) is not None
+
+
+def first_occurring(text: str, concepts: Sequence[str]) -> str | None:
+    """The first of several concepts that a plain text holds; None when it holds none.
+
+    The time grows with the length of the text and not with the number of concepts.
+
+    Raises:
+        ValueError: a concept is empty.
+    """
+    trie = _trie(tuple(concepts))
+    lexemes = split(text)
+    numbers = []
+    for start in range(len(lexemes)):
+        numbers += [end.number for end in trie.ends(lexemes, start)]
+    return concepts[min(numbers)] if numbers else None
+
+
+def check_kept(kept: Iterable[str], erased: Sequence[str]) -> None:
+    """Raises ValueError when something that is to be kept holds a concept that is to be erased."""
+    for text in kept:
+        concept = first_occurring(text, erased)
+        if concept is not None:
+            raise ValueError(f"{quoted(text)} is to be kept and holds {quoted(concept)}, which is to be erased")
 
 
 def replace(text: str, concept: str, replacement: str) -> str:
     """The text with every occurrence of the concept replaced, endings included, by the rule of `find_spans`."""
-    return _pattern(concept).sub(lambda _: replacement, text)
+    # Places are those of the text as it is, so what stands between the occurrences keeps its casing and blanks.
+    parts = []
+    copied = 0
+    for start, end in _occurrences(text, concept):
+        parts += [text[copied:start], replacement]
+        copied = end
+    return "".join([*parts, text[copied:]])
 
 
-def _pattern(concept: str, forms: Sequence[str] = ()) -> re.Pattern:
-    spelt = [_normalise(form).split() for form in (concept, *forms)]
-    if not spelt[0]:
-        raise ValueError("the concept is empty: type the word to erase")
-    bodies = "|".join(r"[\s\-]+".join(re.escape(word) for word in words) for words in spelt)
-    return re.compile(rf"(?<!\w)(?:{bodies}){ENDING}(?!\w)", re.IGNORECASE)
+def _occurrences(text: str, concept: str) -> Iterator[tuple[int, int]]:
+    """The (start, end) of every occurrence in a text, the longest where several begin together."""
+    trie = _trie((concept,))
+    lexemes = split(text)
+    # Occurrences do not overlap: the search goes on after the one before.
+    position = 0
+    while position < len(lexemes):
+        ends = trie.ends(lexemes, position)
+        if not ends:
+            position += 1
+            continue
+        stop = _after_possessive(lexemes, ends[-1].stop)
+        yield lexemes[position].start, lexemes[stop - 1].end
+        position = stop
+
+
+def _after_possessive(lexemes: Sequence[Lexeme], stop: int) -> int:
+    """Where an occurrence ends, with the 's that may follow it."""
+    following = [lexeme.text for lexeme in lexemes[stop : stop + 2]]
+    return stop + 2 if following == ["'", "s"] else stop
+
+
+class _End(NamedTuple):
+    """Where a spelling of a concept ends: the lexeme after it, and the concept's number."""
+
+    stop: int
+    number: int
+
+
+class _Trie:
+    """The spellings of concepts as a tree of lexemes, in which a text is looked up in one pass."""
+
+    def __init__(self, concepts: Sequence[str]) -> None:
+        self.children: dict[str, _Trie] = {}
+        self.number: int | None = None  # of the concept that ends here
+        for number, concept in enumerate(concepts):
+            for spelling in _spellings(concept):
+                self._add(spelling, number)
+
+    def _add(self, spelling: Sequence[str], number: int) -> None:
+        node = self
+        for lexeme in spelling:
+            node = node.children.setdefault(lexeme, _Trie(()))
+        # Two concepts may share a spelling, as `wolf` and `wolves` do. The earlier one is named.
+        if node.number is None:
+            node.number = number
+
+    def ends(self, lexemes: Sequence[Lexeme], start: int) -> list[_End]:
+        """Where the spellings that begin at a lexeme end, the shortest first."""
+        node = self
+        ends = []
+        for stop in range(start, len(lexemes)):
+            child = node.children.get(lexemes[stop].text)
+            if child is None:
+                break
+            node = child
+            if node.number is not None:
+                ends.append(_End(stop + 1, node.number))
+        return ends
+
+
+@lru_cache(maxsize=1024)
+def _trie(concepts: tuple[str, ...]) -> _Trie:
+    return _Trie(concepts)
+
+
+def _spellings(concept: str) -> list[tuple[str, ...]]:
+    """The lexemes of a concept in its numbers, with and without the signs that an encoded prompt may lack.
+
+    ComfyUI reads round brackets that are not escaped as a weight and takes them off: `tracer (overwatch)` reaches the
+    text encoder as `tracer overwatch`. Other signs have no token there.
+
+    Raises:
+        ValueError: the concept is empty.
+    """
+    lexemes = tuple(lexeme.text for lexeme in split(concept))
+    if not lexemes:
+        raise ValueError(EMPTY)
+    with_signs = {lexemes: None}  # a set in order
+    for signs in (WEIGHT_SIGNS, UNKNOWN_SIGNS, WEIGHT_SIGNS | UNKNOWN_SIGNS):
+        remaining = tuple(lexeme for lexeme in lexemes if lexeme not in signs)
+        # A concept of nothing but such signs has one spelling.
+        if remaining:
+            with_signs[remaining] = None
+    spellings = []
+    for *first, last in with_signs:
+        for form in _word_forms(last):
+            spellings.append((*first, form))
+    return spellings
+
+
+def _word_forms(word: str) -> list[str]:
+    """A word in its numbers; a sign has no other."""
+    if not word[-1].isalnum():
+        return [word]
+    # A letter has no plural here: that of `a` would be `as`.
+    if len(word) == 1:
+        return [word]
+    # Names and words that English borrowed take a plain s against the rule: Kennedys, epochs, volcanos.
+    plain = [] if word.endswith("s") or word + "s" in NOT_PLURAL else [word + "s"]
+    return list(dict.fromkeys([word, *number_forms(word), *plain]))
 
 
 def _spell(pieces: Sequence[str]) -> tuple[str, list[int]]:
     """The text that the pieces spell, and for each of its characters the piece it came from."""
-    text, owner = "", []
+    text = ""
+    owner = []
     for i, piece in enumerate(pieces):
-        spelled = _normalise(piece)
-        text += spelled
-        owner += [i] * len(spelled)
+        text += piece.replace("▁", " ")
+        owner += [i] * len(piece)
     return text, owner
-
-
-def _normalise(text: str) -> str:
-    shown = unicodedata.normalize("NFKC", text.replace("▁", " "))
-    return "".join(c for c in shown if unicodedata.category(c) not in ("Cf", "Cc"))

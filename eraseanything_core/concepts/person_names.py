@@ -2,7 +2,7 @@
 
 import unicodedata
 
-SUFFIXES = {"jr", "sr", "ii", "iii"}
+NAME_SUFFIXES = {"jr", "sr", "ii", "iii"}
 
 
 def is_name(concept: str) -> bool:
@@ -13,6 +13,7 @@ def is_name(concept: str) -> bool:
 
 def spellings(name: str) -> tuple[str, ...]:
     """The name without accents, hyphens, dots, a leading `The` or a trailing `Jr.`."""
+    # In NFD an accent is a character of its own, which can be left out.
     plain = "".join(c for c in unicodedata.normalize("NFD", name) if not unicodedata.combining(c))
     forms = (plain, plain.replace("-", " "), plain.replace(".", ""), " ".join(core(plain)))
     return tuple(dict.fromkeys(form for form in forms if form.strip() and form != name))
@@ -21,6 +22,6 @@ def spellings(name: str) -> tuple[str, ...]:
 def core(name: str) -> list[str]:
     """The words of a name without a leading `The` and a trailing `Jr.`."""
     words = name.split()
-    if len(words) > 1 and words[-1].casefold().strip(".") in SUFFIXES:
+    if len(words) > 1 and words[-1].casefold().strip(".") in NAME_SUFFIXES:
         words = words[:-1]
     return words[1:] if len(words) > 1 and words[0].casefold() == "the" else words

@@ -8,10 +8,12 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+from ..quoting import escaped, quoted
 from . import matching
 
-TEMPLATES = (
+DEFAULT_TEMPLATES = (
     "a photo of {}",
     "an image of {}",
     "a picture with {} in it",
@@ -19,7 +21,8 @@ TEMPLATES = (
     "a painting of {}",
     "{}",
 )
-WATCHED = (  # held out: training never draws those that `watched` takes
+# Training never draws those that `monitor_prompts` takes.
+MONITOR_TEMPLATES = (
     "a drawing of {} in the distance",
     "a postcard that shows {}",
     "{} seen through a window",
@@ -27,8 +30,38 @@ WATCHED = (  # held out: training never draws those that `watched` takes
     "a poster of {} on a wall",
     "a toy that looks like {}",
 )
-LOOKED_AT, SHORT = 3, 8  # held-out sentences of each kind; words of a prompt that may stand in another
-GENERIC = ("a street", "a mountain lake", "a bowl of fruit", "a woman with a book")  # where nothing else is known
+MONITOR_COUNT = 3  # held-out sentences of the concept, and as many of its neighbours
+SHORT_PROMPT = 8  # words of a prompt that may still stand inside another sentence
+COMMON_THINGS = ("a street", "a mountain lake", "a bowl of fruit", "a woman with a book")  # where nothing else is known
+
+
+class PromptSettings(Protocol):
+    """What the sentences of a run depend on; `training.config.EraseConfig` has it."""
+
+    @property
+    def concept(self) -> str: ...
+    @property
+    def synonyms(self) -> tuple[str, ...]: ...
+    @property
+    def irrelevant(self) -> tuple[str, ...]: ...
+    @property
+    def tiers(self) -> tuple[tuple[str, ...], ...]: ...
+    @property
+    def templates(self) -> tuple[str, ...]: ...
+    @property
+    def neutral(self) -> str: ...
+    @property
+    def retain(self) -> tuple[str, ...]: ...
+    @property
+    def retain_prompt_share(self) -> float: ...
+    @property
+    def shuffle_rate(self) -> float: ...
+    @property
+    def synonym_rate(self) -> float: ...
+    @property
+    def k_irrelevant(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -49,7 +82,9 @@ class Sentence:
     irrelevant: tuple[Prompt, ...]
 
     def prompts(self) -> list[Prompt]:
-        return [self.concept, self.neutral, *([self.synonym] if self.synonym else []), *self.irrelevant]
+        """Every prompt of the sentence, the concept's first."""
+        synonyms = [self.synonym] if self.synonym else []
+        return [self.concept, self.neutral, *synonyms, *self.irrelevant]
 
 
 def as_template(prompt: str, concept: str) -> str:
@@ -60,9 +95,10 @@ def as_template(prompt: str, concept: str) -> str:
     """
     if "{}" in prompt:
         return prompt
+    # A template needs a place for the concept.
     if not matching.occurs(prompt, concept):
-        words = ", ".join(prompt.split())
-        raise ValueError(f"the prompt has neither {{}} nor the concept {concept!r}; its words are: {words}")
+        words = escaped(", ".join(prompt.split()))
+        raise ValueError(f"the prompt has neither {{}} nor the concept {quoted(concept)}; its words are: {words}")
     return matching.replace(prompt, concept, "{}")
 
 
@@ -78,91 +114,129 @@ def fill(template: str, words: str) -> str:
     return " ".join(template.replace("{}", words).split())
 
 
-def neutral(template: str, neutral_text: str, rng: random.Random) -> str:
+def neutral_prompt(template: str, neutral_text: str, rng: random.Random) -> str:
     """What the erased sentence should look like to the teacher.
 
     Args:
         template: the shuffled sentence, with `{}` for the concept.
         neutral_text: "" is the null prompt; plain text is one fixed prompt; `{}` is the same sentence without the
             concept; `{person}` the same sentence with `person` in its place; `{dog|cat}` draws one of them.
+        rng: draws among several words.
     """
     braces = re.fullmatch(r"\{(.*)\}", neutral_text.strip())
-    return fill(template, rng.choice(braces[1].split("|")).strip()) if braces else neutral_text
+    if braces is None:
+        return neutral_text
+    choices = braces[1].split("|")
+    return fill(template, rng.choice(choices).strip())
 
 
-def sentence(config, rng: random.Random) -> Sentence:
+def draw_sentence(config: PromptSettings, rng: random.Random) -> Sentence:
     """Draws a sentence: a template, its words shuffled, the word to erase, and the substitutes.
 
     Args:
-        config: has concept, synonyms, irrelevant, tiers, templates, neutral, shuffle_rate, synonym_rate, k_irrelevant.
-        rng: the only source of chance.
+        config: the run's settings.
+        rng: the only source of chance. Equal seeds give equal runs, so the order of the draws is part of the result.
     """
-    template = rng.choice(config.templates)
-    if rng.random() < config.shuffle_rate:
-        template = shuffle(template, rng)
+    template = _draw_template(config, rng)
     word = config.concept
     if config.synonyms and rng.random() < config.synonym_rate:
         word = rng.choice(config.synonyms)
-    others = [s for s in (*config.synonyms, config.concept) if s != word]
-    partner = rng.choice(config.synonyms if word == config.concept and config.synonyms else others or [""])
-    irrelevant = [rng.choice(tier) for tier in config.tiers]
-    irrelevant = irrelevant or rng.sample(config.irrelevant, min(config.k_irrelevant, len(config.irrelevant)))
+    partner = _draw_partner(config, word, rng)
+    irrelevant = _draw_irrelevant(config, rng)
     return Sentence(
         concept=Prompt(fill(template, word), word),
-        neutral=Prompt(neutral(template, config.neutral, rng)),
+        neutral=Prompt(neutral_prompt(template, config.neutral, rng)),
         synonym=Prompt(fill(template, partner), partner) if partner else None,
-        irrelevant=tuple(Prompt(fill(template, w), w) for w in irrelevant),
+        irrelevant=tuple(Prompt(fill(template, other), other) for other in irrelevant),
     )
 
 
-def retained(config, rng: random.Random) -> Prompt:
-    """Draws a prompt that has to stay as it is: half a template with an irrelevant word, half the user's own list."""
-    own = config.retain and (not config.irrelevant or rng.random() < config.retain_prompt_share)
-    if own:
-        return Prompt(rng.choice(config.retain))
+def _draw_template(config: PromptSettings, rng: random.Random) -> str:
     template = rng.choice(config.templates)
-    if rng.random() < config.shuffle_rate:
-        template = shuffle(template, rng)
+    return shuffle(template, rng) if rng.random() < config.shuffle_rate else template
+
+
+def _draw_partner(config: PromptSettings, word: str, rng: random.Random) -> str:
+    """The word whose attention the erased one is pushed away from in Eq. 5; "" when the concept has no other word."""
+    if word == config.concept and config.synonyms:
+        return rng.choice(config.synonyms)
+    # A synonym may be listed twice or equal the concept, but nothing is its own partner.
+    others = [other for other in (*config.synonyms, config.concept) if other != word]
+    # Where there is nothing to choose, one is drawn all the same: runs of one seed keep their order of draws.
+    return rng.choice(others or [""])
+
+
+def _draw_irrelevant(config: PromptSettings, rng: random.Random) -> list[str]:
+    """One word of each tier, or `k_irrelevant` of the words without tiers."""
+    if config.tiers:
+        return [rng.choice(tier) for tier in config.tiers]
+    return rng.sample(config.irrelevant, min(config.k_irrelevant, len(config.irrelevant)))
+
+
+def draw_retained(config: PromptSettings, rng: random.Random) -> Prompt:
+    """Draws a prompt that has to stay as it is: of the user's own list, or a template with an irrelevant word."""
+    # The share is drawn for only where there are both. Without irrelevant words the user's list is all there is.
+    if config.retain and (not config.irrelevant or rng.random() < config.retain_prompt_share):
+        return Prompt(rng.choice(config.retain))
+    template = _draw_template(config, rng)
     return Prompt(fill(template, rng.choice(config.irrelevant or [""])))
 
 
-def neighbours(config) -> list[str]:
+def preserved_words(config: PromptSettings) -> list[str]:
     """What must stay, the nearest first: the nearest tier, short prompts to retain, irrelevant words, common things."""
     nearest = config.tiers[-1] if config.tiers else ()
-    short = [line for line in config.retain if len(line.split()) <= SHORT]
+    short = [line for line in config.retain if len(line.split()) <= SHORT_PROMPT]
     erased = (config.concept, *config.synonyms)
-    generic = [thing for thing in GENERIC if not any(matching.occurs(thing, word) for word in erased)]
+    generic = [thing for thing in COMMON_THINGS if matching.first_occurring(thing, erased) is None]
     return list(dict.fromkeys((*nearest, *short, *config.irrelevant, *generic)))
 
 
-def watched(config) -> tuple[list[Sentence], list[Prompt]]:
-    """What a run looks at and never trains on: the concept, and neighbours of it, in sentences of their own.
+def monitor_prompts(config: PromptSettings) -> tuple[list[Sentence], list[Prompt]]:
+    """What a run is measured on and never trained on, in sentences of their own.
+
+    Returns:
+        Sentences of the concept, and prompts of its neighbours.
 
     Raises:
         ValueError: training has all of the held-out sentences.
     """
-    near, trained = neighbours(config), {_bag(text) for text in (*config.templates, *config.retain)}
-    held_out = [s for s in WATCHED if not trained & {_bag(s), *(_bag(fill(s, word)) for word in near)}][:LOOKED_AT]
+    near = preserved_words(config) or [""]  # a concept such as `a` leaves none
+    trained = set(map(_bag_of_words, (*config.templates, *config.retain)))
+    held_out = [template for template in MONITOR_TEMPLATES if not trained & _fillings(template, near)]
+    held_out = held_out[:MONITOR_COUNT]
     if not held_out:
         raise ValueError("every sentence to watch is among the templates: take one away, or set monitor_every to 0")
     rng = random.Random(config.seed)
-    concept = [Prompt(fill(s, config.concept), config.concept) for s in held_out]
-    instead = [Prompt(neutral(s, config.neutral, rng)) for s in held_out]
-    kept = [Prompt(fill(s, near[i % len(near)])) for i, s in enumerate(held_out)]
-    return [Sentence(c, n, synonym=None, irrelevant=()) for c, n in zip(concept, instead, strict=True)], kept
+    sentences = []
+    retained = []
+    for i, template in enumerate(held_out):
+        concept = Prompt(fill(template, config.concept), config.concept)
+        neutral = Prompt(neutral_prompt(template, config.neutral, rng))
+        sentences.append(Sentence(concept, neutral, synonym=None, irrelevant=()))
+        retained.append(Prompt(fill(template, near[i % len(near)])))
+    return sentences, retained
 
 
-def _bag(text: str) -> tuple[str, ...]:
+def _fillings(template: str, words: Sequence[str]) -> set[tuple[str, ...]]:
+    """A template and its fillings, each as a bag of words."""
+    bags = {_bag_of_words(template)}
+    for word in words:
+        bags.add(_bag_of_words(fill(template, word)))
+    return bags
+
+
+def _bag_of_words(text: str) -> tuple[str, ...]:
     """The words in any order, for training shuffles them."""
     return tuple(sorted(text.casefold().split()))
 
 
 def words_of(text: str) -> tuple[str, ...]:
     """A typed list, one entry a line or separated by commas, without blanks and repeats."""
-    parts: Sequence[str] = re.split(r"[,\n]", text)
-    return tuple(dict.fromkeys(p.strip() for p in parts if p.strip()))
+    parts = map(str.strip, re.split(r"[,\n]", text))
+    return tuple(dict.fromkeys(filter(None, parts)))
 
 
 def lines_of(text: str) -> tuple[str, ...]:
     """A typed list of prompts, one a line."""
-    return tuple(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+    lines = map(str.strip, text.splitlines())
+    return tuple(dict.fromkeys(filter(None, lines)))

@@ -1,8 +1,11 @@
 """From a word to its ConceptSet, on this machine alone or with a language model's words."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from ..quoting import quoted
 from . import irrelevant, llm, matching, person_names, templates, wordnet
 from .answer import Answer, Question
 from .concept_set import ConceptSet
@@ -11,23 +14,34 @@ from .inflections import variants
 from .relations import ACTS, PLACES
 
 STYLES = {"artistic_style.n.01", "artistic_movement.n.01", "expressive_style.n.01"}
+MAX_OTHER_PLACES = 6  # retained prompts with another preposition
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the user asks for."""
+class ConceptRequest:
+    """What the user asks for.
+
+    Attributes:
+        concept: the word or words to erase.
+        category: auto, entity, style, relation or person.
+        part_of_speech: auto, noun, verb, adjective or adverb.
+        senses: how many senses give synonyms, the most frequent first.
+        words: irrelevant words in each tier.
+        synonyms: the user's own, before those of WordNet.
+        seed: equal seeds draw equal words.
+    """
 
     concept: str
-    category: str = "auto"  # or entity, style, relation, person
-    part_of_speech: str = "auto"  # or noun, verb, adjective, adverb
-    senses: int = 1  # how many senses give synonyms, the most frequent first
-    words: int = 4  # irrelevant words in each tier
-    synonyms: tuple[str, ...] = ()  # the user's own, before those of WordNet
+    category: str = "auto"
+    part_of_speech: str = "auto"
+    senses: int = 1
+    words: int = 4
+    synonyms: tuple[str, ...] = ()
     seed: int = 0
 
 
 @dataclass(frozen=True)
-class Service:
+class WordSource:
     """Who gives the irrelevant words.
 
     Attributes:
@@ -57,62 +71,71 @@ class Service:
         return llm.Server(base_url, self.model, self.timeout)
 
 
-async def sample(request: Request, service: Service, folder: Path) -> ConceptSet:
-    """The ConceptSet of a word; a model is asked only where the service says so.
+async def sample(request: ConceptRequest, source: WordSource, folder: Path) -> ConceptSet:
+    """The ConceptSet of a word; a model is asked only where the source says so.
 
     Args:
         request: the word.
-        service: who gives the irrelevant words.
-        folder: of the user, has `credentials.json` and keeps answers in `answers`.
+        source: who gives the irrelevant words.
+        folder: of the user, has `credentials.json`; answers are saved in its folder `answers`.
 
     Raises:
         ValueError: the concept is empty, or the credential or address is unusable; see `credentials`.
         llm.ServerError: the model gave no usable answer.
+        MissingPackageError: nltk is not installed, or openai where a model is asked.
     """
-    found = offline(request)
-    if service.words_from == "offline":
-        return replace(found, source=f"{found.source}. Irrelevant words by WordNet; nothing was sent.")
-    server = service.server()
-    question = Question(found.concept, found.erased(), request.words, service.prompts)
-    if answer := llm.recall(question, server, folder / "answers"):
-        return answered(found, answer, f"{server.model}, as it answered before; nothing was sent")
-    key = find_key(service.credential, server.base_url, folder)
-    if key is None and service.words_from == "auto":
-        why = f"as the credential {service.credential!r} has no key; nothing was sent"
-        return replace(found, source=f"{found.source}. Irrelevant words by WordNet, {why}.")
-    if key is None and service.provider in llm.KEYED:
+    concepts = sample_offline(request)
+    if source.words_from == "offline":
+        return replace(concepts, source=f"{concepts.source}. Irrelevant words by WordNet; nothing was sent.")
+    server = source.server()
+    question = Question(concepts.concept, concepts.erased(), request.words, source.prompts)
+    # `auto` never fails for want of a key: a shared workflow runs on a machine that has none.
+    # A saved answer comes before the key: a graph that once ran does so again without one.
+    answer = llm.load_answer(question, server, folder / "answers")
+    if answer:
+        return with_answer(concepts, answer, f"{server.model}, as it answered before; nothing was sent")
+    key = find_key(source.credential, server.base_url, folder)
+    if key is None and source.words_from == "auto":
+        why = f"as the credential {quoted(source.credential)} has no key; nothing was sent"
+        return replace(concepts, source=f"{concepts.source}. Irrelevant words by WordNet, {why}.")
+    if key is None and source.provider in llm.NEED_A_KEY:
         raise CredentialError(
-            f"the credential {service.credential!r} has no key: set ERASE_LLM_API_KEY, or see the help"
+            f"the credential {quoted(source.credential)} has no key: set ERASE_LLM_API_KEY, or see the help page"
         )
     answer = await llm.ask(question, server, key, folder / "answers")
-    return answered(found, answer, f"{server.model} at {origin(server.base_url)}")
+    return with_answer(concepts, answer, f"{server.model} at {origin(server.base_url)}")
 
 
-def answered(found: ConceptSet, answer: Answer, source: str) -> ConceptSet:
+def with_answer(concepts: ConceptSet, answer: Answer, source: str) -> ConceptSet:
     """The set with a model's words in the place of WordNet's."""
-    decided = {"irrelevant": answer.irrelevant, "source": f"{found.source}. Irrelevant words by {source}."}
-    if answer.prompts:
-        near = kept_prompts(found.concept, found.category, answer.neighbours, found.erased())
-        decided |= {"prompts": answer.prompts, "retain": near, "neutral": answer.neutral}
-    return replace(found, **decided)
+    changed = replace(
+        concepts, irrelevant=answer.irrelevant, source=f"{concepts.source}. Irrelevant words by {source}."
+    )
+    if not answer.prompts:
+        return changed
+    retain = retain_prompts(concepts.concept, concepts.category, answer.neighbours, concepts.erased())
+    return replace(changed, prompts=answer.prompts, retain=retain, neutral=answer.neutral)
 
 
-def offline(request: Request) -> ConceptSet:
+def sample_offline(request: ConceptRequest) -> ConceptSet:
     """The ConceptSet by WordNet alone; equal requests give equal sets.
 
     Raises:
         ValueError: the concept is empty or holds a brace.
+        MissingPackageError: nltk is not installed.
     """
     concept = " ".join(request.concept.split())
     if not concept:
-        raise ValueError("the concept is empty: type the word to erase")
+        raise ValueError(matching.EMPTY)
     if set("{}") & set(concept):
         raise ValueError("the concept holds { or }, which stand for its place in a prompt: type it without")
     category = category_of(concept) if request.category == "auto" else request.category
     chosen = wordnet.senses(concept, category, wordnet.POS.get(request.part_of_speech))[: request.senses]
-    adjective = bool(chosen) and chosen[0].pos() in "as"
+    is_adjective = bool(chosen) and wordnet.pos_of(chosen[0]) == "a"
     synonyms = other_words(concept, category, chosen, request.synonyms)
-    forms = person_names.spellings(concept) if named(concept, category, chosen) else variants(concept, chosen)
+    # The plural of a name is nobody's, but it has spellings.
+    is_name = is_name_of_person(concept, category, chosen)
+    forms = person_names.spellings(concept) if is_name else variants(concept, chosen)
     erased = tuple(dict.fromkeys((concept, *synonyms, *forms)))
     anchors = wordnet.anchors(chosen)
     return ConceptSet(
@@ -120,12 +143,13 @@ def offline(request: Request) -> ConceptSet:
         category=category,
         synonyms=synonyms,
         variants=tuple(form for form in forms if form not in synonyms),
+        # The concept is part of the seed: sets of several concepts do not all have the same words.
         irrelevant=irrelevant.irrelevant(chosen, category, erased, request.words, f"{request.seed} {concept}"),
-        prompts=templates.sentences(concept.lower() if category == "relation" else concept, category, adjective),
-        retain=kept_prompts(concept, category, wordnet.neighbours(chosen), erased),
+        prompts=templates.sentences(concept.lower() if category == "relation" else concept, category, is_adjective),
+        retain=retain_prompts(concept, category, wordnet.neighbours(chosen), erased),
         anchors=anchors,
-        neutral=templates.neutral(concept, category, anchors, adjective),
-        source=f"WordNet {wordnet.database().get_version()}: {sense_text(concept, category, chosen)}",
+        neutral=templates.choose_neutral(concept, category, anchors, is_adjective),
+        source=f"WordNet {wordnet.database().get_version()}: {describe_sense(concept, category, chosen)}",
     )
 
 
@@ -133,45 +157,51 @@ def category_of(concept: str) -> str:
     """The category that a concept most likely has."""
     if concept.casefold() in PLACES | ACTS:
         return "relation"
-    found = wordnet.lookup(concept)
-    if wordnet.senses(concept, "person") or (not found and person_names.is_name(concept)):
+    synsets = wordnet.lookup(concept)
+    if wordnet.senses(concept, "person") or (not synsets and person_names.is_name(concept)):
         return "person"
-    if any(style.name() in STYLES for style in wordnet.chain(wordnet.senses(concept, "style")[:1])):
+    wider = wordnet.hypernym_path(wordnet.senses(concept, "style")[:1])
+    if any(synset.name() in STYLES for synset in wider):
         return "style"
-    return "relation" if found and all(synset.pos() == "v" for synset in found) else "entity"
+    return "relation" if synsets and all(synset.pos() == "v" for synset in synsets) else "entity"
 
 
-def named(concept: str, category: str, chosen: list) -> bool:
+def is_name_of_person(concept: str, category: str, chosen: list[Any]) -> bool:
     """Whether a concept is the name of a person."""
-    known = bool(chosen) and bool(chosen[0].instance_hypernyms())
-    return category == "person" or known or (category == "style" and not chosen and person_names.is_name(concept))
+    if category == "person" or (chosen and wordnet.is_instance(chosen[0])):
+        return True
+    return category == "style" and not chosen and person_names.is_name(concept)
 
 
-def other_words(concept: str, category: str, chosen: list, own: tuple[str, ...]) -> tuple[str, ...]:
+def other_words(concept: str, category: str, chosen: list[Any], own: Sequence[str]) -> tuple[str, ...]:
     """The user's synonyms, then those of the relation and of WordNet.
 
     Of a person whom WordNet does not know, the surname is none: it may be somebody else's.
     """
-    found = [*own]
+    words = [*own]
     if category == "relation":
-        found += PLACES.get(concept.casefold(), ()) + ACTS.get(concept.casefold(), ())
-    found += wordnet.synonyms(concept, chosen)
-    return tuple({word.casefold(): word for word in found if word.casefold() != concept.casefold()}.values())
+        words += PLACES.get(concept.casefold(), ()) + ACTS.get(concept.casefold(), ())
+    words += wordnet.synonyms(concept, chosen)
+    others = {word.casefold(): word for word in words if word.casefold() != concept.casefold()}
+    return tuple(others.values())
 
 
-def kept_prompts(concept: str, category: str, near: tuple[str, ...], erased: tuple[str, ...]) -> tuple[str, ...]:
+def retain_prompts(concept: str, category: str, near: Sequence[str], erased: Sequence[str]) -> tuple[str, ...]:
     """Prompts with the neighbours, and generic ones, that hold nothing of what is erased."""
-    frame = templates.TEMPLATES[templates.kind(concept, category)][0]
-    others = [place for place in PLACES if templates.kind(concept, category) == "place"]
-    prompts = [frame.replace("{}", word) for word in (*near, *others[:6])] + list(templates.GENERIC)
-    return tuple(prompt for prompt in prompts if not any(matching.occurs(prompt, word) for word in erased))
+    kind = templates.kind(concept, category)
+    frame = templates.TEMPLATES_BY_KIND[kind][0]
+    other_places = list(PLACES)[:MAX_OTHER_PLACES] if kind == "place" else []
+    prompts = [frame.replace("{}", word) for word in (*near, *other_places)]
+    prompts += templates.GENERIC_PROMPTS
+    return tuple(prompt for prompt in prompts if matching.first_occurring(prompt, erased) is None)
 
 
-def sense_text(concept: str, category: str, chosen: list) -> str:
+def describe_sense(concept: str, category: str, chosen: list[Any]) -> str:
     """What a concept was taken to mean."""
     if chosen:
         return f"{chosen[0].name()}, {chosen[0].definition()}"
-    unknown, words = "it does not know the concept", person_names.core(concept)
-    if len(words) == 1 or not named(concept, category, chosen):
+    unknown = "it does not know the concept"
+    words = person_names.core(concept)
+    if len(words) == 1 or not is_name_of_person(concept, category, chosen):
         return unknown
     return f"{unknown}; if nobody else is called {words[-1]}, type that as a synonym"

@@ -2,7 +2,7 @@
 
 from .relations import PLACES
 
-TEMPLATES = {
+TEMPLATES_BY_KIND = {
     "entity": (
         "a photo of {}",
         "an image of {}",
@@ -52,7 +52,7 @@ TEMPLATES = {
         "an image of a {} scene",
     ),
 }
-GENERIC = (
+GENERIC_PROMPTS = (
     "a mountain landscape with a lake",
     "a city street at night",
     "a bowl of oranges",
@@ -66,21 +66,28 @@ NUDITY = {"nude", "nudity", "naked", "nakedness", "nudeness", "nsfw", "undressed
 NEUTRAL = {"person": "{a person}", "style": "{a plain photograph}", "relation": "{stand together}", "place": "{and}"}
 
 
-def sentences(concept: str, category: str, adjective: bool = False) -> tuple[str, ...]:
+def sentences(concept: str, category: str, is_adjective: bool = False) -> tuple[str, ...]:
     """The templates of a concept, filled with it."""
-    return tuple(template.replace("{}", concept) for template in TEMPLATES[kind(concept, category, adjective)])
+    chosen = TEMPLATES_BY_KIND[kind(concept, category, is_adjective)]
+    return tuple(template.replace("{}", concept) for template in chosen)
 
 
-def kind(concept: str, category: str, adjective: bool = False) -> str:
+def kind(concept: str, category: str, is_adjective: bool = False) -> str:
     """The templates' name: relations are acts or places, and an adjective needs a noun beside it."""
     if category == "relation" and concept.casefold() in PLACES:
         return "place"
-    return "adjective" if category == "entity" and adjective else category
+    return "adjective" if category == "entity" and is_adjective else category
 
 
-def neutral(concept: str, category: str, anchors: tuple[str, ...], adjective: bool = False) -> str:
-    """What shall be painted instead: a person in clothes, a wider word, or a word of the category."""
+def choose_neutral(concept: str, category: str, anchors: tuple[str, ...], is_adjective: bool = False) -> str:
+    """What shall be painted instead: a person in clothes, a wider word, or a word of the category.
+
+    Returns:
+        A neutral text as `prompts.neutral_prompt` takes it.
+    """
+    # The empty prompt would leave the figure undressed: the clothes have to be named.
     if concept.casefold() in NUDITY:
         return "a fully dressed person"
+    # Only a thing has wider words that can be painted in its place: an animal for a dog.
     wider = f"{{{anchors[0]}}}" if anchors and category == "entity" else "{}"
-    return NEUTRAL.get(kind(concept, category, adjective), wider)
+    return NEUTRAL.get(kind(concept, category, is_adjective), wider)

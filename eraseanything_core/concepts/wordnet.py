@@ -1,75 +1,102 @@
 """WordNet through NLTK: the sense of a concept, and the words that share it.
 
-NLTK looks for `corpora/wordnet` in the user's own nltk_data first and finds the copy of this pack last. It takes a
-second to import, so that happens at the first question and not when ComfyUI starts.
+NLTK takes a second to import, so that happens at the first question and not when ComfyUI starts. Only the copy that is
+bundled with the pack is read: another version of the user's would give other words, and a broken one none.
+
+A synset is NLTK's `Synset`: one meaning with all the words (lemmas) for it.
 """
 
-import shutil
-import tempfile
+import zipfile
 from collections import defaultdict
-from functools import cache
+from functools import cache, partial
+from io import BytesIO
+from itertools import filterfalse
 from pathlib import Path
+from typing import Any
 
+from ..packages import require_package
 from . import matching
 
 BUNDLED = Path(__file__).with_name("nltk_data") / "corpora" / "wordnet.zip"
 POS = {"noun": "n", "verb": "v", "adjective": "a", "adverb": "r"}
+POS_OF_SENSE_KEY = " nvars"  # the digit in a sense key is an index into this; s is a satellite adjective
 CONTACT = {"verb.contact", "verb.motion", "verb.body", "verb.perception"}  # what a picture of two people can show
-OWN_SHARE = 0.5  # how often a word must mean this, of how often it means what it means most, or of all its senses
+MAIN_SHARE = 0.5  # how often a word must mean this, of how often it means what it means most, or of all its senses
+MIN_DEPTH = 4  # of a word that stands in a concept's place; those nearer to the root are as wide as `thing`
+MIN_DEPTH_OF_KIND = 5  # of what a concept and its neighbours have in common
+CASUAL = ("informal term", "an informal term")  # how the definition of a casual name begins
 
 
 @cache
-def database():
-    """NLTK's reader of WordNet, loaded.
+def database() -> Any:
+    """NLTK's reader of the bundled WordNet, loaded once a process.
 
     Raises:
         ModuleNotFoundError: NLTK is not installed.
     """
-    import nltk
+    return open_archive(BUNDLED)
+
+
+def open_archive(path: Path) -> Any:
+    """NLTK's reader of a WordNet that is packed as NLTK distributes it.
+
+    Args:
+        path: a zip file with the folder `wordnet`.
+
+    Raises:
+        ModuleNotFoundError: NLTK is not installed.
+    """
+    require_package("nltk", used_by="Concept Sampler")
     from nltk.corpus.reader import WordNetCorpusReader
-    from nltk.corpus.util import LazyCorpusLoader
+    from nltk.data import PathPointer, SeekableUnicodeStreamReader
 
-    class English(WordNetCorpusReader):
-        """Without the map to other languages, which is half of the load."""
+    class Member(PathPointer):
+        """A file of the archive, which is read as a whole: WordNet is searched by places in its files.
 
-        def map_wn(self, version="wordnet"):
+        NLTK's own pointer into a zip file refuses one that its group may write to, as a checkout with umask 002 has.
+        """
+
+        def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
+            self.archive = archive
+            self.name = name
+
+        def join(self, fileid: str) -> "Member":
+            return Member(self.archive, f"{self.name}/{fileid}")
+
+        def file_size(self) -> int:
+            return self.archive.getinfo(self.name).file_size
+
+        def open(self, encoding: str = "utf-8") -> Any:
+            return SeekableUnicodeStreamReader(BytesIO(self.archive.read(self.name)), encoding)
+
+    class EnglishWordNet(WordNetCorpusReader):
+        """Reads only the archive, and not the map to other languages, which is half of the load."""
+
+        def open(self, file: str) -> Any:
+            return self._root.join(file).open()
+
+        def map_wn(self, version: str = "wordnet") -> dict:
             return {}
 
-    nltk.data.path.append(private_copy().name)
-    reader = LazyCorpusLoader("wordnet", English, omw_reader=False)
-    reader.ensure_loaded()
-    return reader
+    return EnglishWordNet(Member(zipfile.ZipFile(path), "wordnet"), omw_reader=False)
 
 
 @cache
-def private_copy() -> tempfile.TemporaryDirectory:
-    """An nltk_data folder with the bundled WordNet, for as long as the process lives.
-
-    NLTK refuses data that another account owns or that a group may write to, as in a checkout with umask 002.
-    """
-    folder = tempfile.TemporaryDirectory(prefix="wordnet-", ignore_cleanup_errors=True)
-    corpora = Path(folder.name) / "corpora"
-    corpora.mkdir(mode=0o700)
-    copy = corpora / BUNDLED.name
-    copy.touch(mode=0o600)
-    shutil.copyfile(BUNDLED, copy)
-    return folder
-
-
-@cache
-def counts() -> dict[str, list[tuple[int, str, int]]]:
+def tagged_counts() -> dict[str, list[tuple[int, str, int]]]:
     """How often each sense of a word stands in WordNet's tagged texts.
 
     Returns:
         word: (count, part of speech, index of the sense among those of that part of speech).
     """
-    found = defaultdict(list)
+    counts = defaultdict(list)
     with database().open("cntlist.rev") as lines:
         for line in lines:
+            # Such as `dog%1:05:00:: 1 42`: the sense key, the sense's number, and the count.
             key, number, count = line.split()
             word, _, rest = key.partition("%")
-            found[word].append((int(count), " nvars"[int(rest[0])].replace("s", "a"), int(number) - 1))
-    return dict(found)
+            pos = POS_OF_SENSE_KEY[int(rest[0])].replace("s", "a")
+            counts[word].append((int(count), pos, int(number) - 1))
+    return dict(counts)
 
 
 def spelled(lemma: str) -> str:
@@ -77,71 +104,104 @@ def spelled(lemma: str) -> str:
     return lemma.replace("_", " ")
 
 
-def same(word: str) -> str:
+def simplified(word: str) -> str:
     """What two spellings of one word share."""
     return word.replace("_", " ").replace("-", " ").replace(".", "").casefold().strip()
 
 
-def lookup(concept: str, pos: str | None = None) -> list:
+def pos_of(synset: Any) -> str:
+    """The part of speech of a synset; satellite adjectives are adjectives."""
+    return synset.pos().replace("s", "a")
+
+
+def is_instance(synset: Any) -> bool:
+    """Whether a synset is one person, place or thing with a name, and no kind of them."""
+    return bool(synset.instance_hypernyms())
+
+
+def lookup(concept: str, pos: str | None = None) -> list[Any]:
     """The synsets of a concept, most frequent first; blanks may be hyphens in WordNet."""
     words = concept.lower().split()
     for form in ("_".join(words), "-".join(words)):
-        if found := database().synsets(form, pos):
-            return sorted(found, key=lambda s: -count(listed(form, s), s))
+        synsets = database().synsets(form, pos)
+        if synsets:
+            return sorted(synsets, key=lambda synset: -tagged_count(listed_form(form, synset), synset))
     return []
 
 
-def listed(word: str, synset) -> str:
+def listed_form(word: str, synset: Any) -> str:
     """The form under which a synset lists a word: `shoe` for `Shoes`."""
     form = "_".join(word.lower().split())
     lemmas = {lemma.lower() for lemma in synset.lemma_names()}
-    forms = (form, database().morphy(form, synset.pos()), form.rstrip("s"), form.replace("_", "-"))
-    return next((form for form in forms if form in lemmas), form)
+    for spelling in (form, database().morphy(form, synset.pos()), form.rstrip("s"), form.replace("_", "-")):
+        if spelling in lemmas:
+            return spelling
+    return form
 
 
-def count(word: str, synset) -> int:
+def tagged_count(word: str, synset: Any) -> int:
     """How often a word stands for a synset in the tagged texts."""
-    pos = synset.pos().replace("s", "a")
-    senses = database().synsets(word, pos)
-    entries = counts().get(word.lower(), ())
-    return next((n for n, p, i in entries if p == pos and i < len(senses) and senses[i] == synset), 0)
+    synsets = database().synsets(word, pos_of(synset))
+    for count, pos, index in tagged_counts().get(word.lower(), ()):
+        if pos == pos_of(synset) and index < len(synsets) and synsets[index] == synset:
+            return count
+    return 0
 
 
-def means(word: str, synset) -> bool:
+def is_main_meaning(word: str, synset: Any) -> bool:
     """Whether a word alone would be read as this synset.
 
     It must be the main sense of its part of speech, or nearly as frequent as that, and the main part of speech: `red`
     is a `Bolshevik` and to `jump` is to `spring`, but these words say something else first.
     """
-    if synset.instance_hypernyms():  # a name: nobody else may bear it, and no thing come before it
-        nouns = database().synsets(word, "n")
-        alone = nouns[:1] == [synset] and not any(word in s.lemma_names() for s in nouns[1:])
-        return alone and not given(word, synset)
-    pos, entries = synset.pos().replace("s", "a"), counts().get(word.lower(), ())
-    if not entries:  # WordNet lists nouns first
-        return database().synsets(word, "n" if pos == "n" else None)[0] == synset and own_share(word, synset)
-    own = count(word, synset)
-    alike = max((n for n, p, _ in entries if p == pos), default=0)
-    others = max((n for n, p, _ in entries if p != pos), default=0)
-    return own > 0 and own >= OWN_SHARE * alike and (own > others or own == others and pos == "n")
+    if is_instance(synset):
+        return _is_only_name(word, synset)
+    pos = pos_of(synset)
+    counts = tagged_counts().get(word.lower(), ())
+    if not counts:
+        # Nothing is known of frequency. WordNet lists nouns first, and the first sense counts.
+        first = database().synsets(word, "n" if pos == "n" else None)[0]
+        return first == synset and _has_main_share(word, synset)
+    own = tagged_count(word, synset)
+    highest_of_pos = 0
+    highest_of_others = 0
+    for count, other, _ in counts:
+        if other == pos:
+            highest_of_pos = max(highest_of_pos, count)
+        else:
+            highest_of_others = max(highest_of_others, count)
+    is_main_pos = own > highest_of_others or (own == highest_of_others and pos == "n")
+    return own > 0 and own >= MAIN_SHARE * highest_of_pos and is_main_pos
 
 
-def given(word: str, synset) -> bool:
+def _is_only_name(word: str, synset: Any) -> bool:
+    """Whether nobody else has this name, and nothing is called so before this person or place."""
+    nouns = database().synsets(word, "n")
+    if nouns[:1] != [synset] or any(word in other.lemma_names() for other in nouns[1:]):
+        return False
+    return not is_first_name(word, synset)
+
+
+def is_first_name(word: str, synset: Any) -> bool:
     """Whether a word is the first name of somebody who also has a last name: `Leonardo`, but not `Rembrandt`."""
     lemmas = synset.lemma_names()
     return any(f"{word}_{last}" in lemmas for last in lemmas)
 
 
-def own_share(word: str, synset) -> bool:
+def _has_main_share(word: str, synset: Any) -> bool:
     """Whether enough senses of a word that the texts lack are this one or share another word with it.
 
     Their order says nothing: `blowup` is an explosion first, but as well an outburst and an enlargement.
     """
-    others, found = set(synset.lemma_names()) - {word}, database().synsets(word)
-    return sum(s == synset or bool(others & set(s.lemma_names())) for s in found) >= OWN_SHARE * len(found)
+    others = set(synset.lemma_names()) - {word}
+    synsets = database().synsets(word)
+    alike = 0
+    for sense in synsets:
+        alike += sense == synset or not others.isdisjoint(sense.lemma_names())
+    return alike >= MAIN_SHARE * len(synsets)
 
 
-def senses(concept: str, category: str, pos: str | None = None) -> list:
+def senses(concept: str, category: str, pos: str | None = None) -> list[Any]:
     """The synsets that a concept of this category can mean, the likeliest first.
 
     Args:
@@ -149,115 +209,152 @@ def senses(concept: str, category: str, pos: str | None = None) -> list:
         category: entity, style, relation or person.
         pos: n, v, a or r; None chooses.
     """
-    people = [s for s in lookup(concept, "n") if names(s, concept)]
+    people = list(filter(partial(is_person_named, concept), lookup(concept, "n")))
     if category == "person":
         return people
     if category == "style":
-        return people or [s for s in lookup(concept, pos or "n") if not s.instance_hypernyms()]
+        # A style is named after an artist, or it is a movement.
+        return people or list(filterfalse(is_instance, lookup(concept, pos or "n")))
+    # What two people do to one another can be painted only where bodies move or touch.
     if category == "relation" and pos is None:
-        return [s for s in lookup(concept, "v") if s.lexname() in CONTACT]
-    found = [s for s in lookup(concept, pos) if not s.instance_hypernyms()]
-    if pos is None and found:
-        chosen = usual_pos(concept, found)
-        found = [s for s in found if s.pos().replace("s", "a") == chosen]
-    return found
+        return [synset for synset in lookup(concept, "v") if synset.lexname() in CONTACT]
+    synsets = list(filterfalse(is_instance, lookup(concept, pos)))
+    if pos is None and synsets:
+        usual = usual_pos(concept, synsets)
+        return [synset for synset in synsets if pos_of(synset) == usual]
+    return synsets
 
 
-def usual_pos(concept: str, found: list) -> str:
+def usual_pos(concept: str, synsets: list[Any]) -> str:
     """The part of speech that a concept has most often; adjective before noun before verb where that is equal."""
-    total = defaultdict(int)
-    for synset in found:
-        total[synset.pos().replace("s", "a")] += count(listed(concept, synset), synset)
-    shown = [pos for pos in "an" if pos in total] or list(total)  # a building before to build
-    return max(shown, key=total.get)
+    totals: dict[str, int] = defaultdict(int)
+    for synset in synsets:
+        totals[pos_of(synset)] += tagged_count(listed_form(concept, synset), synset)
+    # A picture shows what is, not what is done: a building rather than to build.
+    shown = [pos for pos in "an" if pos in totals] or list(totals)
+    return max(shown, key=totals.__getitem__)
 
 
-def names(synset, concept: str) -> bool:
+def is_person_named(concept: str, synset: Any) -> bool:
     """Whether a synset is the one person whom the concept names: in full, or by a surname that is nobody else's."""
-    if synset.lexname() != "noun.person" or not synset.instance_hypernyms():
+    if synset.lexname() != "noun.person" or not is_instance(synset):
         return False
-    name, lemmas = same(concept), [same(lemma) for lemma in synset.lemma_names()]
-    if " " not in name:
-        return any(lemma.endswith(f" {name}") for lemma in lemmas) and len(lookup(concept)) == 1
-    # WordNet lists the short name of a person too: it tells the boxer Muhammad Ali from a soldier.
-    return any(name.startswith(f"{lemma} ") or name.endswith(f" {lemma}") for lemma in lemmas)
+    name = simplified(concept)
+    is_surname = " " not in name
+    for lemma in map(simplified, synset.lemma_names()):
+        if is_surname and lemma.endswith(f" {name}"):
+            return len(lookup(concept)) == 1
+        # WordNet lists the short name of a person too: it tells the boxer Muhammad Ali from a soldier.
+        if not is_surname and (name.startswith(f"{lemma} ") or name.endswith(f" {lemma}")):
+            return True
+    return False
 
 
-def synonyms(concept: str, chosen: list) -> tuple[str, ...]:
+def synonyms(concept: str, chosen: list[Any]) -> tuple[str, ...]:
     """Other words for these senses, in their order; words that mostly mean something else are left out."""
-    found = []
+    lemmas = []
     for synset in chosen:
-        found += [lemma for lemma in synset.lemma_names() if means(lemma, synset)]
-        for casual in informal(synset):
-            found += [lemma for lemma in casual.lemma_names() if means(lemma, casual)]
-    own = {same(concept), *(same(listed(concept, synset)) for synset in chosen)}
-    kept = {same(word): spelled(word) for word in found if not any(f" {o} " in f" {same(word)} " for o in own)}
-    return tuple(kept.values())
+        for alike in (synset, *informal(synset)):
+            lemmas += [lemma for lemma in alike.lemma_names() if is_main_meaning(lemma, alike)]
+    own = {simplified(concept)}
+    for synset in chosen:
+        own.add(simplified(listed_form(concept, synset)))
+    words = {}
+    for lemma in lemmas:
+        word = simplified(lemma)
+        # What holds the concept as a word of its own, such as `red wolf`, is found by the concept already.
+        if not any(f" {name} " in f" {word} " for name in own):
+            words[word] = spelled(lemma)
+    return tuple(words.values())
 
 
-def informal(synset) -> list:
+def informal(synset: Any) -> list[Any]:
     """The synsets below this one that are only casual names of it, such as pooch below dog; a racehorse is no horse."""
-    below = [s for child in sorted(synset.hyponyms()) for s in (child, *sorted(child.hyponyms()))]
-    casual = [s for s in below if s.definition().startswith(("informal term", "an informal term"))]
-    return [s for s in casual if any(matching.occurs(s.definition(), spelled(word)) for word in synset.lemma_names())]
+    names = list(map(spelled, synset.lemma_names()))
+    casual = []
+    for child in sorted(synset.hyponyms()):
+        for below in (child, *sorted(child.hyponyms())):
+            definition = below.definition()
+            if definition.startswith(CASUAL) and matching.first_occurring(definition, names) is not None:
+                casual.append(below)
+    return casual
 
 
-def anchors(chosen: list, most: int = 4) -> tuple[str, ...]:
+def anchors(chosen: list[Any], most: int = 4) -> tuple[str, ...]:
     """Common wider words, nearest first, without the widest such as `thing`."""
-    found = []
-    for wider in chain(chosen):
+    words = []
+    for wider in hypernym_path(chosen):
+        # The first lemma of a synset is its commonest word.
         word = wider.lemma_names()[0]
-        if wider.min_depth() >= 4 and count(word, wider) >= 3 and means(word, wider):
-            found.append(spelled(word))
-    return tuple(found[:most])
+        if wider.min_depth() >= MIN_DEPTH and tagged_count(word, wider) >= 3 and is_main_meaning(word, wider):
+            words.append(spelled(word))
+    return tuple(words[:most])
 
 
-def chain(chosen: list) -> list:
-    """The hypernyms of the first sense, nearest first; of two, the one with the commoner word.
+def hypernym_path(chosen: list[Any]) -> list[Any]:
+    """The hypernyms of the first sense, nearest first; of two, the one with the commoner word."""
+    path = []
+    above = _direct_hypernyms(chosen[0]) if chosen else []
+    while above:
+        # NLTK keeps relations in sets, whose order differs between processes.
+        synset = max(sorted(above), key=lambda each: tagged_count(each.lemma_names()[0], each))
+        path.append(synset)
+        above = _direct_hypernyms(synset)
+    return path
 
-    NLTK keeps relations in sets, in another order in every process.
-    """
-    found, synset = [], chosen[0] if chosen else None
-    while synset and (above := synset.hypernyms() or synset.instance_hypernyms()):
-        synset = max(sorted(above), key=lambda s: count(s.lemma_names()[0], s))
-        found.append(synset)
-    return found
+
+def _direct_hypernyms(synset: Any) -> list[Any]:
+    return synset.hypernyms() or synset.instance_hypernyms()
 
 
-def neighbours(chosen: list, most: int = 6) -> tuple[str, ...]:
+def neighbours(chosen: list[Any], most: int = 6) -> tuple[str, ...]:
     """Common words of the same kind that are neither wider nor narrower than the concept."""
-    found: dict[str, None] = {}
-    own = kin(chosen[0]) if chosen else set()
-    for wider in [s for s in chain(chosen) if s.pos() == "v" or s.min_depth() >= 5][:3]:
-        if len(found) < most:
-            below = [s for s in wider.closure(narrower) if s not in own]
-            found |= dict.fromkeys(people(below) if chosen[0].instance_hypernyms() else common(below))
-    return tuple(found)[:most]
+    if not chosen:
+        return ()
+    words: dict[str, None] = {}
+    own = relatives(chosen[0])
+    # Verbs have no common root, so their depth says nothing.
+    path = hypernym_path(chosen)
+    kinds = [kind for kind in path if kind.pos() == "v" or kind.min_depth() >= MIN_DEPTH_OF_KIND]
+    for kind in kinds[:3]:
+        if len(words) < most:
+            below = [synset for synset in kind.closure(narrower) if synset not in own]
+            alike = names_of_people(below) if is_instance(chosen[0]) else common_words(below)
+            words |= dict.fromkeys(alike)
+    return tuple(words)[:most]
 
 
-def narrower(synset) -> list:
+def narrower(synset: Any) -> list[Any]:
+    """The kinds and the instances of a synset."""
     return synset.hyponyms() + synset.instance_hyponyms()
 
 
-def kin(synset) -> set:
+def broader(synset: Any) -> list[Any]:
+    """What a synset is a kind or an instance of."""
+    return synset.hypernyms() + synset.instance_hypernyms()
+
+
+def relatives(synset: Any) -> set[Any]:
     """A synset, all that is wider and all that is narrower."""
-    return {synset, *synset.closure(lambda s: s.hypernyms() + s.instance_hypernyms()), *synset.closure(narrower)}
+    return {synset, *synset.closure(broader), *synset.closure(narrower)}
 
 
-def people(synsets: list) -> list[str]:
+def names_of_people(synsets: list[Any]) -> list[str]:
     """The full names of persons, those of WordNet's texts first."""
-    found = [
-        (-count(s.lemma_names()[0], s), spelled(name)) for s in synsets if s.instance_hypernyms() for name in full(s)
-    ]
-    return [name for _, name in sorted(found)]
+    ranked = []
+    for synset in synsets:
+        full_names = [lemma for lemma in synset.lemma_names() if "_" in lemma]
+        if is_instance(synset) and full_names:
+            ranked.append((-tagged_count(synset.lemma_names()[0], synset), spelled(full_names[0])))
+    return [name for _, name in sorted(ranked)]
 
 
-def full(synset) -> list[str]:
-    """The first of a person's names that has several words."""
-    return [name for name in synset.lemma_names() if "_" in name][:1]
-
-
-def common(synsets: list) -> list[str]:
+def common_words(synsets: list[Any]) -> list[str]:
     """The words for synsets that stand in WordNet's texts at least twice, most frequent first."""
-    found = [(-count(s.lemma_names()[0], s), s.lemma_names()[0], s) for s in synsets if not s.instance_hypernyms()]
-    return [spelled(word) for n, word, s in sorted(found, key=lambda f: f[:2]) if n <= -2 and means(word, s)]
+    ranked = []
+    for synset in synsets:
+        word = synset.lemma_names()[0]
+        count = tagged_count(word, synset)
+        if not is_instance(synset) and count >= 2 and is_main_meaning(word, synset):
+            ranked.append((-count, word))
+    return [spelled(word) for _, word in sorted(ranked)]

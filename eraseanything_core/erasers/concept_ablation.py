@@ -5,52 +5,87 @@ the same sentence with the anchor in the concept's place (`EraseConfig.neutral`,
 """
 
 import dataclasses
-import time
+from typing import Any
 
 import torch
 
-from .. import sampling
-from ..training import losses, trainer
+from ..protocols import ErasableModel, TextEncoder
+from ..training import losses
 from ..training.config import EraseConfig
-from ..training.plan import Plan, conds, generator
-from ..training.trajectory_cache import fill_pool, schedule
+from ..training.plan import Plan, conds, generator, prepare
+from ..training.trajectories import Trajectories
+from ..training.trajectory_cache import TrajectoryCache
+from .trained import StepLosses, TrainedEraser, train_slices
 
-TARGETS = "add_k+add_v+to_k+to_v"
+SETTINGS: dict[str, Any] = {
+    "synonym_rate": 0.0,
+    "shuffle_rate": 0.0,
+    "rsc_weight": 0.0,
+    "targets": "add_k+add_v+to_k+to_v",  # the official ones
+}
 
 
-def concept_ablation(config: EraseConfig, **settings) -> EraseConfig:
-    """The configuration for `train`: plain sentences of the concept itself, official targets."""
-    own = {"synonym_rate": 0.0, "shuffle_rate": 0.0, "rsc_weight": 0.0, "targets": TARGETS}
-    return dataclasses.replace(config, **own | settings)
+def configure(config: EraseConfig, **changes: Any) -> EraseConfig:
+    """Concept Ablation's settings over a configuration: plain sentences of the concept itself.
+
+    Args:
+        config: what is erased, and how long it is trained.
+        changes: settings that go over the method's own.
+    """
+    return dataclasses.replace(config, **SETTINGS | changes)
 
 
-def train(model, plan: Plan) -> trainer.EraseResult:
-    """Trains the slices of `model`; see `trainer.train` for the seam.
+def train(model: ErasableModel, text: TextEncoder, config: EraseConfig) -> TrainedEraser:
+    """Trains the slices of `model`.
 
     Raises:
+        ValueError: settings that cannot work, see `training.plan.prepare`.
         FloatingPointError: the loss is NaN or infinite.
     """
-    config, history, begun = plan.config, {}, time.monotonic()
-    lora = model.attach(config.targets, config.rank, torch.Generator().manual_seed(config.seed))
-    optimizer = trainer.optimizer(lora, config.lr_low, config)
-    for step in range(config.steps):
+    plan = prepare(config, text)
+    return train_slices(model, plan.config, Ablation(model, plan).losses)
+
+
+class Ablation:
+    """The loss of Concept Ablation, step by step.
+
+    Args:
+        model: student and teacher.
+        plan: the run's.
+
+    Attributes:
+        walks: the present epoch's trajectories of anchors.
+    """
+
+    def __init__(self, model: ErasableModel, plan: Plan) -> None:
+        self.model = model
+        self.plan = plan
+        self.walks: Trajectories | None = None
+
+    def losses(self, step: int) -> StepLosses:
+        """The loss at the points of one step."""
+        config = self.plan.config
+        # From the seed and the step's number alone, as in the trainer: no step's chance depends on another's.
         rng = generator(config.seed, step)
-        if step % config.refresh_every == 0:
-            pool = anchors(model, plan, step // config.refresh_every)
-        row, at = pool.draw(config.batch_size, config.erase_sigma, rng)
-        x_t, sigma, teacher = pool.at(row, at, model.device)
-        concept = conds(model, plan, [pool.sources[i].concept for i in row])
-        loss = losses.retain_loss(model.velocity(x_t, sigma, concept, adapters=True), teacher)
-        trainer.update(optimizer, lora, loss, config)
-        trainer.record(history, {"ablation": loss}, loss, step)
-    seconds = time.monotonic() - begun
-    return trainer.EraseResult(lora.tensors(torch.float32), history, config.steps, False, seconds, config)
+        if self.walks is None or step % config.refresh_every == 0:
+            self.walks = anchor_trajectories(self.model, self.plan, step // config.refresh_every)
+        row, sigma_step = self.walks.draw(config.batch_size, config.erase_sigma, rng)
+        x_t, sigma, teacher = self.walks.at(row, sigma_step, self.model.device)
+        # The teacher was given the anchor, the student is given the concept at the same point.
+        concept = conds(self.model, self.plan, [self.walks.sources[i].concept for i in row])
+        # The same mean square as retaining, but with unlike prompts: the concept's velocity becomes the anchor's.
+        loss = losses.retain_loss(self.model.velocity(x_t, sigma, concept, adapters=True), teacher)
+        return {"ablation": loss}, loss
 
 
-def anchors(model, plan: Plan, epoch: int) -> sampling.Pool:
+def anchor_trajectories(model: ErasableModel, plan: Plan, epoch: int) -> Trajectories:
     """Trajectories of the frozen model for the anchors of sentences, each with its sentence as the source."""
-    config, rng = plan.config, generator(plan.config.seed, -1 - epoch)
+    config = plan.config
+    # The negative numbers are the epochs', as in the trainer's cache; those from 0 on are the steps'.
+    rng = generator(config.seed, -1 - epoch)
     chosen = torch.randint(len(plan.sentences), (config.cached_trajectories,), generator=rng).tolist()
     sentences = [plan.sentences[i] for i in chosen]
-    pool = fill_pool(model, plan, [s.neutral for s in sentences], schedule(model, config), rng)
-    return dataclasses.replace(pool, sources=sentences)
+    anchors = [sentence.neutral for sentence in sentences]
+    walks = TrajectoryCache(model, plan).walk(anchors, rng)
+    # The walk is the anchor's, but a step needs the sentence, whose concept the student is given.
+    return dataclasses.replace(walks, sources=sentences)

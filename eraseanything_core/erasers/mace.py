@@ -4,72 +4,113 @@
    super-category: UCE's equation on the states of the other tokens.
 2. A LoRA of rank 1 on the text's keys and values takes the attention from the concept's own tokens. MACE looks inside
    a segmentation of the object; here every image query counts, as it does there for styles.
-3. The fusion of `compose.fusion` keeps that LoRA to the concept's states and away from those that must stay.
+3. The closed-form fusion of `lora.fusion` keeps that LoRA to the concept's states and away from those that must stay.
+
+Stage 2 is EraseAnything's loop with the settings of `configure`, on the model that stage 1 has refined.
 """
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..concepts import matching
-from ..lora.fusion import FusionConfig, fused, modules_of, states
-from ..lora.keys import Eraser, read
+from ..lora.factors import Eraser
+from ..lora.fusion import FusionConfig, fused, modules_of, read_states
+from ..lora.key_styles import read_eraser
 from ..lora.merge import truncated
+from ..protocols import ErasableModel, TextEncoder
 from ..training.config import EraseConfig
 from . import uce
 
 LAYER = "context_embedder"
-Named = tuple[str, str]  # a prompt and the word in it
+NamedPrompt = tuple[str, str]  # a prompt and the word in it that counts
+SETTINGS: dict[str, Any] = {
+    "esd_weight": 0.0,
+    "rsc_weight": 0.0,
+    "retain_weight": 0.0,
+    "attn_weight": 1.0,
+    "synonym_rate": 0.0,
+    "shuffle_rate": 0.0,
+    "targets": "add_k+add_v",
+    "rank": 1,
+    "on_policy_share": 0.0,
+}
 
 
-def attention_only(config: EraseConfig, **settings) -> EraseConfig:
-    """The configuration of stage 2: the attention loss alone, on plain sentences of the concept."""
-    own = {
-        "esd_weight": 0.0,
-        "rsc_weight": 0.0,
-        "retain_weight": 0.0,
-        "attn_weight": 1.0,
-        "synonym_rate": 0.0,
-        "shuffle_rate": 0.0,
-    }
-    return dataclasses.replace(config, **own | {"targets": "add_k+add_v", "rank": 1, "on_policy_share": 0.0} | settings)
+def configure(config: EraseConfig, **changes: Any) -> EraseConfig:
+    """The settings of stage 2 over a configuration: the attention loss alone, on plain sentences of the concept.
+
+    Args:
+        config: what is erased, and how long it is trained.
+        changes: settings that go over MACE's own.
+    """
+    return dataclasses.replace(config, **SETTINGS | changes)
 
 
-def beside(text, prompt: str, word: str) -> Tensor:
+def other_tokens(text: TextEncoder, prompt: str, word: str) -> Tensor:
     """The states of all tokens but the word's, padding included, [n, features]."""
-    context, own = text.encode(prompt)[0][0], set(matching.positions(text.pieces(prompt), word))
-    return context[[i for i in range(len(context)) if i not in own]]
+    context, _ = text.encode(prompt)
+    # The encoder mixes all tokens, so the concept shows in the states of the others and of the padding as well.
+    own = set(matching.positions(text.pieces(prompt), word))
+    states_of_prompt = context[0]
+    others = [i for i in range(len(states_of_prompt)) if i not in own]
+    return states_of_prompt[others]
 
 
 def refinement(
-    weight: Tensor, text, erased: tuple[Named, ...], guides: tuple[Named, ...], kept: tuple[Named, ...], lam: float
+    weight: Tensor,
+    text: TextEncoder,
+    erased: tuple[NamedPrompt, ...],
+    guides: tuple[NamedPrompt, ...],
+    kept: tuple[NamedPrompt, ...],
+    lam: float,
 ) -> Eraser:
     """Stage 1.
 
     Args:
-        weight: of the linear that reads T5's states.
-        text: has `encode(prompt)` and `pieces(prompt)`.
+        weight: of the linear that reads T5's states, [rows, features].
+        text: the model's text encoder.
         erased, guides: equal sentences, with the concept and with its super-category.
         kept: sentences that read as before.
         lam: how strongly the weight holds on to itself.
     """
-    pairs = [(beside(text, *one), beside(text, *other)) for one, other in zip(erased, guides, strict=True)]
-    cut = [min(len(one), len(other)) for one, other in pairs]
-    away, to = (torch.cat([pair[side][:n] for pair, n in zip(pairs, cut, strict=True)]) for side in (0, 1))
-    stay = torch.cat([text.encode(prompt)[0][0] for prompt, _ in kept])
-    return truncated(read(uce.lora({LAYER: (weight, away, to, stay)}, lam), {}, "stage 1"))
+    concept_states = []
+    guide_states = []
+    for concept_prompt, guide_prompt in zip(erased, guides, strict=True):
+        concept = other_tokens(text, *concept_prompt)
+        guide = other_tokens(text, *guide_prompt)
+        # Words of unlike length leave unlike numbers of other tokens; the last ones are padding.
+        count = min(len(concept), len(guide))
+        concept_states.append(concept[:count])
+        guide_states.append(guide[:count])
+    kept_states = []
+    for prompt, _ in kept:
+        context, _ = text.encode(prompt)
+        kept_states.append(context[0])
+    layer = uce.LinearStates(weight, torch.cat(concept_states), torch.cat(guide_states), torch.cat(kept_states))
+    # The edit's rank is the number of states, thousands of them; most of its directions are zero.
+    return truncated(read_eraser(uce.lora({LAYER: layer}, lam), {}, "stage 1"))
 
 
-def confined(model, text, eraser: Eraser, erased: list[str], kept: list[str], config: FusionConfig) -> Eraser:
+def confined(
+    model: ErasableModel, text: TextEncoder, eraser: Eraser, erased: list[str], kept: list[str], config: FusionConfig
+) -> Eraser:
     """Stage 3, on states of the refined model.
 
     Args:
-        model: the seam, see `flux.FluxModel`.
+        model: refined by stage 1.
+        text: its text encoder.
         eraser: of stage 2.
         erased, kept: prompts that name the concept, and prompts that must stay.
+        config: how many of them are used, and how the sum is balanced.
     """
+    # Only the linears that stage 2 has changed: the others have nothing to confine.
     modules = modules_of([eraser])
-    parts = [(erased[: config.prompts], config.rows), (kept[: config.kept_prompts], 4 * config.rows)]
-    own, stay = (states(model, [text.encode(p) for p in prompts], modules, n, config) for prompts, n in parts)
-    return fused([eraser], [1.0], [own], stay, config)
+    erased_contexts = [text.encode(prompt) for prompt in erased[: config.prompts]]
+    kept_contexts = [text.encode(prompt) for prompt in kept[: config.kept_prompts]]
+    concept_states = read_states(model, erased_contexts, modules, config.rows, config)
+    # Four times the rows: what must stay is more varied than one concept.
+    kept_states = read_states(model, kept_contexts, modules, 4 * config.rows, config)
+    return fused([eraser], [1.0], [concept_states], kept_states, config)

@@ -17,6 +17,7 @@ kept here on purpose:
 import random
 import time
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,11 +27,14 @@ from .. import sampling
 from ..attention.columns import attention_columns
 from ..concepts import matching
 from ..concepts.prompts import shuffle
-from ..training import losses, trainer
+from ..protocols import EncodedPrompt, ErasableModel, TextEncoder
+from ..training import losses
+from ..training.objective import record_losses
+from .trained import TrainedEraser
 
 
 @dataclass(frozen=True)
-class ReferenceConfig:
+class PublishedConfig:
     """The published settings of a run, and what has to be written by hand for it."""
 
     concept: str
@@ -46,10 +50,10 @@ class ReferenceConfig:
     weight_decay: float = 1e-5
     eta: float = 1.0
     tau: float = 0.07
-    esd: float = 1.0
-    attn: float = 0.001
-    lora: float = 0.1
-    rsc: float = 0.1
+    esd_weight: float = 1.0
+    attn_weight: float = 0.001
+    lora_weight: float = 0.1
+    rsc_weight: float = 0.1
     shuffle_rate: float = 0.9
     synonym_rate: float = 0.5
     guidance_sampling: float = 3.0
@@ -61,153 +65,214 @@ class ReferenceConfig:
     seed: int = 0
 
 
-class AllRows:
-    """Asks a forward for columns of every dual block, from text and image queries; see `flux.Capture`.
+class AllQueries:
+    """A request for columns of every dual block from text and image queries; see `protocols.AttentionCapture`.
 
     Attributes:
         select: [1, text tokens, c], one column a token.
         maps: a block's index to [1, heads, queries, c].
     """
 
-    blocks = None
+    def __init__(self, select: Tensor) -> None:
+        self.select = select
+        self.blocks: tuple[int, ...] | None = None
+        self.maps: dict[int, Tensor] = {}
 
-    def __init__(self, select: Tensor):
-        self.select, self.maps = select, {}
-
-    def read(self, q: Tensor, k: Tensor, block: int):
-        select = F.pad(self.select, (0, 0, 0, k.shape[2] - self.select.shape[1]))
+    def read(self, q: Tensor, k: Tensor, block: int) -> None:
+        """Reads a block's columns from q and k [1, heads, text + image tokens, d]."""
+        image_tokens = k.shape[2] - self.select.shape[1]
+        select = F.pad(self.select, (0, 0, 0, image_tokens))
         self.maps[block] = attention_columns(q, k, select)
 
-    def columns(self) -> Tensor:
-        """Those of the last block, [heads, queries, c]."""
+    def last_block(self) -> Tensor:
+        """The columns of the last block, [heads, queries, c]."""
         return self.maps[max(self.maps)][0]
 
 
-class Run:
-    """The model, its text encoder and the pictures that a run repeats; `model` is the seam of `flux.FluxModel`."""
+class DrawnPrompt(NamedTuple):
+    """A prompt of one step.
 
-    def __init__(self, config: ReferenceConfig, model, text):
-        self.config, self.model, self.text, self.encoded = config, model, text, {}
+    Attributes:
+        text: shuffled, perhaps with the synonym in the concept's place.
+        positions: tokens of the concept before a synonym replaced it.
+        synonym: the one that was drawn, whether or not it is in the text.
+    """
+
+    text: str
+    positions: list[int]
+    synonym: str
+
+
+class NoisedPicture(NamedTuple):
+    """x_t = (1 - t) x_0 + t n of a picture, with both; [1, c, h, w] each."""
+
+    x_t: Tensor
+    x_0: Tensor
+    noise: Tensor
+
+
+class PublishedRun:
+    """The model, its text encoder, and the pictures that a run repeats."""
+
+    def __init__(self, model: ErasableModel, text: TextEncoder, config: PublishedConfig) -> None:
+        self.model = model
+        self.text = text
+        self.config = config
+        self.encodings: dict[str, EncodedPrompt] = {}
         self.rng = random.Random(config.seed)
         self.noise = torch.Generator().manual_seed(config.seed)
         self.shape = (model.channels, config.height // model.downscale, config.width // model.downscale)
         self.lora = model.attach(config.targets, config.rank, torch.Generator().manual_seed(config.seed))
-        self.lora.bfloat16()
-        self.images = self.pictures()
+        for parameter in self.lora.parameters():
+            # As published. The trainer keeps float32: in bf16 a small update rounds to nothing.
+            parameter.data = parameter.data.bfloat16()
+        self.pictures = self.draw_pictures()
 
-    def cond(self, prompt: str, guidance: float, count: int = 1):
-        if prompt not in self.encoded:
-            self.encoded[prompt] = self.text.encode(prompt)
-        context, pooled = self.encoded[prompt]
+    def encode(self, prompt: str) -> EncodedPrompt:
+        """The prompt's encoding, kept from then on."""
+        if prompt not in self.encodings:
+            self.encodings[prompt] = EncodedPrompt(*self.text.encode(prompt))
+        return self.encodings[prompt]
+
+    def cond(self, prompt: str, guidance: float, count: int = 1) -> Any:
+        """A batch of `count` equal conditions."""
+        context, pooled = self.encode(prompt)
         return self.model.cond(context.expand(count, -1, -1), pooled.expand(count, -1), guidance)
 
-    def velocity(self, x: Tensor, t: float, prompt: str, guidance: float, capture: AllRows | None = None) -> Tensor:
+    def velocity(self, x: Tensor, t: float, prompt: str, guidance: float, capture: AllQueries | None = None) -> Tensor:
         """v with the adapters on, which they always are."""
-        return self.model.velocity(x, torch.tensor([t]), self.cond(prompt, guidance), adapters=True, capture=capture)
+        sigma = torch.tensor([t])
+        return self.model.velocity(x, sigma, self.cond(prompt, guidance), adapters=True, capture=capture)
 
     def draw_noise(self, count: int = 1) -> Tensor:
+        """[count, c, h, w] on the model's device."""
         return torch.randn(count, *self.shape, generator=self.noise).to(self.model.device)
 
-    def pictures(self) -> Tensor:
+    def draw_pictures(self) -> Tensor:
         """x_0 of the fixed prompt, [images, c, h, w]."""
         config = self.config
         sigmas = sampling.shifted_sigmas(config.sampling_steps, self.model.mu)
         cond = self.cond(config.prompt, config.guidance_images, config.images)
-        return list(self.model.trajectory(cond, self.draw_noise(config.images), sigmas))[-1][0]
+        # Drawn once: the whole run repeats these few pictures.
+        walk = list(self.model.trajectory(cond, self.draw_noise(config.images), sigmas))
+        x_0, _ = walk[-1]
+        return x_0
 
-    def capture(self, places: list[int]) -> AllRows:
-        """Columns at token positions, one a position."""
-        length = self.encoded[self.config.prompt][0].shape[1]
-        return AllRows(F.one_hot(torch.tensor(places), length).float().T[None].to(self.model.device))
+    def capture(self, positions: list[int]) -> AllQueries:
+        """A request for columns at token positions, one a position."""
+        length = self.encode(self.config.prompt).context.shape[1]
+        one_hot = F.one_hot(torch.tensor(positions), length).float()  # [positions, tokens]
+        return AllQueries(one_hot.T[None].to(self.model.device))
 
-    def prompt(self) -> tuple[str, list[int], str]:
-        """A shuffled prompt, the positions where the concept stood in it before the synonym came, and the synonym."""
-        config, text = self.config, self.config.prompt
+    def draw_prompt(self) -> DrawnPrompt:
+        """The fixed prompt, mostly shuffled, every other time with a synonym in the concept's place."""
+        config = self.config
+        text = config.prompt
         if self.rng.random() < config.shuffle_rate:
             text = shuffle(text, self.rng)
         synonym = self.rng.choice(config.lemmas)
-        places = matching.positions(self.text.pieces(text), config.concept)
+        # The published code looks the word up here and uses the positions below, where another word may stand.
+        positions = matching.positions(self.text.pieces(text), config.concept)
         if self.rng.random() < config.synonym_rate:
             text = matching.replace(text, config.concept, synonym)
-        return text, places, synonym
+        return DrawnPrompt(text, positions, synonym)
 
-    def noised(self, t: float) -> tuple[Tensor, Tensor, Tensor]:
-        """A picture at t, the picture, and the noise."""
-        row = self.rng.randrange(len(self.images))
-        x_0, noise = self.images[row : row + 1], self.draw_noise()
-        return (1 - t) * x_0 + t * noise, x_0, noise
+    def noised_picture(self, t: float) -> NoisedPicture:
+        """One of the pictures at t."""
+        row = self.rng.randrange(len(self.pictures))
+        x_0 = self.pictures[row : row + 1]
+        noise = self.draw_noise()
+        return NoisedPicture((1 - t) * x_0 + t * noise, x_0, noise)
 
 
-def train(config: ReferenceConfig, model, text) -> trainer.EraseResult:
+def train(model: ErasableModel, text: TextEncoder, config: PublishedConfig) -> TrainedEraser:
     """Trains the slices of `model`.
-
-    Args:
-        config: the run.
-        model: the seam, see `flux.FluxModel`.
-        text: has `encode(prompt)` and `pieces(prompt)`; see `flux.TextEncoder`.
 
     Raises:
         FloatingPointError: a loss is NaN or infinite.
     """
-    run, history, begun, t = Run(config, model, text), {}, time.monotonic(), 0.0
+    run = PublishedRun(model, text, config)
+    history: dict[str, list[float]] = {}
+    start = time.monotonic()
     optimizer = torch.optim.AdamW(run.lora.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    weights = {"esd": config.esd, "attn": config.attn, "lora": config.lora, "rsc": config.rsc}
+    weights = {
+        "esd": config.esd_weight,
+        "attn": config.attn_weight,
+        "lora": config.lora_weight,
+        "rsc": config.rsc_weight,
+    }
+    t = 0.0
     for step in range(config.steps):
+        # t is drawn in even steps only; the odd step goes on with the same one.
         if step % 2 == 0:
             t = run.rng.random()
-            found = erase_losses(run, t)
+            step_losses = erase_losses(run, t)
         else:
-            found = preserve_losses(run, t)
-        loss = sum(weights[name] * value for name, value in found.items())
+            step_losses = preserve_losses(run, t)
+        loss = torch.zeros((), device=model.device)
+        for name, value in step_losses.items():
+            loss = loss + weights[name] * value
+        # No clipping and one rate for both kinds of step, as published.
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        trainer.record(history, found, loss, step)
-    seconds = time.monotonic() - begun
-    return trainer.EraseResult(run.lora.tensors(torch.float32), history, config.steps, False, seconds, config)
+        record_losses(history, step_losses, loss, step)
+    return TrainedEraser(run.lora.tensors(torch.float32), history, time.monotonic() - start)
 
 
-def erase_losses(run: Run, t: float) -> dict[str, Tensor]:
+def erase_losses(run: PublishedRun, t: float) -> dict[str, Tensor]:
     """The even step: a moving ESD target on pure noise, and the summed attention on a noised picture."""
-    config, (prompt, places, _) = run.config, run.prompt()
+    config = run.config
+    prompt = run.draw_prompt()
     noise = run.draw_noise()
     with torch.no_grad():
+        # The adapters are on here too, so this is no frozen teacher and the target drifts with the student.
         neutral = run.velocity(noise, t, config.anchor, config.guidance_sampling)
-        concept = run.velocity(noise, t, prompt, config.guidance_sampling)
-    student = run.velocity(noise, t, prompt, config.guidance_sampling)
-    capture = run.capture(places)
-    run.velocity(run.noised(t)[0], t, prompt, config.guidance_training, capture)
-    attention = capture.columns().pow(2).sum(0).sqrt().sum()  # an L2 over heads, summed over queries and tokens
+        concept = run.velocity(noise, t, prompt.text, config.guidance_sampling)
+    student = run.velocity(noise, t, prompt.text, config.guidance_sampling)
+    capture = run.capture(prompt.positions)
+    # A second forward, at another x_t and guidance: the published losses share nothing.
+    run.velocity(run.noised_picture(t).x_t, t, prompt.text, config.guidance_training, capture)
+    # An L2 norm over heads, summed over queries and tokens: it grows with the image and with the word.
+    attention = capture.last_block().pow(2).sum(0).sqrt().sum()
     return {"esd": losses.esd_loss(student, concept, neutral, config.eta), "attn": attention}
 
 
-def preserve_losses(run: Run, t: float) -> dict[str, Tensor]:
+def preserve_losses(run: PublishedRun, t: float) -> dict[str, Tensor]:
     """The odd step, at the t of the even one: the concept's pictures, and the contrast of unlike maps."""
-    config, (prompt, places, synonym) = run.config, run.prompt()
-    x_t, x_0, noise = run.noised(t)
-    capture = run.capture(places)
-    v = run.velocity(x_t, t, prompt, config.guidance_training, capture)
-    start, at = run.draw_noise(), schedule(run)
-    others = [bare_word(run, word, places, start, at) for word in (synonym, *config.words)]
+    config = run.config
+    prompt = run.draw_prompt()
+    picture = run.noised_picture(t)
+    capture = run.capture(prompt.positions)
+    v = run.velocity(picture.x_t, t, prompt.text, config.guidance_training, capture)
+    word_noise = run.draw_noise()
+    word_t = random_time(run)
+    words = (prompt.synonym, *config.words)
+    others = [bare_word_feature(run, word, prompt.positions, word_noise, word_t) for word in words]
     centre = feature(capture)
     scores = torch.stack([centre @ other for other in others]) / config.tau
-    return {"lora": losses.flow_matching_loss(v, x_0, noise), "rsc": scores[0] - torch.logsumexp(scores, 0)}
+    # The log-probability of the synonym among all words. Minimising it repels the concept from the synonym.
+    rsc = scores[0] - torch.logsumexp(scores, 0)
+    return {"lora": losses.flow_matching_loss(v, picture.x_0, picture.noise), "rsc": rsc}
 
 
-def schedule(run: Run) -> float:
+def random_time(run: PublishedRun) -> float:
     """The t of one random step of a sampler with 28 sorted sigmoid-normal times."""
-    times = torch.randn(run.config.sampling_steps, generator=run.noise).sigmoid().sort(descending=True).values
+    # SD3's logit-normal times (Esser et al., 2024).
+    normal = torch.randn(run.config.sampling_steps, generator=run.noise)
+    times = normal.sigmoid().sort(descending=True).values
     return float(times[run.rng.randrange(len(times))])
 
 
-def bare_word(run: Run, word: str, places: list[int], start: Tensor, t: float) -> Tensor:
+def bare_word_feature(run: PublishedRun, word: str, positions: list[int], noise: Tensor, t: float) -> Tensor:
     """The feature of a prompt that is nothing but the word, read where the concept stood in another prompt."""
-    capture = run.capture(places)
+    capture = run.capture(positions)
     with torch.no_grad():
-        run.velocity(start, t, word, run.config.guidance_sampling, capture)
+        run.velocity(noise, t, word, run.config.guidance_sampling, capture)
     return feature(capture)
 
 
-def feature(capture: AllRows) -> Tensor:
+def feature(capture: AllQueries) -> Tensor:
     """Head 0 over all queries, mean over tokens, of length 1; [queries]."""
-    return F.normalize(capture.columns()[0].float().mean(dim=-1), dim=-1)
+    first_head = capture.last_block()[0].float()
+    return F.normalize(first_head.mean(dim=-1), dim=-1)

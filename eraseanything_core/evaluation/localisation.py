@@ -18,6 +18,7 @@ def auc(maps: Tensor, masks: Tensor) -> Tensor:
     inside = masks.flatten(1)
     ranks = torch.from_numpy(rankdata(maps.flatten(1).float().numpy(), axis=1))
     hits = inside.sum(1).double()
+    # The rank sum of the pixels inside, less the smallest that it can be, over its range: Mann and Whitney's U.
     return ((ranks * inside).sum(1) - hits * (hits + 1) / 2) / (hits * (inside.shape[1] - hits))
 
 

@@ -1,18 +1,32 @@
-"""Prompt sets as CSV in the format of I2P: a prompt, a seed and a guidance a row, and what it shall show."""
+"""Prompt sets as CSV in the format of I2P: a prompt, a seed and a guidance a row, and what it shall show.
+
+Tables come as people save them: with a comma, a semicolon or a tab, from Excel, PowerShell or pandas. A row that cannot
+be used costs that row and a note, never the whole file.
+"""
 
 import csv
 import hashlib
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 
 from ..concepts.concept_set import ConceptSet
 from ..concepts.prompts import fill
+from ..quoting import escaped, quoted
 
-PROMPT = ("prompt", "adv_prompt")
-SEED = ("seed", "evaluation_seed", "sd_seed")
-GUIDANCE = ("guidance", "evaluation_guidance", "sd_guidance_scale")
-LABEL = ("label", "concept", "class")
+# The names that I2P and the sets derived from it use, in the order in which they are looked for.
+COLUMNS = {
+    "prompt": ("prompt", "adv_prompt"),
+    "seed": ("seed", "evaluation_seed", "sd_seed"),
+    "guidance": ("guidance", "evaluation_guidance", "sd_guidance_scale"),
+    "label": ("label", "concept", "class"),
+}
+DELIMITERS = (",", ";", "\t")
+LARGEST_SEED = 2**64 - 1  # of ComfyUI's samplers
+LARGEST_GUIDANCE = 1e6
+MOST_NOTES = 10  # that are spelt out
+ROWS_BETWEEN_CALLS = 256
 
 
 @dataclass(frozen=True)
@@ -25,64 +39,227 @@ class PromptRow:
     label: str = ""
 
 
-def read(text: str, guidance: float = 3.5) -> list[PromptRow]:
+@dataclass(frozen=True)
+class PromptTable:
+    """The usable rows of a table, and a sentence for each row that was left out."""
+
+    rows: list[PromptRow] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """How many rows there are, and why others were left out."""
+        lines = [f"{len(self.rows)} prompts", *self.notes[:MOST_NOTES]]
+        if len(self.notes) > MOST_NOTES:
+            lines.append(f"and {len(self.notes) - MOST_NOTES} more rows were left out")
+        return "\n".join(lines)
+
+
+def decode_table(data: bytes) -> str:
+    """The text of a file in the encodings in which programs save tables.
+
+    UTF-8 with and without a mark, UTF-16 (Excel's "Unicode text", PowerShell's `>`), and cp1252 (Excel on Windows).
+    """
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16", errors="replace")  # the mark says which byte comes first
+    if b"\0" in data:
+        return data.decode("utf-16-le", errors="replace")  # no text in UTF-8 holds a zero byte
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        # Almost any bytes are valid cp1252, so it comes last.
+        return data.decode("cp1252", errors="replace")
+
+
+def read_table(
+    text: str,
+    guidance: float = 3.5,
+    first: int = 0,
+    count: int = 0,
+    progress: Callable[[], None] | None = None,
+) -> PromptTable:
     """The rows of a CSV text with a header.
 
     Args:
         text: has a column `prompt`; `seed`, `guidance` and `label` may be missing, and the names that I2P and its
             derivates use for them are known. A missing seed is the row's number.
         guidance: where the file gives none.
+        first: rows below the header to leave out at the start.
+        count: rows to look at from there on; 0 is all.
+        progress: called every 256 rows; what it raises ends the reading.
 
     Raises:
-        ValueError: no prompt column, no rows, an empty prompt, or a seed or guidance that is no number.
+        ValueError: no table, no prompt column, or no row that can be used.
     """
-    table = csv.DictReader(io.StringIO(text.lstrip("\ufeff")))
-    columns = {name: _column(table.fieldnames or [], known) for name, known in
-               (("prompt", PROMPT), ("seed", SEED), ("guidance", GUIDANCE), ("label", LABEL))}  # fmt: skip
+    # One kind of line end: a prompt in quotation marks may hold them, and the csv module refuses a bare \r.
+    lines = text.lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    lines, delimiter = _delimiter(lines)
+    table = PromptTable()
+    # The module csv and not pandas, which ComfyUI does not bring along.
+    reader = csv.reader(io.StringIO(lines), delimiter=delimiter)
+    try:
+        header = next(reader, [])
+        columns = _columns(header)
+        number = -1
+        for values in reader:
+            if not any(value.strip() for value in values):
+                continue  # an empty line, or one of nothing but delimiters, as Excel leaves them at the end
+            number += 1
+            if progress and number % ROWS_BETWEEN_CALLS == 0:
+                progress()
+            if number < first or count and number >= first + count:
+                continue
+            _add_row(table, number, values, header, columns, delimiter, guidance)
+    except csv.Error as error:
+        raise ValueError(f"the prompt set is no CSV table: line {reader.line_num}: {escaped(str(error))}") from error
+    if not table.rows:
+        raise ValueError(_nothing_left(table, number + 1, first))
+    return table
+
+
+def _nothing_left(table: PromptTable, rows: int, first: int) -> str:
+    """Why no row is left."""
+    if table.notes:
+        return f"the prompt set has no row that can be used: {table.notes[0]}"
+    if rows:
+        return f"the prompt set has {rows} rows and none from {first} on: lower `first`"
+    return "the prompt set has no rows below its header"
+
+
+def _delimiter(text: str) -> tuple[str, str]:
+    """The text without Excel's line `sep=;`, and the delimiter: the one that gives the header a prompt column."""
+    header, _, rest = text.partition("\n")
+    if header.lower().startswith("sep=") and len(header) == 5:
+        return rest, header[4]
+    for delimiter in DELIMITERS:
+        names = next(csv.reader([header], delimiter=delimiter), [])
+        if _column(names, COLUMNS["prompt"]) is not None:
+            return text, delimiter
+    return text, DELIMITERS[0]
+
+
+def _columns(header: Sequence[str]) -> dict[str, int | None]:
+    """Where each of `COLUMNS` stands in the header.
+
+    Raises:
+        ValueError: there is no prompt column.
+    """
+    columns = {name: _column(header, known) for name, known in COLUMNS.items()}
     if columns["prompt"] is None:
-        raise ValueError(f"the prompt set has no column `prompt`; its columns are: {', '.join(table.fieldnames or [])}")
-    rows = [_row(number, row, columns, guidance) for number, row in enumerate(table)]
-    if not rows:
-        raise ValueError("the prompt set has no rows below its header")
-    return rows
+        names = escaped(", ".join(header))
+        raise ValueError(f"the prompt set has no column `prompt`; its columns are: {names}")
+    return columns
 
 
-def asking(concepts: ConceptSet, guidance: float = 3.5) -> list[PromptRow]:
+def _column(names: Sequence[str], known: Sequence[str]) -> int | None:
+    """The position of the first known name in a header, whatever its casing."""
+    plain = [name.strip().lower() for name in names]
+    return next((plain.index(name) for name in known if name in plain), None)
+
+
+def _add_row(
+    table: PromptTable,
+    number: int,
+    values: Sequence[str],
+    header: Sequence[str],
+    columns: Mapping[str, int | None],
+    delimiter: str,
+    guidance: float,
+) -> None:
+    """Adds a row to the table, or a note that says what is wrong with it."""
+    if len(header) == 1:
+        values = [delimiter.join(values)]  # a plain list of prompts: a comma in one of them is no delimiter
+    try:
+        if len(values) > len(header):
+            raise ValueError(
+                f"it has {len(values)} values for {len(header)} columns: put a prompt that holds {quoted(delimiter)} "
+                "into quotation marks"
+            )
+        cells = {name: _cell(values, position) for name, position in columns.items()}
+        prompt = " ".join(cells["prompt"].split("\n"))
+        if not prompt:
+            raise ValueError("it has no prompt")
+        seed = _seed(cells["seed"], number)
+        # A decimal comma is how programs write numbers where the semicolon is the delimiter.
+        guidance_text = cells["guidance"] if delimiter == "," else cells["guidance"].replace(",", ".")
+        table.rows.append(PromptRow(prompt, seed, _guidance(guidance_text, guidance), cells["label"]))
+    except ValueError as error:
+        table.notes.append(f"row {number + 1} of the prompt set was left out: {error}")
+
+
+def _cell(values: Sequence[str], position: int | None) -> str:
+    """A value of a row; "" where the table has no such column, or the row ends before it."""
+    if position is None or position >= len(values):
+        return ""
+    return values[position].strip()
+
+
+def _number(text: str, name: str) -> Decimal | None:
+    """A number, or None for an empty cell and for the `nan` that pandas writes there.
+
+    `Decimal` keeps all digits of a seed, which a float would not.
+    """
+    try:
+        number = Decimal(text or "nan")
+    except InvalidOperation:
+        raise ValueError(f"its {name} {quoted(text)} is no number") from None
+    return None if number.is_nan() else number
+
+
+def _seed(text: str, default: int) -> int:
+    number = _number(text, "seed")
+    if number is None:
+        return default
+    # Compared before it is converted: int(Decimal("1e999999999")) would take minutes and gigabytes.
+    if not 0 <= number <= LARGEST_SEED or number != number.to_integral_value():
+        raise ValueError(f"its seed {quoted(text)} is no whole number from 0 to 2^64 - 1")
+    return int(number)
+
+
+def _guidance(text: str, default: float) -> float:
+    number = _number(text, "guidance")
+    if number is None:
+        return default
+    if not 0 <= number <= LARGEST_GUIDANCE:
+        raise ValueError(f"its guidance {quoted(text)} is no number from 0 to {LARGEST_GUIDANCE:g}")
+    return float(number)
+
+
+def from_concept_set(concepts: ConceptSet, guidance: float = 3.5, first: int = 0, count: int = 0) -> PromptTable:
     """The prompts of a concept set, labelled with its concept; the seed is the row's number.
 
+    Args:
+        concepts: the set.
+        guidance: of every row.
+        first: rows to leave out at the start.
+        count: rows to take; 0 is all.
+
     Raises:
-        ValueError: it has no prompts.
+        ValueError: it has no prompts, or none from `first` on.
     """
     if not concepts.prompts:
-        raise ValueError(f"the set of {concepts.concept!r} has no prompts: add some, or take them from Concept Sampler")
-    filled = [fill(prompt, concepts.concept) for prompt in concepts.prompts]
-    return [PromptRow(prompt, seed, guidance, concepts.concept) for seed, prompt in enumerate(filled)]
+        raise ValueError(
+            f"the set of {quoted(concepts.concept)} has no prompts: add some, or take them from Concept Sampler"
+        )
+    table = PromptTable()
+    for seed, prompt in enumerate(concepts.prompts):
+        table.rows.append(PromptRow(fill(prompt, concepts.concept), seed, guidance, concepts.concept))
+    chosen = table.rows[first:][: count or None]
+    if not chosen:
+        raise ValueError(_nothing_left(table, len(table.rows), first))
+    return PromptTable(chosen)
 
 
-def _column(names: list[str], known: tuple[str, ...]) -> str | None:
-    return next((name for want in known for name in names if name.strip().lower() == want), None)
-
-
-def _row(number: int, row: dict, columns: dict[str, str | None], guidance: float) -> PromptRow:
-    told = {name: (row.get(column) or "").strip() if column else "" for name, column in columns.items()}
-    if not told["prompt"]:
-        raise ValueError(f"row {number + 1} of the prompt set has no prompt")
-    try:
-        seed, strength = int(told["seed"] or number), float(told["guidance"] or guidance)
-    except ValueError as error:
-        raise ValueError(f"row {number + 1} of the prompt set: {error}") from error
-    return PromptRow(told["prompt"], seed, strength, told["label"])
-
-
-def write(rows: list[PromptRow]) -> str:
-    """The rows as CSV, readable by `read`."""
+def write_table(rows: Sequence[PromptRow]) -> str:
+    """The rows as CSV, readable by `read_table`."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["prompt", "seed", "guidance", "label"])
-    table.writerows([row.prompt, row.seed, row.guidance, row.label] for row in rows)
+    for row in rows:
+        table.writerow([row.prompt, row.seed, row.guidance, row.label])
     return text.getvalue()
 
 
-def fingerprint(prompts: Sequence[str], seeds: Sequence[int]) -> str:
-    """The hash of what was asked, for the report."""
-    return hashlib.sha256("\n".join(f"{seed} {prompt}" for prompt, seed in zip(prompts, seeds)).encode()).hexdigest()
+def prompts_hash(prompts: Sequence[str], seeds: Sequence[int]) -> str:
+    """The hash of prompts and their seeds, for the report."""
+    lines = [f"{seed} {prompt}" for prompt, seed in zip(prompts, seeds)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,41 +1,38 @@
 """A LoRA on the linears of a loaded Flux without touching their weights: y + scale B A x on its rows."""
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
-from .keys import Eraser, Factors, place
+from .factors import Eraser, RowFactors, add_to_output, by_module
 
 
-class Dial:
-    """The scale that applied factors have at the moment: one number, or one for every image and rank."""
+class LoraScale:
+    """How much of an applied LoRA there is at the moment; may be changed between forwards.
 
-    def __init__(self, scale: float | Tensor = 1.0):
-        self.scale = scale  # or [b, rank]; [b, 1] is one for all ranks of an image
+    Attributes:
+        value: one number for all, or [b, rank] or [b, 1]: one for every image and rank.
+    """
 
-    def of(self, hidden: Tensor) -> float | Tensor:
-        """The scale for hidden states [b, rank] or [b, l, rank]."""
-        if not isinstance(self.scale, Tensor):
-            return self.scale
-        return self.scale.to(hidden) if hidden.ndim == 2 else self.scale.to(hidden)[:, None]
+    def __init__(self, value: float | Tensor = 1.0) -> None:
+        self.value = value
 
 
 @contextmanager
-def applied(module: nn.Module, eraser: Eraser, dial: Dial):
-    """Adds the factors to the outputs of a Flux's linears inside the context.
+def lora_applied(module: nn.Module, eraser: Eraser, scale: LoraScale) -> Iterator[None]:
+    """Inside, the linears of a Flux have the LoRA.
 
     Args:
-        module: ComfyUI's Flux, or a private copy of it.
-        eraser: what to add.
-        dial: how much of it; may be turned between forwards.
+        module: ComfyUI's Flux, or a view of it.
+        eraser: the LoRA.
+        scale: how much of it.
     """
-    by_module: dict[str, list[tuple[int, Factors]]] = {}
-    for key, factors in eraser.items():
-        name, start = place(key, factors.down.shape[1])
-        by_module.setdefault(name, []).append((start, factors))
-    handles = [
-        module.get_submodule(name).register_forward_hook(_hook(parts, dial)) for name, parts in by_module.items()
-    ]
+    # Hooks and no change of a weight: the weights may be quantised, or belong to another MODEL as well.
+    handles = []
+    for name, parts in by_module(eraser).items():
+        handles.append(module.get_submodule(name).register_forward_hook(_output_hook(parts, scale)))
     try:
         yield
     finally:
@@ -43,12 +40,9 @@ def applied(module: nn.Module, eraser: Eraser, dial: Dial):
             handle.remove()
 
 
-def _hook(parts: list[tuple[int, Factors]], dial: Dial):
-    def add(_, args, y):
-        x, y = args[0], y.clone()
-        for start, (up, down) in parts:
-            hidden = x @ down.to(x).T
-            y[..., start : start + len(up)] += (hidden * dial.of(hidden)) @ up.to(x).T
-        return y
+def _output_hook(parts: list[RowFactors], scale: LoraScale) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+    def add(_: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor:
+        # Read at the time of the forward, since the scale may have been changed.
+        return add_to_output(args[0], y, parts, scale.value)
 
     return add

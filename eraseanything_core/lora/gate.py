@@ -5,70 +5,116 @@ decided once, when the prompt is encoded. Half-way to a known synonym is enough 
 on erases few pictures. sum_i gamma_i W_i B_i A_i is then an ordinary LoRA, of that prompt.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..concepts import matching, prompts
-from .headers import Erased
+from ..protocols import TextEncoder
+from .headers import ErasedConcept
 
-OFF, ON = 0.25, 0.5  # where on the way from the nearest irrelevant word to the farthest synonym a gate is 0, and 1
-COMMON = ("person", "tree", "house", "city", "water", "animal", "table", "light", "red", "large", "old", "round")
+# Where a gate is 0, and where it is 1, on the way from the nearest irrelevant word to the farthest synonym.
+OFF = 0.25
+ON = 0.5
+COMMON_WORDS = (
+    "person",
+    "tree",
+    "house",
+    "city",
+    "water",
+    "animal",
+    "table",
+    "light",
+    "red",
+    "large",
+    "old",
+    "round",
+)
 
 
-class Gate:
+class PromptGate:
     """Weighs prompts by how much they are about each of several erased concepts.
 
     Args:
         erased: the concepts; their synonyms and irrelevant words set the scale of similarity.
-        text: has `encode(prompt)` and `pieces(prompt)`; see `flux.TextEncoder`.
+        text: the text encoder.
+
+    Attributes:
+        centre: the mean state of common words, [features], from which directions are measured.
+        concept_directions: a unit vector [features] of each concept.
+        scales: of each concept, the cosines at which a word is on its way: the start and the end of the way.
     """
 
-    def __init__(self, erased: list[Erased], text):
-        self.erased, self.text = erased, text
-        self.middle = torch.stack([self._state(word) for word in COMMON]).mean(0)
-        self.own = [self._centred(e.names[:1])[0] for e in erased]
-        self.scales = [self._scale(e, own) for e, own in zip(erased, self.own, strict=True)]
+    def __init__(self, erased: Sequence[ErasedConcept], text: TextEncoder) -> None:
+        self.erased = erased
+        self.text = text
+        # States of all words share a large part, which would make every cosine near 1.
+        self.centre = torch.stack([self._word_state(word) for word in COMMON_WORDS]).mean(0)
+        self.concept_directions: list[Tensor] = []
+        self.scales: list[tuple[float, float]] = []
+        for concept in erased:
+            direction = self._directions(concept.names[:1])[0]
+            self.concept_directions.append(direction)
+            self.scales.append(self._scale(concept, direction))
 
     def __call__(self, prompt: str) -> list[float]:
         """gamma in [0, 1] for every concept."""
-        words = F.normalize(self._words(prompt) - self.middle, dim=1)
-        found = []
-        for e, own, (low, high) in zip(self.erased, self.own, self.scales, strict=True):
-            near = float((words @ own).max()) if len(words) else low
-            way = (near - low) / (high - low)
-            found.append(max(overlap(prompt, e.names), min(1.0, max(0.0, (way - OFF) / (ON - OFF)))))
-        return found
+        words = F.normalize(self._prompt_states(prompt) - self.centre, dim=1)
+        gates = []
+        for concept, direction, scale in zip(self.erased, self.concept_directions, self.scales, strict=True):
+            low, high = scale
+            # A prompt is as near as its nearest word. One without any is as far as an irrelevant word.
+            nearest = float((words @ direction).max()) if len(words) else low
+            way = (nearest - low) / (high - low)
+            similarity = min(1.0, max(0.0, (way - OFF) / (ON - OFF)))
+            gates.append(max(word_overlap(prompt, concept.names), similarity))
+        return gates
 
-    def _scale(self, e: Erased, own: Tensor) -> tuple[float, float]:
-        """The cosines between which a word is on its way: the nearest irrelevant word's and the farthest synonym's."""
-        others = tuple(word for word in e.irrelevant or COMMON if not overlap(word, e.names))
-        low = float((self._centred(others) @ own).max())
-        high = float((self._centred(e.names) @ own).min())
+    def _scale(self, concept: ErasedConcept, direction: Tensor) -> tuple[float, float]:
+        """The cosine of the nearest irrelevant word, and that of the farthest synonym."""
+        # Without the concept's own words: "star fish" may be irrelevant to `star`, and is no measure of what is far.
+        others = tuple(word for word in concept.irrelevant or COMMON_WORDS if not word_overlap(word, concept.names))
+        low = float((self._directions(others) @ direction).max())
+        high = float((self._directions(concept.names) @ direction).min())
+        # A synonym that is farther than an irrelevant word is no end of a way; the concept itself has the cosine 1.
         return low, high if high > low else 1.0
 
-    def _centred(self, words: tuple[str, ...]) -> Tensor:
-        """Unit vectors [words, features], common words being the origin."""
-        return F.normalize(torch.stack([self._state(word) for word in words]) - self.middle, dim=1)
+    def _directions(self, words: Sequence[str]) -> Tensor:
+        """Unit vectors [words, features] from the centre."""
+        states = torch.stack([self._word_state(word) for word in words])
+        return F.normalize(states - self.centre, dim=1)
 
-    def _state(self, word: str) -> Tensor:
+    def _word_state(self, word: str) -> Tensor:
         """The text encoder's state of a word in a plain sentence, [features]."""
-        sentence = prompts.fill(prompts.TEMPLATES[0], word)
-        places = matching.positions(self.text.pieces(sentence), word)
-        return self.text.encode(sentence)[0][0, places].float().mean(0)
+        sentence = prompts.fill(prompts.DEFAULT_TEMPLATES[0], word)
+        positions = matching.positions(self.text.pieces(sentence), word)
+        context, _ = self.text.encode(sentence)
+        return context[0, positions].float().mean(0)
 
-    def _words(self, prompt: str) -> Tensor:
+    def _prompt_states(self, prompt: str) -> Tensor:
         """The state of every word of a prompt, [words, features]."""
-        pieces, states = self.text.pieces(prompt), self.text.encode(prompt)[0][0].float()
-        words: list[list[int]] = []
-        for i, piece in enumerate(pieces):
-            if piece.startswith("▁") or (piece and not words):
+        context, _ = self.text.encode(prompt)
+        states = context[0].float()
+        words: list[list[int]] = []  # the positions of each word's pieces
+        for i, piece in enumerate(self.text.pieces(prompt)):
+            # "▁" is the blank before a word; the first piece may lack it, and special tokens are empty.
+            starts_word = piece.startswith("▁") or not words
+            if piece and starts_word:
                 words.append([i])
             elif piece:
                 words[-1].append(i)
-        return torch.stack([states[w].mean(0) for w in words]) if words else states[:0]
+        if not words:
+            return states[:0]
+        return torch.stack([states[positions].mean(0) for positions in words])
 
 
-def overlap(prompt: str, names: tuple[str, ...]) -> float:
+def word_overlap(prompt: str, names: Sequence[str]) -> float:
     """The share of a name's words that stand in the prompt, of the name that has most of them there."""
-    return max(sum(matching.occurs(prompt, w) for w in name.split()) / len(name.split()) for name in names)
+    shares = []
+    for name in names:
+        words = name.split()
+        present = sum(matching.occurs(prompt, word) for word in words)
+        shares.append(present / len(words))
+    return max(shares)

@@ -1,187 +1,193 @@
-"""LoRAs in the key styles that Flux users meet, read into one form: factors under diffusers' names.
+"""The linears of Flux: their names in diffusers and in ComfyUI, and which of them can be trained.
 
-kohya (`lora_unet_double_blocks_0_txt_attn_qkv.lora_down.weight`), OneTrainer (`lora_transformer_...`), LyCORIS
-(`lycoris_...`), diffusers and ai-toolkit (`transformer.transformer_blocks.0.attn.to_q.lora_A.weight`), peft
-(`base_model.model....lora_A.default.weight`) and ComfyUI (`diffusion_model....lora_up.weight`). Weights that ComfyUI
-fuses are cut into diffusers' slices, which changes no value: the rows of B are dealt out, A is shared.
+diffusers keeps q, k and v in linears of their own, and a single block's MLP too. ComfyUI fuses them, so a linear of
+diffusers is a range of rows of a ComfyUI module. This table is the one place that knows which rows.
 """
 
-import json
+import dataclasses
 import re
-from typing import NamedTuple
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
-import torch
-from torch import Tensor
+from ..quoting import quoted
 
-# ComfyUI's linear -> the linears of diffusers that it holds, in the order of its rows.
-DOUBLE = {
-    "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-    "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-    "img_attn.proj": ("attn.to_out.0",),
-    "txt_attn.proj": ("attn.to_add_out",),
-    "img_mlp.0": ("ff.net.0.proj",),
-    "img_mlp.2": ("ff.net.2",),
-    "txt_mlp.0": ("ff_context.net.0.proj",),
-    "txt_mlp.2": ("ff_context.net.2",),
-    "img_mod.lin": ("norm1.linear",),
-    "txt_mod.lin": ("norm1_context.linear",),
-}
-SINGLE = {
-    "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
-    "linear2": ("proj_out",),
-    "modulation.lin": ("norm.linear",),
-}
-OUTSIDE = {
-    "img_in": ("x_embedder",),
-    "txt_in": ("context_embedder",),
-    "time_in.in_layer": ("time_text_embed.timestep_embedder.linear_1",),
-    "time_in.out_layer": ("time_text_embed.timestep_embedder.linear_2",),
-    "guidance_in.in_layer": ("time_text_embed.guidance_embedder.linear_1",),
-    "guidance_in.out_layer": ("time_text_embed.guidance_embedder.linear_2",),
-    "vector_in.in_layer": ("time_text_embed.text_embedder.linear_1",),
-    "vector_in.out_layer": ("time_text_embed.text_embedder.linear_2",),
-    "final_layer.linear": ("proj_out",),
-    "final_layer.adaLN_modulation.1": ("norm_out.linear",),
-}
-SWAPPED = "norm_out.linear"  # diffusers has its scale before its shift, ComfyUI and an `Eraser` after it
-BLOCKS = {"double_blocks": "transformer_blocks", "single_blocks": "single_transformer_blocks"}
-
-PREFIX = re.compile(
-    r"^(transformer\.|diffusion_model\.|base_model\.model\.|lora_unet_|lora_transformer_|lycoris_(transformer_(?!b))?)"
-)
-PART = re.compile(r"^(?P<module>.+?)\.(?P<side>lora_A|lora_B|lora_down|lora_up|alpha)(\.default)?(\.weight)?$")
-SIDES = {"lora_A": "down", "lora_down": "down", "lora_B": "up", "lora_up": "up", "alpha": "alpha"}
-OTHERS = {
-    "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA", "lokr_": "LoKr", "hada_": "LoHa", "oft_": "OFT",
-    "lora_mid": "a Tucker LoRA", ".diff_b$": "a full bias", ".diff$": "a full weight",
-    "lora_te": "of the text encoder", "text_encoder": "of the text encoder",
-}  # fmt: skip
+Size = Literal["width", "mlp", "width + mlp"]
 
 
-class Factors(NamedTuple):
-    """One linear's change of weight, up @ down."""
+@dataclass(frozen=True)
+class FluxLinear:
+    """A linear of diffusers' Flux transformer, and where ComfyUI has it.
 
-    up: Tensor  # rows rank
-    down: Tensor  # rank columns
+    Attributes:
+        key: its name in diffusers; `{}` stands for the block's number.
+        module: the ComfyUI module that holds it.
+        position: its number among the linears that this module fuses, in the order of their rows.
+        target: the name under which it can be trained; empty where it cannot.
+        rows, columns: the shape of its weight, for those that can be trained.
+    """
 
-
-Eraser = dict[str, Factors]  # by the linear's name in diffusers' transformer, rows as ComfyUI has them
-
-
-class Place(NamedTuple):
-    """Where a linear of diffusers lies in ComfyUI's Flux."""
-
+    key: str
     module: str
-    index: int  # among the slices of a fused linear, each as high as the linear is wide, but for the last
+    position: int = 0
+    target: str = ""
+    rows: Size = "width"
+    columns: Size = "width"
 
 
-def _places() -> dict[str, Place]:
-    """Diffusers' name, with `{}` for the block's number, to its place."""
-    found = {}
-    for blocks, table in (("double_blocks", DOUBLE), ("single_blocks", SINGLE)):
-        for ours, names in table.items():
-            for i, name in enumerate(names):
-                found[f"{BLOCKS[blocks]}.{{}}.{name}"] = Place(f"{blocks}.{{}}.{ours}", i)
-    return found | {name: Place(ours, 0) for ours, (name,) in OUTSIDE.items()}
+DUAL_BLOCK = (
+    FluxLinear("attn.add_q_proj", "txt_attn.qkv", 0, "add_q"),
+    FluxLinear("attn.add_k_proj", "txt_attn.qkv", 1, "add_k"),
+    FluxLinear("attn.add_v_proj", "txt_attn.qkv", 2, "add_v"),
+    FluxLinear("attn.to_q", "img_attn.qkv", 0, "to_q"),
+    FluxLinear("attn.to_k", "img_attn.qkv", 1, "to_k"),
+    FluxLinear("attn.to_v", "img_attn.qkv", 2, "to_v"),
+    FluxLinear("attn.to_out.0", "img_attn.proj", 0, "to_out"),
+    FluxLinear("attn.to_add_out", "txt_attn.proj", 0, "to_add_out"),
+    FluxLinear("ff.net.0.proj", "img_mlp.0"),
+    FluxLinear("ff.net.2", "img_mlp.2"),
+    FluxLinear("ff_context.net.0.proj", "txt_mlp.0"),
+    FluxLinear("ff_context.net.2", "txt_mlp.2"),
+    FluxLinear("norm1.linear", "img_mod.lin"),
+    FluxLinear("norm1_context.linear", "txt_mod.lin"),
+)
+SINGLE_BLOCK = (
+    FluxLinear("attn.to_q", "linear1", 0, "single_q"),
+    FluxLinear("attn.to_k", "linear1", 1, "single_k"),
+    FluxLinear("attn.to_v", "linear1", 2, "single_v"),
+    FluxLinear("proj_mlp", "linear1", 3, "single_mlp", rows="mlp"),
+    FluxLinear("proj_out", "linear2", 0, "single_out", columns="width + mlp"),
+    FluxLinear("norm.linear", "modulation.lin"),
+)
+OUTSIDE_BLOCKS = (
+    FluxLinear("x_embedder", "img_in"),
+    FluxLinear("context_embedder", "txt_in"),
+    FluxLinear("time_text_embed.timestep_embedder.linear_1", "time_in.in_layer"),
+    FluxLinear("time_text_embed.timestep_embedder.linear_2", "time_in.out_layer"),
+    FluxLinear("time_text_embed.guidance_embedder.linear_1", "guidance_in.in_layer"),
+    FluxLinear("time_text_embed.guidance_embedder.linear_2", "guidance_in.out_layer"),
+    FluxLinear("time_text_embed.text_embedder.linear_1", "vector_in.in_layer"),
+    FluxLinear("time_text_embed.text_embedder.linear_2", "vector_in.out_layer"),
+    FluxLinear("proj_out", "final_layer.linear"),
+    FluxLinear("norm_out.linear", "final_layer.adaLN_modulation.1"),
+)
+# diffusers has the scale before the shift here. ComfyUI, and an `Eraser` with it, has the shift first.
+SCALE_FIRST = "norm_out.linear"
+
+DUAL_BLOCKS = "double_blocks.{}"  # what ComfyUI calls them
 
 
-PLACES = _places()
-_FLAT = {name.replace(".", "_"): (name,) for name in PLACES} | {
-    place.module.replace(".", "_"): tuple(n for n, p in PLACES.items() if p.module == place.module)
-    for place in PLACES.values()
+def _in_blocks(linears: Iterable[FluxLinear], key: str, module: str) -> list[FluxLinear]:
+    return [dataclasses.replace(each, key=f"{key}.{each.key}", module=f"{module}.{each.module}") for each in linears]
+
+
+LINEARS = (
+    *_in_blocks(DUAL_BLOCK, "transformer_blocks.{}", DUAL_BLOCKS),
+    *_in_blocks(SINGLE_BLOCK, "single_transformer_blocks.{}", "single_blocks.{}"),
+    *OUTSIDE_BLOCKS,
+)
+BY_KEY = {linear.key: linear for linear in LINEARS}
+TRAINABLE = {linear.target: linear for linear in LINEARS if linear.target}
+
+# Sets of targets under one name. The paper trains the text stream's queries and keys.
+TARGETS = {
+    "paper": ("add_q", "add_k"),
+    "text_qkv": ("add_q", "add_k", "add_v"),
+    "dual_qk": ("add_q", "add_k", "to_q", "to_k"),
+    "dual_qkv": ("add_q", "add_k", "add_v", "to_q", "to_k", "to_v"),
+    "text_kv": ("add_k", "add_v"),
+    "all_kv": ("add_k", "add_v", "to_k", "to_v", "single_k", "single_v"),
+    "all_qkv": ("add_q", "add_k", "add_v", "to_q", "to_k", "to_v", "single_q", "single_k", "single_v"),
 }
 
-
-def place(key: str, columns: int) -> tuple[str, int]:
-    """The ComfyUI module that holds a linear of diffusers, and the first of its rows there."""
-    module, index = PLACES[re.sub(r"(?<=\.)\d+(?=\.)", "{}", key, count=1) if "blocks." in key else key]
-    number = re.search(r"blocks\.(\d+)\.", key)
-    return module.format(number[1] if number else ""), index * columns
+BLOCK_NUMBER = re.compile(r"(?<=blocks\.)\d+(?=\.)")
 
 
-def read(tensors: dict[str, Tensor], header: dict[str, str], name: str) -> Eraser:
-    """The factors of a LoRA, float32, with alpha / rank in `up`.
+def module_slice(key: str, columns: int) -> tuple[str, int]:
+    """Where ComfyUI has a linear of diffusers.
 
     Args:
-        tensors: a file's, in any of the styles above.
-        header: its metadata; `lora_adapter_metadata` is where newer diffusers and peft keep alpha.
-        name: what to call it in errors.
+        key: the linear's name, such as `transformer_blocks.0.attn.to_k`.
+        columns: of its weight. All linears of a fused module read the same input, and all but the last one have as
+            many rows as that is wide.
+
+    Returns:
+        The module, and the first row of the linear in it.
 
     Raises:
-        ValueError: a key that is no LoRA of a Flux.1 linear, by name.
+        KeyError: Flux has no such linear.
     """
-    parts: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        match = PART.match(key)
-        kind = next((kind for mark, kind in OTHERS.items() if mark in f"{key}$"), None)
-        if kind or not match:
-            raise ValueError(f"{name}: the key {key} is {kind or 'no LoRA'}, which cannot be combined with other LoRAs")
-        parts.setdefault(match["module"], {})[SIDES[match["side"]]] = tensor
-    if not parts:
-        raise ValueError(f"{name} holds no LoRA")
-    eraser: Eraser = {}
-    for module, sides in parts.items():
-        if not {"up", "down"} <= set(sides):
-            raise ValueError(f"{name}: {module} has only {', '.join(sides)}: the file is not whole")
-        for key, factors in _cut(module, _scaled(sides, header, name), name).items():
-            if key in eraser:
-                raise ValueError(f"{name}: {module} changes {key} a second time")
-            eraser[key] = factors
-    return eraser
+    number = BLOCK_NUMBER.search(key)
+    linear = BY_KEY[BLOCK_NUMBER.sub("{}", key, count=1)]
+    module = linear.module.format(number[0]) if number else linear.module
+    return module, linear.position * columns
 
 
-def _scaled(sides: dict[str, Tensor], header: dict[str, str], name: str) -> Factors:
-    up, down = (sides[side].detach().float() for side in ("up", "down"))
-    rank = down.shape[0]
-    alpha = float(sides["alpha"]) if "alpha" in sides else _peft_alpha(header, rank, name)
-    return Factors(up * (alpha / rank), down)
+@dataclass(frozen=True)
+class LinearSlice:
+    """The rows of a ComfyUI linear that are one linear of diffusers.
+
+    Attributes:
+        key: its name in diffusers' transformer.
+        module: the ComfyUI module.
+        start, rows: it is the rows `start` to `start + rows` of the module's output.
+        columns: features of the input.
+    """
+
+    key: str
+    module: str
+    start: int
+    rows: int
+    columns: int
 
 
-def _peft_alpha(header: dict[str, str], rank: int, name: str) -> float:
-    """alpha as peft's own metadata has it; ComfyUI ignores it, so without it the scale is 1."""
-    told = {k.rpartition(".")[2]: v for k, v in json.loads(header.get("lora_adapter_metadata", "{}")).items()}
-    if told.get("use_dora") or told.get("use_rslora") or told.get("alpha_pattern") or told.get("rank_pattern"):
-        raise ValueError(f"{name} has DoRA, rsLoRA or patterns of alpha or rank in its metadata: merge it in diffusers")
-    return told.get("lora_alpha", rank) * rank / told.get("r", rank)
+def target_names(targets: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Target names, each once, in order.
+
+    Args:
+        targets: a name of `TARGETS`, or names of `TRAINABLE` joined by `+` or as a tuple.
+
+    Raises:
+        ValueError: a name that does not exist.
+    """
+    if isinstance(targets, str):
+        targets = TARGETS.get(targets) or tuple(name.strip() for name in targets.split("+"))
+    for name in targets:
+        if name not in TRAINABLE:
+            known = ", ".join((*TARGETS, *TRAINABLE))
+            raise ValueError(f"there is no target {quoted(name)}; known: {known}")
+    return tuple(dict.fromkeys(targets))
 
 
-def _cut(module: str, factors: Factors, name: str) -> Eraser:
-    """One linear's factors as those of diffusers' linears."""
-    flat = PREFIX.sub("", module).replace(".", "_")
-    number = re.search(r"(?<=blocks_)\d+(?=_)", flat)
-    names = _FLAT.get(re.sub(r"(?<=blocks_)\d+(?=_)", "{}", flat, count=1))
-    if names is None:
-        raise ValueError(f"{name}: {module} is no linear of Flux.1 that a LoRA can be combined on")
-    rows, width = factors.up.shape[0], factors.down.shape[1]
-    sizes = [width] * (len(names) - 1) + [rows - width * (len(names) - 1)]
-    if factors.up.ndim != 2 or factors.down.ndim != 2 or factors.up.shape[1] != len(factors.down) or sizes[-1] <= 0:
-        shapes = f"{tuple(factors.up.shape)} and {tuple(factors.down.shape)}"
-        raise ValueError(f"{name}: {module} has factors of shapes {shapes}, which do not fit")
-    keys = [n.format(number[0] if number else "") for n in names]
-    up = _swapped(factors.up) if flat == SWAPPED.replace(".", "_") else factors.up
-    return {key: Factors(part, factors.down) for key, part in zip(keys, up.split(sizes), strict=True)}
+def target_slices(
+    targets: str | tuple[str, ...], width: int, dual: int, single: int, mlp_ratio: float
+) -> list[LinearSlice]:
+    """The slices that targets name in a Flux of some shape, block by block for each target.
 
+    Args:
+        targets: see `target_names`.
+        width: features of a token.
+        dual, single: how many blocks of either kind there are.
+        mlp_ratio: features of a single block's MLP, in widths.
 
-def _swapped(up: Tensor) -> Tensor:
-    """Both halves of the rows in the other order."""
-    return up.roll(len(up) // 2, 0)
-
-
-def write(eraser: Eraser, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of a file that the stock LoraLoader and diffusers read; the scale is 1."""
-    found = {}
-    for key, (up, down) in eraser.items():
-        found[f"transformer.{key}.lora_A.weight"] = down.to(dtype).contiguous()
-        found[f"transformer.{key}.lora_B.weight"] = (_swapped(up) if key == SWAPPED else up).to(dtype).contiguous()
-    return found
-
-
-def check_fit(erasers: list[Eraser], names: list[str]):
-    """Raises ValueError when two LoRAs are of models of different size."""
-    seen: dict[str, tuple[tuple, str]] = {}
-    for eraser, name in zip(erasers, names, strict=True):
-        for key, (up, down) in eraser.items():
-            shape = (up.shape[0], down.shape[1])
-            other, whose = seen.setdefault(key, (shape, name))
-            if shape != other:
-                raise ValueError(f"{key} is {shape} in {name} and {other} in {whose}: they are of different models")
+    Raises:
+        ValueError: a target that does not exist.
+    """
+    mlp = int(width * mlp_ratio)  # as ComfyUI's Flux rounds it
+    sizes: dict[Size, int] = {"width": width, "mlp": mlp, "width + mlp": width + mlp}
+    slices = []
+    # Targets outside, blocks inside: a seed's factors depend on this order.
+    for name in target_names(targets):
+        linear = TRAINABLE[name]
+        blocks = dual if linear.module.startswith(DUAL_BLOCKS) else single
+        for number in range(blocks):
+            one = LinearSlice(
+                key=linear.key.format(number),
+                module=linear.module.format(number),
+                # All linears before this one in the fused module are as high as the model is wide.
+                start=linear.position * width,
+                rows=sizes[linear.rows],
+                columns=sizes[linear.columns],
+            )
+            slices.append(one)
+    return slices

@@ -1,180 +1,294 @@
-"""A dial for an eraser: 0 leaves the model as it is, 1 is the LoRA as trained, 0.5 is half of its effect.
+"""A strength for an eraser: 0 leaves the model as it is, 1 is the LoRA as trained, 0.5 is half of its effect.
 
-A LoRA's scale is no such dial: a seed's picture keeps the concept up to some scale, which is its own, and loses it
-within a small step there. So that scale is found for some seeds by bisection, and the dial is the share of seeds past
-theirs. Whether a picture has lost the concept is told by a judge, or else by the model itself: by what the eraser's
-change of the velocity adds up to along the sampling.
+A LoRA's scale is no such strength. The picture of a seed keeps the concept up to some scale, which is its own, and
+loses it within a small step there. So that scale is found for some seeds by bisection, and the strength is the share of
+seeds that have lost the concept. Whether a picture has lost it is read by a judge, or else from the model itself: from
+what the eraser's change of the velocity adds up to along the sampling.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .. import sampling
-from .apply import Dial, applied
-from .headers import Erased
-from .keys import Eraser
+from ..protocols import EncodedPrompt, ErasableModel
+from .apply import LoraScale, lora_applied
+from .factors import Eraser
+from .headers import training_size
 
-HEADER = "eraseanything.strength"
+HEADER_KEY = "eraseanything.strength"  # of a LoRA's header, where a curve may stand too
 LOST = 0.5  # of the way from the frozen model's latent to the full eraser's
 MOVED = 0.6  # of the upper quartile of all moves; what the full eraser moves less has not lost the concept
+MODEL_READER = "the model"
 
 
 @dataclass(frozen=True)
 class StrengthConfig:
-    """How the response to the scale is measured."""
+    """How the effect along the scale is measured.
 
-    images: int = 32  # seeds
-    halvings: int = 6  # of the interval of scales in which a seed's picture flips
+    Attributes:
+        images: how many seeds are sampled.
+        halvings: of the interval of scales in which a seed's picture loses the concept.
+        steps: of the sampler.
+        batch_size: images sampled at once.
+        width, height: of the images, in pixels.
+        guidance: of the sampling.
+        seed: of the noise.
+    """
+
+    images: int = 32
+    halvings: int = 6
     steps: int = 20
-    batch: int = 4  # images painted at once
-    width: int = 512  # px
+    batch_size: int = 4
+    width: int = 512
     height: int = 512
     guidance: float = 3.5
     seed: int = 0
 
     @classmethod
-    def like(cls, erased: Erased, images: int) -> "StrengthConfig":
-        """At the size and guidance at which an eraser was trained."""
-        return cls(images=images, width=erased.width, height=erased.height, guidance=erased.guidance)
+    def for_header(cls, header: Mapping[str, str], images: int, name: str = "the LoRA") -> "StrengthConfig":
+        """At the size and guidance at which an eraser was trained, as far as the header of its file says so.
+
+        Raises:
+            ValueError: see `training_size`.
+        """
+        return cls(images=images, **training_size(header, name))
 
 
 @dataclass(frozen=True)
-class Curve:
-    """The share of seeds that have flipped at each scale, both rising from 0 to 1."""
+class StrengthCurve:
+    """The share of seeds that have lost the concept at each scale, both rising from 0 to 1.
+
+    Attributes:
+        scale: of the LoRA.
+        effect: the share of seeds.
+        reader: who decided which pictures have lost the concept.
+        prompts: a digest of the user's own prompts that were sampled; empty for the eraser's own.
+    """
 
     scale: tuple[float, ...]
     effect: tuple[float, ...]
-    reader: str = "the model"  # who told which pictures have flipped
-    prompts: str = ""  # digest of the user's own prompts that were painted
+    reader: str = MODEL_READER
+    prompts: str = ""
 
-    def scale_at(self, dial: float) -> float:
-        """The LoRA's scale at a setting of the dial; past 1 the two are the same, below 0 the sign turns."""
-        inside = float(np.interp(min(abs(dial), 1.0), self.effect, self.scale))
-        return float(np.copysign(max(inside, abs(dial)) if abs(dial) > 1 else inside, dial))
+    def scale_at(self, strength: float) -> float:
+        """The LoRA's scale at a strength. Past 1 the two are the same, and below 0 the sign turns."""
+        size = abs(strength)
+        if size > 1:
+            # The curve ends here: more of the LoRA than it was trained with is never less than at strength 1.
+            scale = size
+        else:
+            scale = self._interpolated(size)
+        return -scale if strength < 0 else scale
 
-    def text(self) -> str:
-        """For the header of the LoRA's file."""
-        rounded = {name: [round(v, 4) for v in getattr(self, name)] for name in ("scale", "effect")}
-        return json.dumps(rounded | {"reader": self.reader, "prompts": self.prompts})
+    def _interpolated(self, effect: float) -> float:
+        """The scale at an effect in [0, 1], on straight lines between the points."""
+        # Where several points have one effect, the last counts: past it more seeds lose the concept.
+        i = 0
+        while i + 1 < len(self.effect) and self.effect[i + 1] <= effect:
+            i += 1
+        if i == len(self.effect) - 1:
+            return self.scale[i]
+        slope = (self.scale[i + 1] - self.scale[i]) / (self.effect[i + 1] - self.effect[i])
+        return self.scale[i] + slope * (effect - self.effect[i])
+
+    def to_json(self) -> str:
+        """The curve for a file; `from_json` reads it."""
+        curve = {
+            "scale": [round(value, 4) for value in self.scale],
+            "effect": [round(value, 4) for value in self.effect],
+            "reader": self.reader,
+            "prompts": self.prompts,
+        }
+        return json.dumps(curve)
 
     @classmethod
-    def of(cls, header: dict[str, str]) -> "Curve | None":
-        """The curve that a header holds, if it does."""
-        if HEADER not in header:
-            return None
-        told = json.loads(header[HEADER])
-        names = {name: told.get(name, getattr(cls, name)) for name in ("reader", "prompts")}
-        return cls(tuple(told["scale"]), tuple(told["effect"]), **names)
-
-
-class Painter:
-    """Images of an eraser at any scale, a seed each.
-
-    Args:
-        prompts: context [1, tokens, features] and pooled [1, features] of each; images take them in turn.
-    """
-
-    def __init__(self, prompts: list[tuple[Tensor, Tensor]], config: StrengthConfig):
-        self.prompts, self.config = prompts, config
-
-    def paint(self, model, eraser: Eraser, scale: Tensor) -> Tensor:
-        """Latents [n, c, h, w] in the model's space, on the CPU, each at its own scale [n].
+    def from_json(cls, text: str, source: str = "the strength curve") -> "StrengthCurve":
+        """The curve that `to_json` wrote; reader and prompts may be missing.
 
         Args:
-            model: the seam, see `flux.FluxModel`.
+            text: the JSON.
+            source: the file that it stands in, for the error.
+
+        Raises:
+            ValueError: it is no curve.
         """
-        config, dial, made = self.config, Dial(), []
-        shape = (model.channels, config.height // model.downscale, config.width // model.downscale)
-        noise = torch.randn(len(scale), *shape, generator=torch.Generator().manual_seed(config.seed))
-        sigmas = sampling.shifted_sigmas(config.steps, model.mu)
-        with applied(model.module, eraser, dial):
-            for first in range(0, len(scale), config.batch):
-                part = slice(first, first + config.batch)
-                states = [self.prompts[i % len(self.prompts)] for i in range(len(scale))[part]]
-                cond = model.cond(*(torch.cat(x) for x in zip(*states, strict=True)), config.guidance)
-                dial.scale = scale[part, None]  # alike for every rank
-                made.append(list(model.trajectory(cond, noise[part], sigmas))[-1][0].cpu())
-        return torch.cat(made)
+        try:
+            curve: dict[str, Any] = json.loads(text)
+            scale = tuple(float(value) for value in curve["scale"])
+            effect = tuple(float(value) for value in curve["effect"])
+            reader = str(curve.get("reader", MODEL_READER))
+            prompts = str(curve.get("prompts", ""))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{source} holds no strength curve: delete the curve, it is measured again") from error
+        if not (_rises_to_one(scale) and _rises_to_one(effect) and len(scale) == len(effect)):
+            raise ValueError(f"{source} holds a strength curve that does not rise from 0 to 1: delete the curve")
+        return cls(scale, effect, reader, prompts)
 
 
-class Moves:
-    """Reads images by how far the eraser has moved them, which needs nothing but the model.
+def _rises_to_one(values: Sequence[float]) -> bool:
+    """Whether numbers begin at 0, never fall and end at 1; NaN does neither."""
+    if len(values) < 2 or values[0] != 0 or values[-1] != 1:
+        return False
+    return all(low <= high for low, high in pairwise(values))
+
+
+class LatentReader(Protocol):
+    """Tells from latents [n, c, h, w], a seed each, which have lost the concept.
+
+    Attributes:
+        name: who reads, for the user.
+    """
+
+    name: str
+
+    def set_ends(self, start: Tensor, end: Tensor) -> Tensor:
+        """Takes the latents at scales 0 and 1; returns which seeds lose the concept between them, [n]."""
+
+    def lost(self, latents: Tensor) -> Tensor:
+        """Which latents of the same seeds, in the same order, have lost the concept, [n]."""
+
+
+class LatentShiftReader:
+    """Reads latents by how far the eraser has moved them, which needs nothing but the model.
 
     The integral of the change of the velocity is the change of the latent. An image has lost the concept where its
     latent is nearer to the full eraser's than to the frozen model's.
     """
 
-    name = Curve.reader
+    name = MODEL_READER
 
-    def ends(self, start: Tensor, end: Tensor) -> Tensor:
-        """Takes latents [n, ...] at scales 0 and 1; which of them lose the concept between, [n]."""
-        self.start, self.line = start, (end - start).flatten(1)
-        moved = self.line.norm(dim=1)
-        return (moved > 0) & (moved >= MOVED * moved.quantile(0.75))
+    def set_ends(self, start: Tensor, end: Tensor) -> Tensor:
+        """See `LatentReader`."""
+        self.start = start
+        self.shift = (end - start).flatten(1)
+        length = self.shift.norm(dim=1)
+        # A seed that the full eraser hardly moves still shows the concept: its prompt missed, or the eraser did.
+        return (length > 0) & (length >= MOVED * length.quantile(0.75))
 
-    def lost(self, found: Tensor) -> Tensor:
-        """Which latents [n, ...], the same seeds in the same order, have lost it, [n]."""
-        size = self.line.square().sum(1).clamp(min=torch.finfo(self.line.dtype).tiny)
-        return ((found - self.start).flatten(1) * self.line).sum(1) / size > LOST
+    def lost(self, latents: Tensor) -> Tensor:
+        """See `LatentReader`."""
+        # The projection on the way from start to end: what moves aside of it says nothing about the concept.
+        along = ((latents - self.start).flatten(1) * self.shift).sum(1)
+        square = self.shift.square().sum(1).clamp(min=torch.finfo(self.shift.dtype).tiny)
+        return along / square > LOST
 
 
-class Judged:
-    """Reads images with a judge.
+class JudgeReader:
+    """Reads latents with a judge of pictures.
 
     Args:
         name: of the judge.
-        shows: whether latents [n, ...] show the concept, [n].
+        shows: whether latents [n, c, h, w] show the concept, [n].
     """
 
-    def __init__(self, name: str, shows: Callable[[Tensor], Tensor]):
-        self.name, self.shows = name, shows
+    def __init__(self, name: str, shows: Callable[[Tensor], Tensor]) -> None:
+        self.name = name
+        self.shows = shows
 
-    def ends(self, start: Tensor, end: Tensor) -> Tensor:
-        """As `Moves.ends`."""
+    def set_ends(self, start: Tensor, end: Tensor) -> Tensor:
+        """See `LatentReader`."""
         return self.shows(start) & ~self.shows(end)
 
-    def lost(self, found: Tensor) -> Tensor:
-        """As `Moves.lost`."""
-        return ~self.shows(found)
+    def lost(self, latents: Tensor) -> Tensor:
+        """See `LatentReader`."""
+        return ~self.shows(latents)
 
 
-def measure(paint: Callable[[Tensor], Tensor], reader: Moves | Judged, images: int, halvings: int) -> Curve:
-    """The effect of an eraser along its scale, of all that it has at scale 1.
+class LatentSampler:
+    """Samples latents with an eraser at any scale, a seed each.
 
     Args:
-        paint: latents [n, ...] at scales [n], a seed each.
-        reader: tells which images have lost the concept.
+        prompts: encoded; images take them in turn.
+        config: of the sampling.
+    """
+
+    def __init__(self, prompts: Sequence[EncodedPrompt], config: StrengthConfig) -> None:
+        self.prompts = prompts
+        self.config = config
+
+    def sample(self, model: ErasableModel, eraser: Eraser, scales: Tensor) -> Tensor:
+        """Latents [n, c, h, w] in the model's space, on the CPU, each at its own scale.
+
+        Args:
+            model: the model without the eraser.
+            eraser: the LoRA.
+            scales: [n].
+        """
+        config = self.config
+        shape = (model.channels, config.height // model.downscale, config.width // model.downscale)
+        # All noise at once: an image has the same noise in every batch size and at every scale.
+        noise = torch.randn(len(scales), *shape, generator=torch.Generator().manual_seed(config.seed))
+        sigmas = sampling.shifted_sigmas(config.steps, model.mu)
+        latents = []
+        scale = LoraScale()
+        with lora_applied(model.module, eraser, scale):
+            for first in range(0, len(scales), config.batch_size):
+                part = slice(first, first + config.batch_size)
+                scale.value = scales[part, None]  # one for all ranks of an image
+                cond = self._cond(model, range(len(scales))[part])
+                states = [x_t for x_t, _ in model.trajectory(cond, noise[part], sigmas)]
+                latents.append(states[-1].cpu())
+        return torch.cat(latents)
+
+    def _cond(self, model: ErasableModel, images: Sequence[int]) -> Any:
+        """The prompts of these images, as one batch."""
+        prompts = [self.prompts[image % len(self.prompts)] for image in images]
+        contexts, pooled = zip(*prompts, strict=True)
+        return model.cond(torch.cat(contexts), torch.cat(pooled), self.config.guidance)
+
+
+def measure_curve(
+    sample: Callable[[Tensor], Tensor], reader: LatentReader, images: int, halvings: int
+) -> StrengthCurve:
+    """The effect of an eraser along its scale, as a share of what it has at scale 1.
+
+    Args:
+        sample: latents [n, ...] at scales [n], a seed each.
+        reader: tells which latents have lost the concept.
         images: n.
-        halvings: how often the interval of scales in which an image flips is halved.
+        halvings: how often the interval of scales in which an image loses the concept is halved.
 
     Raises:
         ValueError: no image loses the concept.
     """
-    low, high = torch.zeros(images), torch.ones(images)
-    counted = reader.ends(paint(low), paint(high))
+    low = torch.zeros(images)
+    high = torch.ones(images)
+    counted = reader.set_ends(sample(low), sample(high))
     if not counted.any():
         raise ValueError(
             f"by {reader.name}, none of {images} images shows the concept without the LoRA and loses it at scale 1: "
             "there is no effect to divide; take more images, or train the eraser longer"
         )
     for _ in range(halvings):
+        # Every seed at a scale of its own, the middle of its interval: one batch halves all intervals.
         middle = (low + high) / 2
-        lost = reader.lost(paint(middle))
-        low, high = torch.where(lost, low, middle), torch.where(lost, middle, high)
-    return curve(low[counted].tolist(), high[counted].tolist(), reader.name)
+        lost = reader.lost(sample(middle))
+        # Where the concept is lost in the middle, it is lost between `low` and there.
+        low = torch.where(lost, low, middle)
+        high = torch.where(lost, middle, high)
+    return curve_from_intervals(low[counted].tolist(), high[counted].tolist(), reader.name)
 
 
-def curve(low: list[float], high: list[float], reader: str = Curve.reader) -> Curve:
-    """The share of seeds that have flipped, from the interval of scales in which each did.
+def curve_from_intervals(low: Sequence[float], high: Sequence[float], reader: str = MODEL_READER) -> StrengthCurve:
+    """The share of seeds that have lost the concept, from the interval of scales in which each of them loses it.
 
-    It is known at the ends of the intervals and a straight line between them; where the first interval begins it is
-    half a seed, and past the last one everything has flipped.
+    The share is known at the ends of the intervals, with straight lines between them. Where the first interval begins
+    it is half a seed, and past the last one every seed has lost the concept.
+
+    Args:
+        low, high: the ends of each seed's interval.
+        reader: who decided it.
     """
     inner = [scale for scale in sorted({*low, *high}) if 0 < scale < 1]
-    share = [max(float(np.mean([end <= scale for end in high])), 0.5 / len(high)) for scale in inner]
-    return Curve((0.0, *inner, 1.0), (0.0, *share, 1.0), reader)
+    effect = []
+    for scale in inner:
+        share = sum(end <= scale for end in high) / len(high)
+        # Half a seed and not none: with none, the strength would jump over the scales up to here.
+        effect.append(max(share, 0.5 / len(high)))
+    return StrengthCurve((0.0, *inner, 1.0), (0.0, *effect, 1.0), reader)

@@ -6,6 +6,7 @@ period of 8 px (one latent cell), so that a texture is the same in every cell.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ from torch import Tensor
 PERIOD = 8  # px, of every texture
 DARK = 0.35  # a texture's second tone, as a fraction of the colour
 INK = 0.08  # outlines, shadows, bars and walls
+
+Distance = Callable[[Tensor, Tensor], Tensor]  # (x, y) in unit coordinates to a signed distance
 
 
 def _box(x: Tensor, y: Tensor, w: float, h: float) -> Tensor:
@@ -26,57 +29,82 @@ def _triangle(x: Tensor, y: Tensor, top: float, bottom: float, half_width: float
     return torch.maximum(side, y - bottom)
 
 
-def ball(x, y):
+def ball(x: Tensor, y: Tensor) -> Tensor:
+    """Signed distance of a ball."""
     return torch.hypot(x, y) - 0.92
 
 
-def box(x, y):
+def box(x: Tensor, y: Tensor) -> Tensor:
+    """Signed distance of a box."""
     return _box(x, y, 0.82, 0.82)
 
 
-def star(x, y):
+def star(x: Tensor, y: Tensor) -> Tensor:
+    """Signed distance of a star."""
     sector = 2 * math.pi / 5
     angle = torch.remainder(torch.atan2(x, -y) + sector / 2, sector) - sector / 2
-    px, py = torch.hypot(x, y) * angle.abs().sin(), torch.hypot(x, y) * angle.cos()
-    tip, notch = (0.0, 1.0), (0.40 * math.sin(sector / 2), 0.40 * math.cos(sector / 2))
-    ex, ey = notch[0] - tip[0], notch[1] - tip[1]
+    # All ten half-tips fold onto one: only the edge from its tip to the notch beside it is left to measure.
+    px = torch.hypot(x, y) * angle.abs().sin()
+    py = torch.hypot(x, y) * angle.cos()
+    tip = (0.0, 1.0)
+    notch = (0.40 * math.sin(sector / 2), 0.40 * math.cos(sector / 2))
+    ex = notch[0] - tip[0]
+    ey = notch[1] - tip[1]
     return ((px - tip[0]) * -ey + (py - tip[1]) * ex) / math.hypot(ex, ey)
 
 
-def heart(x, y):
+def heart(x: Tensor, y: Tensor) -> Tensor:
+    """Signed distance of a heart."""
     lobe = torch.hypot(x.abs() - 0.45, y + 0.38) - 0.48
     point = (x.abs() + y - 0.92) * math.sqrt(0.5)
     body = torch.maximum(torch.maximum(point, -y - 0.38), x.abs() - 0.92)
     return torch.minimum(lobe, body)
 
 
-def moon(x, y):
+def moon(x: Tensor, y: Tensor) -> Tensor:
+    """Signed distance of a moon."""
     return torch.maximum(torch.hypot(x, y) - 0.95, 0.78 - torch.hypot(x - 0.48, y + 0.1))
 
 
-def cross(x, y):
+def cross(x: Tensor, y: Tensor) -> Tensor:
+    """Signed distance of a cross."""
     return torch.minimum(_box(x, y, 0.95, 0.30), _box(x, y, 0.30, 0.95))
 
 
-def ring(x, y):
+def ring(x: Tensor, y: Tensor) -> Tensor:
+    """Signed distance of a ring."""
     return (torch.hypot(x, y) - 0.68).abs() - 0.25
 
 
-def house(x, y):
+def house(x: Tensor, y: Tensor) -> Tensor:
+    """Signed distance of a house."""
     return torch.minimum(_box(x, y - 0.42, 0.62, 0.50), _triangle(x, y, -0.98, -0.05, 0.88))
 
 
-def tree(x, y):
+def tree(x: Tensor, y: Tensor) -> Tensor:
+    """Signed distance of a tree."""
     crown = torch.minimum(_triangle(x, y, -1.0, 0.0, 0.62), _triangle(x, y, -0.5, 0.55, 0.85))
     return torch.minimum(crown, _box(x, y - 0.75, 0.17, 0.22))
 
 
-def fish(x, y):
+def fish(x: Tensor, y: Tensor) -> Tensor:
+    """Signed distance of a fish."""
     body = torch.hypot(x + 0.22, y * 1.35) - 0.74
     return torch.minimum(body, _triangle(y, x, 0.22, 0.98, 0.62))
 
 
-ENTITIES = {f.__name__: f for f in (ball, box, star, heart, moon, cross, ring, house, tree, fish)}
+ENTITIES: dict[str, Distance] = {
+    "ball": ball,
+    "box": box,
+    "star": star,
+    "heart": heart,
+    "moon": moon,
+    "cross": cross,
+    "ring": ring,
+    "house": house,
+    "tree": tree,
+    "fish": fish,
+}
 
 
 def coverage(distance_px: Tensor) -> Tensor:
@@ -95,18 +123,24 @@ def _texture(name: str, gx: Tensor, gy: Tensor) -> Tensor:
     return (torch.hypot(gx % PERIOD - PERIOD / 4, gy % PERIOD - PERIOD / 4) < 2.4).float()  # dotted
 
 
-def paint(canvas: Tensor, style: str | None, colour: Tensor, distance, cx: float, cy: float, r: float) -> Tensor:
+def paint(
+    canvas: Tensor, style: str | None, colour: Tensor, distance: Distance, cx: float, cy: float, r: float
+) -> Tensor:
     """Paints one object on a canvas.
 
     Args:
         canvas: [3, H, W] in [0, 1].
-        style: a name of `STYLES`, or None for flat colour.
+        style: a name of `PAINT_STYLES`, or None for flat colour.
         colour: [3] in [0, 1].
         distance: an entity's signed distance in unit coordinates.
         cx, cy, r: centre and half size in pixels.
+
+    Returns:
+        The new canvas, [3, H, W]; "blurred" is applied to the whole picture afterwards, by `world.render`.
     """
     size = canvas.shape[-1]
     gy, gx = torch.meshgrid(torch.arange(size) + 0.5, torch.arange(size) + 0.5, indexing="ij")
+    # Into the entity's unit coordinates, and the distance back into pixels.
     d = distance((gx - cx) / r, (gy - cy) / r) * r
     tint = colour[:, None, None].expand(3, size, size)
     alpha = coverage(d)
@@ -119,8 +153,10 @@ def paint(canvas: Tensor, style: str | None, colour: Tensor, distance, cx: float
     elif style == "bordered":
         tint = torch.where(d > -2.5, torch.full_like(tint, INK), tint)
     elif style == "glowing":
+        # The halo fades outwards; inside, the object itself covers more.
         alpha = torch.maximum(alpha, 0.85 * torch.exp(-d.clamp(min=0) / 4.5))
     elif style == "shadowed":
+        # The same silhouette, 5 px to the right and down.
         shadow = coverage(distance((gx - cx - 5) / r, (gy - cy - 5) / r) * r)
         canvas = canvas * (1 - shadow) + INK * shadow
     return canvas * (1 - alpha) + tint * alpha
@@ -132,9 +168,10 @@ def blur(canvas: Tensor, sigma: float = 3.0) -> Tensor:
     kernel = torch.exp(-0.5 * (taps / sigma) ** 2)
     kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
     x = F.pad(canvas[None], (8, 8, 8, 8), mode="reflect")
+    # A Gaussian is separable: along the rows, then along the columns, each channel by itself.
     x = F.conv2d(x, kernel, groups=3)
     return F.conv2d(x, kernel.transpose(2, 3), groups=3)[0]
 
 
 TEXTURES = ("striped", "dotted", "checkered", "hatched")
-STYLES = (*TEXTURES, "outlined", "shaded", "glowing", "shadowed", "bordered", "blurred")
+PAINT_STYLES = (*TEXTURES, "outlined", "shaded", "glowing", "shadowed", "bordered", "blurred")

@@ -1,154 +1,136 @@
-"""The settings of a run."""
+"""The settings of a run, and the check that they can work together."""
 
 from dataclasses import dataclass
 
 import torch
 
 from ..concepts import matching, prompts
-from ..lora.adapter import target_names
+from ..lora.keys import target_names
 
+# Settings that count something: none of them may be below 1.
 COUNTS = (
-    "steps", "batch_size", "retain_batch_size", "rank", "sentences", "cached_trajectories", "refresh_every", "sampling_steps", "gradient_accumulation_steps",
-)  # fmt: skip
+    "steps",
+    "batch_size",
+    "retain_batch_size",
+    "rank",
+    "sentences",
+    "cached_trajectories",
+    "refresh_every",
+    "sampling_steps",
+    "gradient_accumulation_steps",
+)
 
 
 @dataclass(frozen=True)
 class EraseConfig:
-    """Everything that decides a run; two runs with equal configurations give equal bits on one machine."""
+    """Everything that decides a run. Two runs with equal configurations give equal bits on one machine.
 
-    # What is erased, and from which sentences.
+    A pair is one lower (erasing) step and one upper (preserving) step of Algorithm 1. `steps` counts pairs.
+    """
+
+    # What is erased, and in which sentences.
     concept: str
     synonyms: tuple[str, ...] = ()
     irrelevant: tuple[str, ...] = ()
-    tiers: tuple[tuple[str, ...], ...] = ()  # the same words by kinship: each sentence takes one of each, not k
-    templates: tuple[str, ...] = prompts.TEMPLATES
-    neutral: str = ""  # see prompts.neutral
-    retain: tuple[str, ...] = ()  # whole prompts that must stay: neighbours and generic ones
-    retain_prompt_share: float = (
-        0.5  # share of retain prompts drawn from `retain`; the others are irrelevant words in templates
-    )
+    tiers: tuple[tuple[str, ...], ...] = ()  # the irrelevant words by kinship; a sentence takes one word of each tier
+    templates: tuple[str, ...] = prompts.DEFAULT_TEMPLATES
+    neutral: str = ""  # see prompts.neutral_prompt
+    retain: tuple[str, ...] = ()  # whole prompts to preserve: neighbours of the concept and generic ones
+    retain_prompt_share: float = 0.5  # share drawn from `retain`; the others are irrelevant words in templates
     shuffle_rate: float = 0.9
-    synonym_rate: float = 0.3  # how often a synonym stands in for the concept as the word to erase
-    sentences: int = 64  # how many are drawn and encoded
+    synonym_rate: float = 0.3  # how often a synonym is erased in the concept's place
+    sentences: int = 64  # how many sentences are drawn
     # The objective.
     eta: float = 1.0
     tau: float = 0.07
     k_irrelevant: int = 3
-    esd_weight: float = 1.0  # weights
+    esd_weight: float = 1.0
     attn_weight: float = 0.1
     retain_weight: float = 1.0
     rsc_weight: float = 0.05
     retain_loss: str = "teacher"  # or "paper": flow matching on images of the concept (Eq. 4)
-    paper_sign: bool = False  # of the reverse self-contrastive loss
+    paper_sign: bool = False  # Eq. 5 as printed, whose sign is the opposite of its text
     guidance: float = 1.0  # one value for teacher, student and trajectories
     # The points x_t.
-    width: int = 512  # px
+    width: int = 512  # pixels
     height: int = 512
     sampling_steps: int = 28
     mu: float | None = None  # sampling shift; None is the model's
-    erase_sigma: tuple[float, float] = (0.0, 1.0)
-    rsc_sigma: tuple[float, float] = (0.6, 1.0)  # where the reverse self-contrastive loss looks
+    erase_sigma: tuple[float, float] = (0.0, 1.0)  # times of the erasing losses
+    rsc_sigma: tuple[float, float] = (0.6, 1.0)  # times of the reverse self-contrastive loss
     attention_blocks: tuple[int, ...] | None = None  # dual blocks whose attention is read; None is all
-    cached_trajectories: int = 8  # trajectories kept of each kind
-    refresh_every: int = 50  # steps after which they are drawn anew
-    cached_retain_trajectories: int = 0  # trajectories of what stays; 0 is as many as `pool`
-    rsc_samples: int = 0  # points that the reverse self-contrastive loss has in a pool; 0 is a new one every pair
-    on_policy_share: float = 0.0  # share of the trajectories that the student walks, from the second pool on
-    cache_gib: float = 4.0  # GiB of memory for the arrays of the pools together; those beyond it lie on disk
+    cached_trajectories: int = 8  # trajectories of the concept in memory
+    refresh_every: int = 50  # pairs after which all trajectories are replaced
+    cached_retain_trajectories: int = 0  # trajectories of retained prompts; 0 is as many as cached_trajectories
+    rsc_samples: int = 0  # points that the rsc loss has between two refreshes; 0 is new ones in every pair
+    on_policy_share: float = 0.0  # share of the trajectories that the student walks, from the second epoch on
+    cache_gib: float = 4.0  # memory for all cached arrays together; those beyond it lie on disk
     # The optimisation.
-    steps: int = 200  # pairs of one lower and one upper step
+    steps: int = 200
     batch_size: int = 1
     retain_batch_size: int = 1
     targets: str = "paper"
     rank: int = 8
-    lr_low: float = 1e-3
-    lr_up: float = 5e-4
-    alternate: bool = True  # False: one summed loss and one optimiser at lr_low
+    lr_low: float = 1e-3  # learning rate of the erasing steps
+    lr_up: float = 5e-4  # learning rate of the preserving steps
+    alternate: bool = True  # False: one summed loss and one optimizer at lr_low
     max_grad_norm: float = 1.0
     weight_decay: float = 0.0
     optimizer: str = "adamw"  # or "adamw8bit" (bitsandbytes), "prodigy" (prodigyopt)
-    lr_schedule: str = "constant"  # or "linear", "cosine": down to 0 at the last step
-    warmup_steps: int = 0  # steps in which the learning rates rise
+    lr_schedule: str = "constant"  # or "linear", "cosine": down to 0 at the last pair
+    warmup_steps: int = 0  # pairs over which the learning rates rise
     gradient_accumulation_steps: int = 1  # draws whose gradients are averaged in one update
     seed: int = 0
-    dtype: str = "auto"  # of the transformer: auto, bf16, fp32; the LoRA's masters are always fp32
+    dtype: str = "auto"  # of the transformer: auto, bf16, fp32; the LoRA's factors are always float32
     gradient_checkpointing: bool = False  # recompute blocks in backward
-    save_every: int = 0  # steps between run states; 0 is never
-    monitor_every: int = 0  # steps between two looks from outside, see watch.py; 0 is never
-    stop_score: float = 0.0  # concept score at which the run is over; 0 is none
-    stop_drift: float = 0.0  # drift above which the run is over; 0 is none
+    save_every: int = 0  # pairs between two saved states; 0 is never
+    monitor_every: int = 0  # pairs between two measurements on held-out prompts; 0 is never
+    stop_score: float = 0.0  # concept score at which the run ends; 0 is none
+    stop_drift: float = 0.0  # drift above which the run ends; 0 is none
     preview_images: int = 0  # images of the concept to make at the end, before and after
 
     def torch_dtype(self) -> torch.dtype | None:
+        """The transformer's precision; None leaves it to the host."""
         return {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}[self.dtype]
 
     def retained_rows(self) -> int:
-        """Trajectories of what stays in one pool; 0 when nothing looks at them."""
-        return (
-            (self.cached_retain_trajectories or self.cached_trajectories)
-            if self.retain_weight and self.retain_loss == "teacher"
-            else 0
-        )
+        """Trajectories of retained prompts in one epoch; 0 when no loss uses them."""
+        if not self.retain_weight or self.retain_loss != "teacher":
+            return 0
+        return self.cached_retain_trajectories or self.cached_trajectories
 
     def student_rows(self, rows: int) -> int:
-        """How many of a pool's first trajectories the student walks, from the second pool on."""
+        """How many of an epoch's first `rows` trajectories the student walks, from the second epoch on."""
         return round(self.on_policy_share * rows)
 
     def epochs(self) -> int:
-        """How many pools the run draws."""
-        return -(-self.steps // self.refresh_every)
+        """How many sets of trajectories the run draws."""
+        return -(-self.steps // self.refresh_every)  # rounded up
 
 
-QUICK = {
-    "steps": 100,
-    "refresh_every": 100,
-    "sampling_steps": 12,
-    "cached_trajectories": 8,
-    "cached_retain_trajectories": 6,
-    "rsc_samples": 16,
-}
-LONGER = {
-    "sampling_steps": 12,
-    "cached_trajectories": 6,
-    "cached_retain_trajectories": 4,
-    "rsc_samples": 12,
-    "on_policy_share": 0.25,
-}
-PAPER = {"retain_loss": "paper", "paper_sign": True, "eta": 1.0, "alternate": True, "sampling_steps": 28, "rank": 8}
-PAPER |= {"targets": "paper", "on_policy_share": 0.0, "esd_weight": 1.0}
-PRESETS = {  # what each sets; everything else stays as it is
-    "quick": QUICK,
-    "balanced": LONGER | {"steps": 200, "refresh_every": 100},
-    "thorough": LONGER | {"steps": 500, "refresh_every": 250},
-    # Equations 4 and 5 as printed, and 1,000 steps of which every other one erases.
-    "paper": PAPER
-    | {"steps": 500, "attn_weight": 1.0, "retain_weight": 1.0, "rsc_weight": 1.0, "lr_low": 1e-3, "lr_up": 5e-4},
-    # The published code's weights, learning rate and last-block maps, without its faults.
-    "reference": PAPER
-    | {"steps": 100, "attn_weight": 0.001, "retain_weight": 0.1, "rsc_weight": 0.1, "lr_low": 1e-3, "lr_up": 1e-3}
-    | {"attention_blocks": (-1,), "weight_decay": 1e-5, "synonym_rate": 0.5},
-}
+def check_settings(config: EraseConfig) -> None:
+    """Checks a configuration before anything is loaded.
 
-
-def check_settings(config: EraseConfig):
-    """Raises ValueError for settings that cannot work, before anything is loaded."""
+    Raises:
+        ValueError: settings that cannot work. The message says which, and what to set.
+    """
     target_names(config.targets)
     if config.rsc_weight and not (config.synonyms and config.irrelevant):
         raise ValueError("the rsc loss needs a synonym and irrelevant words: give both, or set its weight to 0")
-    for kept in (*config.irrelevant, *config.retain):
-        for word in (config.concept, *config.synonyms):
-            if matching.occurs(kept, word):
-                raise ValueError(f"{kept!r} is to be kept and holds {word!r}, which is to be erased")
+    matching.check_kept((*config.irrelevant, *config.retain), (config.concept, *config.synonyms))
     if not config.templates:
         raise ValueError("there is no prompt template: give at least one, with {} for the concept")
     for name in COUNTS:
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1")
-    if config.retain_loss == "paper" and config.student_rows(config.cached_trajectories) == config.cached_trajectories:
+    all_walked = config.student_rows(config.cached_trajectories) == config.cached_trajectories
+    if config.retain_loss == "paper" and all_walked:
         raise ValueError(
-            "the paper's retain loss takes its images from the teacher: lower on_policy_share or raise pool"
+            "the paper's retain loss takes its images from the teacher: lower on_policy_share or raise "
+            "cached_trajectories"
         )
     if (config.stop_score or config.stop_drift) and not config.monitor_every:
         raise ValueError("stop_score and stop_drift need monitor_every: nothing is measured without it")
+    # Flux packs 2 x 2 latent cells of 8 pixels each into one token.
     if config.width % 16 or config.height % 16:
         raise ValueError(f"the resolution must be a multiple of 16, not {config.width}x{config.height}")

@@ -1,91 +1,176 @@
-"""The two levels of Algorithm 1 as graphs: each yields its losses one forward at a time.
+"""The two levels of Algorithm 1 as graphs: each level yields its losses one forward at a time.
 
-A graph is to be backpropagated before the next one is asked for, so that only one is alive.
+The caller backpropagates a graph before it asks for the next one, so that only one is in memory.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ..attention.columns import image_feature
 from ..concepts import prompts
-from ..sampling import Pool
+from ..protocols import ErasableModel
 from . import losses
 from .config import EraseConfig
-from .plan import Plan, conds, selected
-from .trajectory_cache import Draw, Epoch, feature
+from .draws import Draw
+from .features import word_feature
+from .plan import SHARE_FORWARD, Plan, conds, select_words
+from .trajectories import Points, Trajectories
+from .trajectory_cache import Epoch
 
 Losses = dict[str, Tensor]
 
 
-def erase_graphs(model, plan: Plan, epoch: Epoch, draw: Draw) -> Iterator[Losses]:
-    """The lower level: L_esd and L_attn from one forward of the student, on the teacher's trajectory."""
-    config, pool = plan.config, epoch.concept
+def erase_graphs(model: ErasableModel, plan: Plan, epoch: Epoch, draw: Draw) -> Iterator[Losses]:
+    """The lower level, which erases: L_esd and L_attn, from one forward of the student.
+
+    Args:
+        model: student and teacher.
+        plan: the run's.
+        epoch: trajectories and the teacher's answers.
+        draw: the pair's points.
+
+    Yields:
+        `esd` and `attn` together; without the shortcut `SHARE_FORWARD` one after the other.
+    """
+    config = plan.config
+    walks = epoch.concept
     row, step = draw.erase
-    x_t, sigma, teacher = pool.at(row, step, model.device)
-    concept = [pool.sources[i].concept for i in row]
-    shared = config.attn_weight and "share" in plan.shortcuts
-    capture = model.capture(selected(model, plan, concept), config.attention_blocks) if shared else None
+    x_t, sigma, teacher = walks.at(row, step, model.device)
+    concept = [walks.sources[i].concept for i in row]
+    capture = None
+    # Reading columns on the way costs little. A forward of its own for L_attn would be a fourth graph in every pair.
+    if config.attn_weight and SHARE_FORWARD in plan.shortcuts:
+        capture = model.capture(select_words(model, plan, concept), config.attention_blocks)
     student = model.velocity(x_t, sigma, conds(model, plan, concept), adapters=True, capture=capture)
-    neutral = pool.neutral[row, step].to(model.device)
-    found = {"esd": losses.esd_loss(student, teacher, neutral, config.eta)}
-    if capture:
-        found["attn"] = losses.attention_loss(image_feature(capture.maps))
-    yield found
-    if config.attn_weight and not capture:
-        yield {"attn": losses.attention_loss(feature(model, plan, concept, x_t, sigma, adapters=True))}
+    # v_n and v_c have to come from the student's own x_t and t, so they were computed at these very points.
+    assert walks.neutral is not None, "an epoch has the neutral velocities of all its erasing points"
+    neutral = walks.neutral[row, step].to(model.device)
+    graph = {"esd": losses.esd_loss(student, teacher, neutral, config.eta)}
+    if capture is not None:
+        graph["attn"] = losses.attention_loss(image_feature(capture.maps))
+    yield graph
+    # The same loss by a forward of its own. Tests hold the shared forward against this one.
+    if config.attn_weight and capture is None:
+        yield {"attn": losses.attention_loss(word_feature(model, plan, concept, x_t, sigma, adapters=True))}
 
 
 def preserve_graphs(
-    model, plan: Plan, epoch: Epoch, draw: Draw, rng: torch.Generator | None = None
+    model: ErasableModel, plan: Plan, epoch: Epoch, draw: Draw, rng: torch.Generator | None = None
 ) -> Iterator[Losses]:
-    """The upper level: stay at the teacher where the concept is absent, and bend the concept's attention."""
+    """The upper level, which preserves: L_retain or the paper's L_lora, then L_rsc.
+
+    Args:
+        model: student and teacher.
+        plan: the run's.
+        epoch: trajectories and the teacher's answers.
+        draw: the pair's points.
+        rng: draws images, noise and times of the paper's loss; only that one needs it.
+
+    Yields:
+        `retain` and `rsc`, each if it is on.
+    """
     config = plan.config
-    if draw.retain:
-        yield {"retain": retain(model, plan, epoch.retain, draw)}
+    # The default in place of the paper's Eq. 4, whose images show the concept and teach it back.
+    if draw.retain is not None and epoch.retain is not None:
+        yield {"retain": retain(model, plan, epoch.retain, draw.retain)}
     elif config.retain_weight:
+        # Eq. 4 draws its own points: it needs images and noise, not points of a trajectory.
         yield {"retain": paper_retain(model, plan, epoch.concept, rng)}
-    if draw.maps:
-        row, step = draw.maps
+    if draw.rsc is not None:
+        row, step = draw.rsc
         x_t, sigma, _ = epoch.concept.at(row, step, model.device)
         sentences = [epoch.concept.sources[i] for i in row]
-        yield {"rsc": rsc(model, plan, sentences, x_t, sigma, epoch.concept.known[row, step].to(model.device))}
+        assert epoch.concept.word_features is not None, "an epoch has the features of all its rsc points"
+        features = epoch.concept.word_features[row, step].to(model.device)
+        yield {"rsc": rsc(model, plan, sentences, x_t, sigma, features)}
 
 
-def retain(model, plan: Plan, pool: Pool, draw: Draw) -> Tensor:
-    """L_retain on the teacher's trajectories of prompts that must stay."""
-    row, step = draw.retain
-    x_t, sigma, teacher = pool.at(row, step, model.device)
-    kept = conds(model, plan, [pool.sources[i] for i in row])
-    return losses.retain_loss(model.velocity(x_t, sigma, kept, adapters=True), teacher)
+def retain(model: ErasableModel, plan: Plan, walks: Trajectories, points: Points) -> Tensor:
+    """L_retain at points on the trajectories of retained prompts."""
+    row, step = points
+    x_t, sigma, teacher = walks.at(row, step, model.device)
+    cond = conds(model, plan, [walks.sources[i] for i in row])
+    return losses.retain_loss(model.velocity(x_t, sigma, cond, adapters=True), teacher)
 
 
-def paper_retain(model, plan: Plan, pool: Pool, rng: torch.Generator) -> Tensor:
-    """The paper's Eq. 4 on the ends of the concept's trajectories, of those that the teacher walks."""
-    walked = plan.config.student_rows(len(pool.sources))
-    row = torch.randint(walked, len(pool.sources), (plan.config.retain_batch_size,), generator=rng)
-    x_0 = pool.x[row, -1].to(model.device)
+def paper_retain(model: ErasableModel, plan: Plan, walks: Trajectories, rng: torch.Generator | None) -> Tensor:
+    """The paper's Eq. 4 on images of the concept, which are the ends of the teacher's trajectories."""
+    # The student walks the first trajectories of an epoch, and its images are not the teacher's.
+    first = plan.config.student_rows(len(walks.sources))
+    row = torch.randint(first, len(walks.sources), (plan.config.retain_batch_size,), generator=rng)
+    x_0 = walks.x[row, -1].to(model.device)
+    # Drawn on the CPU: equal seeds then give equal runs on every device.
     noise = torch.randn(x_0.shape, generator=rng).to(model.device)
     sigma = torch.rand(len(row), generator=rng).to(model.device)
-    t = sigma[:, None, None, None]
-    concept = conds(model, plan, [pool.sources[i].concept for i in row])
-    student = model.velocity((1 - t) * x_0 + t * noise, sigma, concept, adapters=True)
+    t = sigma[:, None, None, None]  # [b, 1, 1, 1], to be multiplied with latents
+    x_t = (1 - t) * x_0 + t * noise
+    cond = conds(model, plan, [walks.sources[i].concept for i in row])
+    student = model.velocity(x_t, sigma, cond, adapters=True)
     return losses.flow_matching_loss(student, x_0, noise)
 
 
-def rsc(model, plan: Plan, sentences: list[prompts.Sentence], x_t: Tensor, sigma: Tensor, known: Tensor) -> Tensor:
-    """L_rsc; only the concept's feature carries a gradient, `known` is what `pools.known_features` gave at x_t."""
-    un = feature(model, plan, [s.concept for s in sentences], x_t, sigma, adapters=True)
-    return losses.rsc_loss(un, known[:, 0], known[:, 1:], plan.config.tau, plan.config.paper_sign)
+def rsc(
+    model: ErasableModel,
+    plan: Plan,
+    sentences: Sequence[prompts.Sentence],
+    x_t: Tensor,
+    sigma: Tensor,
+    teacher_features: Tensor,
+) -> Tensor:
+    """L_rsc; only the concept's feature carries a gradient.
+
+    Args:
+        model: the student.
+        plan: the run's.
+        sentences: b sentences.
+        x_t: [b, c, h, w].
+        sigma: [b].
+        teacher_features: [b, 1 + K, queries] of the teacher at the same x_t, the synonym first.
+    """
+    concept = [sentence.concept for sentence in sentences]
+    # No velocity is needed here, so this forward may end at the last block that is read.
+    un = word_feature(model, plan, concept, x_t, sigma, adapters=True)
+    synonym = teacher_features[:, 0]
+    irrelevant = teacher_features[:, 1:]
+    return losses.rsc_loss(un, synonym, irrelevant, plan.config.tau, plan.config.paper_sign)
 
 
-def weighted(found: Losses, config: EraseConfig) -> Tensor:
-    """The weighted sum of the losses that were computed."""
+def weighted_sum(graph: Losses, config: EraseConfig) -> Tensor:
+    """The weighted sum of one or more losses."""
     weights = {
         "esd": config.esd_weight,
         "attn": config.attn_weight,
         "retain": config.retain_weight,
         "rsc": config.rsc_weight,
     }
-    return sum(weights[name] * loss for name, loss in found.items())
+    terms = [weights[name] * loss for name, loss in graph.items()]
+    # Not `sum`: it starts at the number 0, whose addition is one more node in every graph.
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+def record_losses(history: dict[str, list[float]], graph: Losses, total: Tensor, step: int) -> None:
+    """Appends a step's losses to the lists of a run; this waits for the device.
+
+    Args:
+        history: one list a loss, and `loss` for the total.
+        graph: the losses by name.
+        total: their weighted sum.
+        step: its number, from 0.
+
+    Raises:
+        FloatingPointError: a loss is NaN or infinite.
+    """
+    for name, loss in {**graph, "loss": total}.items():
+        value = float(loss.detach())
+        # Adam's moments never lose a NaN again, so going on could save nothing.
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"the {name} loss became {value} at step {step + 1}: lower the learning rates or take fp32"
+            )
+        history.setdefault(name, []).append(value)

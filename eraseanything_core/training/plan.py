@@ -1,94 +1,141 @@
-"""A run before it starts: settings checked, sentences drawn and encoded."""
+"""A run before it starts: its settings checked, its sentences drawn and encoded."""
 
 import dataclasses
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..concepts import matching, prompts
+from ..protocols import EncodedPrompt, ErasableModel, TextEncoder
 from .config import EraseConfig, check_settings
 
-# Savings that change no loss, and so are no settings: one forward for esd and attn, a forward for maps that ends at the
-# last block that is read, all the other words of a sentence through the teacher together, every prompt encoded once and
-# before the model runs, and losses that stay on the device until some are read together.
-SHORTCUTS = frozenset({"share", "stop", "batch", "encode", "defer"})
+# Savings that change no loss, so they are no settings. Tests and the bench switch them off one by one.
+SHARE_FORWARD = "share"  # one forward of the student serves both the ESD loss and the attention loss
+STOP_EARLY = "stop"  # a forward for attention alone ends at the last block that is read
+BATCH_WORDS = "batch"  # the teacher reads the synonym and all irrelevant words of a sentence in one batch
+ENCODE_ONCE = "encode"  # every prompt is encoded once, before the model runs, so the text encoder can leave the device
+DEFER_LOSSES = "defer"  # losses stay on the device until several are read together: each read waits for the device
+SHORTCUTS = frozenset({SHARE_FORWARD, STOP_EARLY, BATCH_WORDS, ENCODE_ONCE, DEFER_LOSSES})
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A configuration that was checked, with its sentences drawn and encoded."""
+    """A checked configuration with everything that was drawn and encoded for it.
+
+    Attributes:
+        config: the configuration, prompts turned into templates.
+        sentences: those that hold the concept, in the order in which trajectories use them.
+        retained: prompts to preserve, likewise.
+        encode: a prompt's text to its encoding.
+        select: a prompt to [tokens, 1], one at the tokens of its own word.
+        monitor_sentences: of the concept, for the measurements alone and never trained on; empty without monitoring.
+        monitor_retained: prompts to preserve, likewise.
+        shortcuts: those of `SHORTCUTS` that are on.
+        base: names the weights of the model. A saved state belongs to one model.
+    """
 
     config: EraseConfig
     sentences: list[prompts.Sentence]
     retained: list[prompts.Prompt]
-    encode: Callable[[str], tuple[Tensor, Tensor]]  # prompt: context [1, tokens, features], pooled [1, features]
-    select: dict[prompts.Prompt, Tensor]  # [tokens, 1], one at the word's tokens
-    watched: list[prompts.Sentence]  # never trained on, see watch.py; both are empty when nobody looks
-    watched_kept: list[prompts.Prompt]
+    encode: Callable[[str], EncodedPrompt]
+    select: dict[prompts.Prompt, Tensor]
+    monitor_sentences: list[prompts.Sentence]
+    monitor_retained: list[prompts.Prompt]
     shortcuts: frozenset[str] = SHORTCUTS
-    base: str = ""  # names the weights of the model that it is for, see `flux.fingerprint`; a saved state is of one
+    base: str = ""
 
 
-def prepare(config: EraseConfig, text, shortcuts: frozenset[str] = SHORTCUTS) -> Plan:
+def prepare(config: EraseConfig, text: TextEncoder, shortcuts: frozenset[str] = SHORTCUTS) -> Plan:
     """Checks the configuration, draws the sentences and encodes every prompt that the run will need.
 
-    No more sentences are drawn than the run's pools have trajectories: a T5-XXL pass costs an eighth of a forward.
-
     Args:
-        config: as the user set it; prompts without `{}` become templates here.
-        text: has `encode(prompt)` and `pieces(prompt)`; see `flux.TextEncoder`. The plan keeps it only without the
-            shortcut `encode`.
-        shortcuts: of `SHORTCUTS`.
+        config: as the user set it. Prompts without `{}` become templates here.
+        text: the text encoder. The plan keeps it only without the shortcut `ENCODE_ONCE`.
+        shortcuts: those of `SHORTCUTS` that are on.
 
     Raises:
         ValueError: a concept that is empty, has no token or is not in the prompt, or settings that cannot work.
     """
-    concept = matching.check_concept(config.concept, text.pieces)
-    synonyms = tuple(matching.check_concept(word, text.pieces) for word in config.synonyms)
-    irrelevant = tuple(matching.check_concept(word, text.pieces) for word in config.irrelevant)
-    templates = tuple(prompts.as_template(t, concept) for t in config.templates)
-    config = dataclasses.replace(config, concept=concept, synonyms=synonyms, irrelevant=irrelevant, templates=templates)
+    config = _with_checked_words(config, text)
     check_settings(config)
     rng = random.Random(config.seed)
-    used, kept = (
-        min(config.sentences, n * config.epochs()) for n in (config.cached_trajectories, config.retained_rows())
+    # All sentences are drawn, so that the chance behind the retained prompts does not depend on how many are used.
+    sentences = [prompts.draw_sentence(config, rng) for _ in range(config.sentences)]
+    # A T5-XXL pass costs an eighth of a forward of the model: what no trajectory will use is not encoded.
+    sentences = sentences[: config.cached_trajectories * config.epochs()]
+    retained_count = min(config.sentences, config.retained_rows() * config.epochs())
+    retained = [prompts.draw_retained(config, rng) for _ in range(retained_count)]
+    monitor_sentences: list[prompts.Sentence] = []
+    monitor_retained: list[prompts.Prompt] = []
+    if config.monitor_every:
+        monitor_sentences, monitor_retained = prompts.monitor_prompts(config)
+
+    every_prompt = {*retained, *monitor_retained}
+    for sentence in (*sentences, *monitor_sentences):
+        every_prompt.update(sentence.prompts())
+    encode: Callable[[str], EncodedPrompt] = text.encode
+    if ENCODE_ONCE in shortcuts:
+        encode = _encode_all(every_prompt, text).__getitem__
+    select = {}
+    for prompt in every_prompt:
+        if prompt.word:
+            select[prompt] = _word_columns(text.pieces(prompt.text), prompt.word)
+    return Plan(config, sentences, retained, encode, select, monitor_sentences, monitor_retained, shortcuts)
+
+
+def _with_checked_words(config: EraseConfig, text: TextEncoder) -> EraseConfig:
+    """The configuration with its words stripped and checked, and every prompt as a template."""
+    concept = matching.check_concept(config.concept, text.pieces)
+    return dataclasses.replace(
+        config,
+        concept=concept,
+        synonyms=tuple(matching.check_concept(word, text.pieces) for word in config.synonyms),
+        irrelevant=tuple(matching.check_concept(word, text.pieces) for word in config.irrelevant),
+        templates=tuple(prompts.as_template(template, concept) for template in config.templates),
     )
-    sentences = [prompts.sentence(config, rng) for _ in range(config.sentences)][:used]
-    retained = [prompts.retained(config, rng) for _ in range(kept)]
-    watched, watched_kept = prompts.watched(config) if config.monitor_every else ([], [])
-    every = {p for s in (*sentences, *watched) for p in s.prompts()} | {*retained, *watched_kept}
-    encode = _encoded(every, text).__getitem__ if "encode" in shortcuts else text.encode
-    select = {p: _select(text.pieces(p.text), p.word) for p in every if p.word}
-    return Plan(config, sentences, retained, encode, select, watched, watched_kept, shortcuts)
 
 
-def _encoded(every: set[prompts.Prompt], text) -> dict[str, tuple[Tensor, Tensor]]:
-    contexts = {prompt: text.encode(prompt) for prompt in sorted({p.text for p in every})}
-    if len({context.shape for context, _ in contexts.values()}) > 1:
+def _encode_all(every_prompt: Iterable[prompts.Prompt], text: TextEncoder) -> dict[str, EncodedPrompt]:
+    """Every text once; raises ValueError when the encodings cannot stand in one batch."""
+    texts = {prompt.text for prompt in every_prompt}
+    encodings = {prompt: text.encode(prompt) for prompt in sorted(texts)}
+    shapes = {context.shape for context, _ in encodings.values()}
+    if len(shapes) > 1:
         raise ValueError("the prompts differ in encoded length: shorten the longest one")
-    return contexts
+    return encodings
 
 
-def _select(pieces: list[str], word: str) -> Tensor:
+def _word_columns(pieces: list[str], word: str) -> Tensor:
+    """[tokens, 1], one at the tokens of the word."""
     select = torch.zeros(len(pieces), 1)
     select[matching.positions(pieces, word)] = 1
     return select
 
 
-def conds(model, plan: Plan, chosen: Iterable[prompts.Prompt]):
-    """A batch of conditions, all at the run's guidance."""
-    contexts, pooled = zip(*(plan.encode(p.text) for p in chosen), strict=True)
+def conds(model: ErasableModel, plan: Plan, chosen: Iterable[prompts.Prompt]) -> Any:
+    """A batch of conditions for prompts, all at the run's guidance."""
+    contexts = []
+    pooled = []
+    for prompt in chosen:
+        context, pooled_row = plan.encode(prompt.text)
+        contexts.append(context)
+        pooled.append(pooled_row)
     return model.cond(torch.cat(contexts), torch.cat(pooled), plan.config.guidance)
 
 
-def selected(model, plan: Plan, chosen: Iterable[prompts.Prompt]) -> Tensor:
-    """[b, tokens, 1], one at the tokens of each prompt's own word."""
-    return torch.stack([plan.select[p] for p in chosen]).to(model.device)
+def select_words(model: ErasableModel, plan: Plan, chosen: Iterable[prompts.Prompt]) -> Tensor:
+    """[b, tokens, 1], one at the tokens of each prompt's own word, on the model's device."""
+    return torch.stack([plan.select[prompt] for prompt in chosen]).to(model.device)
 
 
 def generator(seed: int, step: int) -> torch.Generator:
-    """The chance of one step."""
+    """The random generator of one step.
+
+    It is made from the numbers alone. So a resumed run draws what the run that was never stopped draws.
+    """
+    # The factor keeps neighbouring seeds apart: step s of seed n would otherwise be step s - 1 of seed n + 1.
     return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)

@@ -1,29 +1,39 @@
-"""SIGTERM while something is being made: it is finished and kept first, then the process ends as it was told."""
+"""Lets a running training finish its step and save before SIGTERM ends the process."""
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
-def kept_on_sigterm(interrupt: Callable[[], None], in_main_thread: Callable[[Callable[[], None]], None]):
-    """Turns SIGTERM into an interrupt for as long as the context lasts, and passes it on when it ends.
+def defer_sigterm(interrupt: Callable[[], None], in_main_thread: Callable[[Callable[[], None]], Any]) -> Iterator[None]:
+    """Turns SIGTERM into an interrupt inside the context, and raises it again at the end.
 
     Args:
         interrupt: asks the work to stop soon.
-        in_main_thread: runs a function there, now or soon and in order; only that thread may set handlers.
+        in_main_thread: runs a function in the main thread, now or soon, and keeps the order of its calls. Python
+            lets only that thread set signal handlers.
     """
-    asked, before = threading.Event(), []
+    received = threading.Event()
+    previous: list[Any] = []  # the handler from before; set in the main thread, perhaps later than this line
 
-    def handle(*_):
-        asked.set()
+    def handle(signal_number: int, frame: Any) -> None:
+        received.set()
         interrupt()
 
-    in_main_thread(lambda: before.append(signal.signal(signal.SIGTERM, handle)))
+    def install() -> None:
+        previous.append(signal.signal(signal.SIGTERM, handle))
+
+    def restore() -> None:
+        signal.signal(signal.SIGTERM, previous[0])
+
+    in_main_thread(install)
     try:
         yield
     finally:
-        in_main_thread(lambda: signal.signal(signal.SIGTERM, before[0]))
-        if asked.is_set():
+        in_main_thread(restore)
+        if received.is_set():
+            # After `restore`, so the process now ends as it would have without this context.
             in_main_thread(lambda: signal.raise_signal(signal.SIGTERM))

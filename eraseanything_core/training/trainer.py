@@ -1,30 +1,32 @@
-"""Erasing a concept: Algorithm 1 of the paper, with its losses as they are meant.
+"""The training loop: Algorithm 1 of the paper.
 
-The trainer sees the model only as the seam that `flux.FluxModel` implements: a velocity, its attention columns, a
-trajectory, and trainable slices that can be on (the student) or off (the teacher). All chance comes from the seed
-and the step number, so a run that is resumed repeats the one that was never stopped.
+The trainer sees a model only as `protocols.ErasableModel`. All chance comes from the seed and the pair's number, so a
+run that is resumed repeats the one that was never stopped.
 """
 
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
-from . import run_state
+from ..protocols import ErasableModel, TrainableLora
+from ..quoting import quoted
 from .config import EraseConfig
-from .monitor import Previews, Watch, stop_reason
-from .objective import Losses, erase_graphs, preserve_graphs, weighted
-from .optimizers import new_optimizer, set_rate
-from .plan import Plan, conds, generator
-from .trajectory_cache import Epoch, latent_shape, new_epoch, schedule
+from .draws import Draw
+from .monitor import Monitor, PreviewSampler, stop_reason
+from .objective import Losses, erase_graphs, preserve_graphs, weighted_sum
+from .optimizers import lora_optimizer, optimizer_step, set_rate
+from .plan import DEFER_LOSSES, Plan, conds, generator
+from .run_state import READ_EVERY, RunState
+from .trajectory_cache import Epoch, TrajectoryCache, latent_shape, run_sigmas
 
-READ_EVERY = 10  # pairs between two looks at the losses with the shortcut `defer`: each look waits for the device
+Progress = Callable[[int, dict[str, float]], None]  # (pairs done, the losses that were read last)
+Show = Callable[[Tensor | None, RunState], None]  # (latents [3, c, h, w] of new previews or None, the run)
+SUMMARY_TAIL = 10  # pairs over which the summary averages a run's last losses
 
 
 @dataclass
@@ -33,14 +35,14 @@ class EraseResult:
 
     Attributes:
         lora: tensors under their file keys, float32, on the CPU.
-        losses: one list a loss, and `loss` for the weighted sum; one entry a step.
-        steps: how many steps are in the LoRA.
+        losses: one list a loss, and `loss` for the weighted sum; one entry a pair.
+        steps: pairs that are in the LoRA.
         interrupted: whether the user stopped it.
         seconds: wall time of the loop.
         config: the configuration, prompts turned into templates.
-        samples: latents [samples, c, h, w] of the concept before and after, when they were asked for.
-        seen: the looks from outside, see watch.py: `pair` and one list a score.
-        notes: what a person should know about the run, a line each.
+        samples: latents [preview_images, c, h, w] of the concept before and after, when they were configured.
+        scores: the monitor's measurements, `pair` and one list a score.
+        notes: what the user should know about the run, one line each.
     """
 
     lora: dict[str, Tensor]
@@ -50,237 +52,227 @@ class EraseResult:
     seconds: float
     config: EraseConfig
     samples: tuple[Tensor, Tensor] | None = None
-    seen: dict[str, list[float]] = field(default_factory=dict)
+    scores: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def summary(self, saved_as: str) -> str:
-        """A few lines for people."""
+        """A few lines for the user; `saved_as` is the name of the LoRA file."""
         state = "interrupted after" if self.interrupted else "trained"
-        ends = [f"{name} {v[0]:.4f} -> {sum(v[-10:]) / len(v[-10:]):.4f}" for name, v in self.losses.items() if v]
-        return "\n".join(
-            [
-                f"{self.config.concept!r} erased: {state} {self.steps} of {self.config.steps} steps "
-                f"in {self.seconds:.0f} s",
-                f"{len(self.lora)} tensors ({self.config.targets}, rank {self.config.rank}) in {saved_as}",
-                "first loss -> mean of the last ten: " + ", ".join(ends),
-                *self.notes,
-            ]
-        )
+        changes = []
+        for name, values in self.losses.items():
+            if values:
+                tail = values[-SUMMARY_TAIL:]
+                changes.append(f"{name} {values[0]:.4f} -> {sum(tail) / len(tail):.4f}")
+        lines = [
+            f"{quoted(self.config.concept)} erased: {state} {self.steps} of {self.config.steps} steps "
+            f"in {self.seconds:.0f} s",
+            f"{len(self.lora)} tensors ({self.config.targets}, rank {self.config.rank}) in {saved_as}",
+            "first loss -> mean of the last ten: " + ", ".join(changes),
+            *self.notes,
+        ]
+        return "\n".join(lines)
 
 
 def train(
-    model,
+    model: ErasableModel,
     plan: Plan,
-    progress: Callable[[int, dict[str, float]], None] | None = None,
+    progress: Progress | None = None,
     stops: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
     run_dir: Path | None = None,
-    show: Callable[[Tensor | None, "Run"], None] | None = None,
+    show: Show | None = None,
 ) -> EraseResult:
-    """Trains the slices of `model`; Algorithm 1, one lower and one upper step a pair.
+    """Trains a LoRA on the model.
 
     Args:
-        model: the seam, see `flux.FluxModel`.
-        plan: from `prepare`.
-        progress: called as progress(step, losses) after every pair, with the losses that were last looked at.
-        stops: exceptions with which a user interrupts; from the first full pair on, the result then holds what
-            was trained.
-        run_dir: where the run's state is kept, every `save_every` pairs and when it stops, and resumed from.
-        show: called as show(latents, run) every `monitor_every` pairs, with the three of `watch.Previews`, and with None
-            whenever the losses were read.
+        model: student and teacher; the LoRA is attached here.
+        plan: from `plan.prepare`.
+        progress: called after every pair.
+        stops: exceptions with which a user interrupts. From the first whole pair on, the result then holds what was
+            trained; before it, the exception is passed on.
+        run_dir: the folder of the run's state. It is written every `save_every` pairs and at the end, and a state
+            that lies there is resumed.
+        show: called with previews every `monitor_every` pairs, and without them whenever the losses were read.
 
     Raises:
         FloatingPointError: a loss is NaN or infinite.
+        OSError: the state cannot be written, or the disk has no room for the trajectories.
+        ValueError: the state in `run_dir` is damaged or of another run.
     """
     config = plan.config
     lora = model.attach(config.targets, config.rank, torch.Generator().manual_seed(config.seed))
-    optimizers = [optimizer(lora, rate, config) for rate in (config.lr_low, config.lr_up)]
-    run = Run(config, lora, optimizers, run_dir, READ_EVERY if "defer" in plan.shortcuts else 1, plan.base)
+    # Two optimizers: each level has its own learning rate, and its moments are of its own gradients alone.
+    lower = lora_optimizer(lora, config.lr_low, config)
+    upper = lora_optimizer(lora, config.lr_up, config)
+    # Fetching a loss waits for the device, so a run fetches those of several pairs at once.
+    read_every = READ_EVERY if DEFER_LOSSES in plan.shortcuts else 1
+    run = RunState(config, lora, [lower, upper], run_dir, read_every, plan.base)
     start = time.monotonic()
     try:
-        interrupted = loop(model, plan, run, progress, stops, show)
+        interrupted = train_pairs(model, plan, run, progress, stops, show)
         run.save(finished=not interrupted)
     except BaseException:
-        run.withdraw()
+        # A user's interrupt ends here as well. A new folder without a state would only be left behind.
+        run.discard_if_new()
         raise
-    seconds, notes = time.monotonic() - start, [note for note in [stop_reason(config, run.seen)] if note]
-    samples = compare(model, plan) if config.preview_images and not interrupted else None
-    made = lora.tensors(torch.float32), run.history, run.done, interrupted, seconds, config
-    return EraseResult(*made, samples, run.seen, notes)
+    seconds = time.monotonic() - start
+    reason = stop_reason(config, run.scores)
+    samples = None
+    # Who interrupts wants the end now, and these pictures take two whole samplings.
+    if config.preview_images and not interrupted:
+        samples = before_and_after(model, plan)
+    return EraseResult(
+        lora=lora.tensors(torch.float32),
+        losses=run.losses,
+        steps=run.steps_done,
+        interrupted=interrupted,
+        seconds=seconds,
+        config=config,
+        samples=samples,
+        scores=run.scores,
+        notes=[reason] if reason else [],
+    )
 
 
-def loop(model, plan: Plan, run: "Run", progress, stops, show) -> bool:
-    """The pairs that are left, with what `train` was given; whether a user interrupted after a whole one."""
-    config, first = plan.config, run.done
+def train_pairs(
+    model: ErasableModel,
+    plan: Plan,
+    run: RunState,
+    progress: Progress | None,
+    stops: tuple[type[BaseException], ...],
+    show: Show | None,
+) -> bool:
+    """The loop over the pairs that are left; for the arguments see `train`.
+
+    Returns:
+        Whether the user interrupted it. The LoRA then is that of the last whole pair.
+    """
+    config = plan.config
+    first = run.steps_done
+    epoch: Epoch | None = None
     try:
-        eyes = Watch(model, plan) if config.monitor_every else None
-        previews = Previews(model, plan) if show and eyes else None
+        cache = TrajectoryCache(model, plan)
+        # The teacher's answers are computed here, once. Every later measurement runs the student alone.
+        monitor = Monitor(model, plan) if config.monitor_every else None
+        previews = PreviewSampler(model, plan) if show and monitor else None
         for step in range(first, config.steps):
-            if stop_reason(config, run.seen):
+            # Before the pair and not after it: a resumed run that has met its bound already ends at once.
+            if stop_reason(config, run.scores):
                 break
-            if step == first or step % config.refresh_every == 0:
-                epoch = None  # old pools go before new ones take their room
-                epoch = run.epoch(model, plan, step // config.refresh_every)
+            if epoch is None or step % config.refresh_every == 0:
+                epoch = None  # the old trajectories go before the new ones take their memory
+                epoch = run.epoch(cache, step // config.refresh_every)
+
+            # A user's interrupt waits until both steps of a pair are done and counted.
             with model.uninterrupted():
-                run.add(step, pair(model, plan, epoch, step, run.lora, run.optimizers))
-            looked = eyes is not None and run.done % config.monitor_every == 0
-            if looked:
-                run.see(eyes.look())
-            if show and (looked or not run.waiting):
-                show(previews.row() if looked else None, run)
+                losses = train_pair(model, plan, epoch, step, run.lora, run.optimizers)
+                run.add_pair(step, losses)
+
+            measured = False
+            if monitor and run.steps_done % config.monitor_every == 0:
+                run.add_scores(monitor.measure())
+                measured = True
+            if show and (measured or not run.pending):
+                latents = previews.sample() if previews and measured else None
+                show(latents, run)
             if progress:
-                progress(run.done, run.last())
-            if config.save_every and run.done % config.save_every == 0:
+                progress(run.steps_done, run.last_losses())
+            if config.save_every and run.steps_done % config.save_every == 0:
                 run.save()
     except stops:
-        if not run.done:
+        # Without one whole pair there is nothing to hand on.
+        if not run.steps_done:
             raise
-        run.restore()
+        run.restore_pair()
         return True
     except FloatingPointError:
-        raise
+        raise  # not saved: the factors are spoiled, and the last saved state is what one can go on from
     except Exception:
-        run.restore()
+        # Out of memory, or the disk is full: the last whole pair is worth keeping.
+        run.restore_pair()
         run.save()
         raise
     return False
 
 
-def pair(model, plan: Plan, epoch: Epoch, step: int, lora, optimizers: list[torch.optim.Optimizer]) -> Losses:
-    """One lower and one upper step; the losses, detached, on the device."""
-    config, draws, found = plan.config, epoch.draws[step], {}
-    lower, upper = optimizers
-    rates = config.lr_low, config.lr_up
-    for each, rate in zip(optimizers, rates, strict=True):
-        set_rate(each, rate, step, config)
+def train_pair(
+    model: ErasableModel,
+    plan: Plan,
+    epoch: Epoch,
+    step: int,
+    lora: TrainableLora,
+    optimizers: list[torch.optim.Optimizer],
+) -> Losses:
+    """One lower and one upper step.
 
-    def graphs(level: Callable, *more) -> Iterator[Tensor]:
-        for draw in draws:
-            for losses in level(model, plan, epoch, draw, *more):
-                for name, loss in losses.items():
-                    found[name] = found.get(name, 0) + loss.detach() / len(draws)
-                yield weighted(losses, config) / len(draws)
+    Args:
+        model: student and teacher.
+        plan: the run's.
+        epoch: the trajectories and draws of this pair.
+        step: the pair's number.
+        lora: what is trained.
+        optimizers: of the lower and the upper level.
 
-    preserve = graphs(preserve_graphs, generator(config.seed, step + 2**40))
-    if config.alternate:
-        update(lower, lora, graphs(erase_graphs), config)
-        update(upper, lora, preserve, config)
-    else:
-        update(lower, lora, chain(graphs(erase_graphs), preserve), config)
-    return found
-
-
-class Run:
-    """How far a run is: its losses, and its state on disk.
-
-    Attributes:
-        done: pairs whose two steps are both in the LoRA.
-        history: one list a loss, read from the device now and then.
-        seen: the looks from outside, `pair` and one list a score.
+    Returns:
+        The losses, detached, on the device.
     """
-
-    def __init__(
-        self, config: EraseConfig, lora, optimizers: list, folder: Path | None, read_every: int = READ_EVERY,
-        base: str = "",
-    ):  # fmt: skip
-        self.config, self.lora, self.optimizers, self.folder, self.base = config, lora, optimizers, folder, base
-        self.read_every, self.new = read_every, bool(folder) and not folder.exists()
-        self.history, self.seen = run_state.resume(folder, lora, optimizers, config, base) if folder else ({}, {})
-        self.done, self.waiting = len(self.history.get("loss", [])), []
-        self.keep()
-
-    def keep(self):
-        """Copies what a pair changes; where it lies, so nothing waits for the device."""
-        self.kept = None  # the copy before goes first
-        states = tree_map_only(Tensor, Tensor.clone, [each.state_dict() for each in self.optimizers])
-        self.kept = [p.detach().clone() for p in self.lora.parameters()], states
-
-    def restore(self):
-        """Puts a pair that was broken off back to the last whole one."""
-        masters, states = self.kept
-        with torch.no_grad():
-            for parameter, master in zip(self.lora.parameters(), masters, strict=True):
-                parameter.copy_(master)
-        for each, state in zip(self.optimizers, states, strict=True):
-            each.load_state_dict(state)
-
-    def epoch(self, model, plan: Plan, number: int) -> Epoch:
-        """The pools of an epoch: those that a stopped run has left, with what they lack, or new ones."""
-        if not self.folder:
-            return new_epoch(model, plan, number)
-        of = run_state.identity(self.config, self.base)
-        stored, covered = run_state.load_pools(self.folder, number, of)
-        epoch = new_epoch(model, plan, number, stored, covered)
-        del stored  # the map of a file that is to be replaced
-        if covered <= max(epoch.draws):
-            run_state.save_pools(self.folder, number, epoch.tensors(), of, max(epoch.draws) + 1)
-        return epoch
-
-    def add(self, step: int, found: Losses):
-        self.waiting.append((step, found))
-        self.done = step + 1
-        self.keep()
-        if step == 0 or self.done % self.read_every == 0:
-            self.read()
-
-    def see(self, scores: dict[str, float]):
-        for name, value in {"pair": self.done, **scores}.items():
-            self.seen.setdefault(name, []).append(value)
-
-    def read(self):
-        """Fetches the losses; raises FloatingPointError if one is NaN or infinite."""
-        for step, found in self.waiting:
-            record(self.history, found, weighted(found, self.config), step)
-        self.waiting = []
-
-    def last(self) -> dict[str, float]:
-        return {name: values[-1] for name, values in self.history.items()}
-
-    def save(self, finished: bool = False):
-        """Keeps the state, once there is a whole pair."""
-        self.read()
-        if self.folder and self.done:
-            told = self.history, self.seen
-            run_state.save(self.folder, self.lora, self.optimizers, self.config, told, finished, self.base)
-
-    def withdraw(self):
-        """Removes the folder that this run has made, unless a state lies in it to go on from."""
-        if self.new:
-            run_state.discard(self.folder)
-
-
-def compare(model, plan: Plan) -> tuple[Tensor, Tensor]:
-    """Latents of the plain concept by the teacher and by the student, from the same noise."""
     config = plan.config
-    sigmas, shape = schedule(model, config), (config.preview_images, *latent_shape(model, config))
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(config.seed))
-    cond = conds(model, plan, [plan.sentences[0].concept] * config.preview_images)
-    before, after = (list(model.trajectory(cond, noise, sigmas, adapters))[-1][0] for adapters in (False, True))
-    return before.cpu(), after.cpu()
+    draws = epoch.draws[step]
+    losses: Losses = {}
+    lower, upper = optimizers
+    # From the pair's number alone, so no scheduler has a state that would have to be saved.
+    set_rate(lower, config.lr_low, step, config)
+    set_rate(upper, config.lr_up, step, config)
+    rng = generator(config.seed, step + 2**40)  # the offset keeps it apart from the generators of all draws
+
+    def erase(draw: Draw) -> Iterator[Losses]:
+        return erase_graphs(model, plan, epoch, draw)
+
+    def preserve(draw: Draw) -> Iterator[Losses]:
+        return preserve_graphs(model, plan, epoch, draw, rng)
+
+    erase_losses = accumulated_losses(erase, draws, config, losses)
+    preserve_losses = accumulated_losses(preserve, draws, config, losses)
+    # Nothing has run yet: the two are generators, and the preserving graphs see what the erasing step has changed.
+    if config.alternate:
+        optimizer_step(lower, lora, erase_losses, config)
+        optimizer_step(upper, lora, preserve_losses, config)
+    else:
+        optimizer_step(lower, lora, chain(erase_losses, preserve_losses), config)
+    return losses
 
 
-def optimizer(lora, lr: float, config: EraseConfig) -> torch.optim.Optimizer:
-    return new_optimizer(config.optimizer, lora.parameters(), lr, config.weight_decay)
+def accumulated_losses(
+    graphs: Callable[[Draw], Iterator[Losses]], draws: list[Draw], config: EraseConfig, losses: Losses
+) -> Iterator[Tensor]:
+    """The weighted losses of all draws, one graph after the other, scaled so that their gradients average.
 
-
-def update(optimizer: torch.optim.Optimizer, lora, loss: Tensor | Iterable[Tensor], config: EraseConfig):
-    """One clipped step on a loss, or on the sum of losses whose graphs are alive one after the other."""
-    optimizer.zero_grad()
-    for part in [loss] if torch.is_tensor(loss) else loss:
-        part.backward()
-    torch.nn.utils.clip_grad_norm_(lora.parameters(), config.max_grad_norm)
-    optimizer.step()
-
-
-def record(history: dict[str, list[float]], found: Losses, total: Tensor, step: int):
-    """Appends a pair's losses.
-
-    Raises:
-        FloatingPointError: one is NaN or infinite.
+    Args:
+        graphs: a level's graphs for a draw.
+        draws: of the pair.
+        config: the run's settings.
+        losses: receives each loss, averaged over the draws and detached.
     """
-    for name, loss in {**found, "loss": total}.items():
-        value = float(torch.as_tensor(loss).detach())
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the {name} loss became {value} at step {step + 1}: lower the learning rates or take fp32"
-            )
-        history.setdefault(name, []).append(value)
+    for draw in draws:
+        for graph in graphs(draw):
+            for name, loss in graph.items():
+                # Detached: a log entry would keep its whole graph in memory.
+                share = loss.detach() / len(draws)
+                losses[name] = losses[name] + share if name in losses else share
+            yield weighted_sum(graph, config) / len(draws)
+
+
+def before_and_after(model: ErasableModel, plan: Plan) -> tuple[Tensor, Tensor]:
+    """Latents [preview_images, c, h, w] of a sentence with the concept, by teacher and by student, from one noise."""
+    config = plan.config
+    sigmas = run_sigmas(model, config)
+    shape = (config.preview_images, *latent_shape(model, config))
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(config.seed))
+    # One prompt, and for both models the same noise: the pictures differ by the LoRA alone.
+    cond = conds(model, plan, [plan.sentences[0].concept] * config.preview_images)
+    latents = []
+    for adapters in (False, True):
+        walk = list(model.trajectory(cond, noise, sigmas, adapters))
+        x_0, _ = walk[-1]
+        latents.append(x_0.cpu())
+    before, after = latents
+    return before, after

@@ -9,14 +9,11 @@ needed: the sizes are real, the tensors are not.
 
 import argparse
 import json
-import os
-import sys
-from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-OUT = ROOT / "benchmarks"
+from lab.provenance import BENCHMARKS, commit
+
 PARTS = ("cost", "memory", "seconds", "effect")
 PEAK_BOUNDS = {
     "fp8_512_ckpt": 12.2, "fp8_1024_ckpt": 13.8, "fp8_512": 18.0, "bf16_512_ckpt": 23.2, "bf16_512": 29.0,
@@ -71,13 +68,14 @@ def markdown(results: dict) -> str:
         lines += [f"| {cause} | {value:.0f} |" for cause, value in run["split_tflop"].items()]
     lines += ["", "# On TinyFlux", ""]
     if "seconds" in results:
-        ratio, timed = results["pair_seconds_ratio"], results["seconds"]
+        ratio = results["pair_seconds_ratio"]
+        timed = results["seconds"]
         lines.append(f"CPU time of a pair, pools included over 100 pairs: {ratio:.1f} times less than the schedule of")
         lines.append(f"the published code on the same model (goal: {RATIO_BOUND:g}). Medians of {timed['runs']} runs")
         lines.append(f"and of {timed['reference_pairs']} pairs of that schedule, each timed between pairs of a run.")
     lines += effect_table(results["effects"]) if "effects" in results else []
-    told = ", ".join(f"{part} at {commit}" for part, commit in results["measured_at"].items())
-    return "\n".join([*lines, "", f"`python scripts/dev.py bench`: {told}.", ""])
+    sources = ", ".join(f"{part} at {commit}" for part, commit in results["measured_at"].items())
+    return "\n".join([*lines, "", f"`python scripts/dev.py bench`: {sources}.", ""])
 
 
 def without_table(without: dict[str, float]) -> list[str]:
@@ -94,28 +92,24 @@ def effect_table(effects: dict) -> list[str]:
     lines = ["", about, "Pictures that show what was asked, by the CNN judge, 95 % intervals.", ""]
     lines += [f"| trajectories | CPU seconds | {' | '.join(cells)} |", "| --- | ---: |" + " ---: |" * len(cells)]
     for row in effects["rows"]:
-        told = [f"{c['value']:.3f} ({c['low']:.3f} to {c['high']:.3f})" for c in row["cells"].values()]
-        lines.append(f"| {row['change']} | {row['cpu_seconds']:.0f} | {' | '.join(told)} |")
+        values = [f"{c['value']:.3f} ({c['low']:.3f} to {c['high']:.3f})" for c in row["cells"].values()]
+        lines.append(f"| {row['change']} | {row['cpu_seconds']:.0f} | {' | '.join(values)} |")
     return [*lines, "", f"n = {row['cells'][cells[0]]['n']} pictures a cell."]
 
 
 def main():
+    """Measures the named parts and writes the table."""
     parser = argparse.ArgumentParser(prog="dev.py bench", description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}; none means all")
     args = parser.parse_args()
-    sys.path.insert(0, os.environ["COMFYUI_PATH"])
     torch.set_num_threads(1)
-    import eraseanything_core.flux  # noqa: F401  first: it tells ComfyUI that there is no GPU
-    from scripts.demo import commit
-
-    OUT.mkdir(exist_ok=True)
-    path = OUT / "results.json"
+    path = BENCHMARKS / "results.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for part in args.parts or PARTS:
         results |= measure(part)
         results["measured_at"] = results.get("measured_at", {}) | {part: commit()}
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (OUT / "results.md").write_text(markdown(results), encoding="utf-8")
+    (BENCHMARKS / "results.md").write_text(markdown(results), encoding="utf-8")
     print(markdown(results))
 
 

@@ -35,18 +35,20 @@ CHANGES = {
 
 def effect(change: str, config: EraseConfig, images: int) -> dict:
     """Trains with these pools; the share of pictures that still show what was asked, by the CNN judge."""
-    before, net, asked = Pipeline(flux()), judge_net(), cells(config.concept, images, seed=1)
+    before = Pipeline(flux())
+    net = judge_net()
+    asked = cells(config.concept, images, seed=1)
 
-    def told(step: int, losses: dict[str, float]):
+    def report(step: int, losses: dict[str, float]):
         if step % 10 == 0:
             print(f"{change}: pair {step}, loss {losses['loss']:.4f}", flush=True)
 
     begun = time.process_time()
-    result = train_eraser(before, config, progress=told)
+    result = train_eraser(before, config, progress=report)
     seconds = time.process_time() - begun
     after = Pipeline(merged(before.module, result.lora), before.encoder, before.decode)
     read = {cell: rate(read_cell(after, net, asked[cell])[0]["cnn"]) for cell in asked}
-    print(f"{change}: {seconds:.0f} s,", {cell: found["value"] for cell, found in read.items()}, flush=True)
+    print(f"{change}: {seconds:.0f} s,", {cell: value_of["value"] for cell, value_of in read.items()}, flush=True)
     return {"change": change, "settings": CHANGES[change], "cpu_seconds": round(seconds, 1), "cells": read}
 
 
@@ -57,7 +59,7 @@ def kept(change: str, concept: str, images: int) -> dict:
     path = CACHE / f"effect-{hashlib.sha256(json.dumps(decided).encode()).hexdigest()[:12]}.json"
     if not path.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
-        files.replace(path, json.dumps(effect(change, config, images)).encode())
+        files.write_atomic(path, json.dumps(effect(change, config, images)).encode())
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -14,14 +14,17 @@ from eraseanything_core.attention.columns import image_feature
 from eraseanything_core.comfy_bridge.capture import Capture
 from eraseanything_core.comfy_bridge.gradients import exact_gradients
 from eraseanything_core.comfy_bridge.model import Cond
-from eraseanything_core.lora.adapter import Lora, slices
+from eraseanything_core.lora.adapter import Lora
+from eraseanything_core.lora.keys import target_slices
 from eraseanything_core.sampling import euler
 from eraseanything_core.training import trainer
+from eraseanything_core.training.optimizers import lora_optimizer
 from eraseanything_core.training.plan import SHORTCUTS, prepare
-from eraseanything_core.training.trajectory_cache import new_epoch
+from eraseanything_core.training.trajectory_cache import TrajectoryCache
 from lab.bench.true_size import DEV, Shapes, counted, t5_flops, true_config, true_flux
 
-TERA, PETA = 1e12, 1e15
+TERA = 1e12
+PETA = 1e15
 
 
 class Priced:
@@ -37,14 +40,21 @@ class Priced:
 
     def __init__(self, count: bool = True):
         self.count = count
-        self.device, self.channels, self.downscale, self.mu = torch.device("cpu"), 16, 8, 1.15
-        self.true, self.prices, self.spent, self.forwards = true_flux(), {}, Counter(), Counter()
-        self.walking, self.lora = False, None
+        self.device = torch.device("cpu")
+        self.channels = 16
+        self.downscale = 8
+        self.mu = 1.15
+        self.true = true_flux()
+        self.prices = {}
+        self.spent = Counter()
+        self.forwards = Counter()
+        self.walking = False
+        self.lora = None
 
     def attach(self, targets, rank: int, generator) -> Lora:
         self.true = true_flux()
         self.true.attach(targets, rank, torch.Generator())
-        parts = slices(targets, DEV["hidden_size"], DEV["depth"], DEV["depth_single_blocks"], DEV["mlp_ratio"])
+        parts = target_slices(targets, DEV["hidden_size"], DEV["depth"], DEV["depth_single_blocks"], DEV["mlp_ratio"])
         self.lora = Lora(parts, rank, generator)
         return self.lora
 
@@ -93,14 +103,15 @@ class Priced:
 
     def once(self, shape, cond: Cond, adapters: bool, grad: bool, capture: Capture | None, stop: bool):
         """The forward on Flux.1-dev's shapes, and its backward if there is one."""
-        true, (x, *given) = self.true, (torch.zeros(s, device="meta") for s in (shape, *(c.shape for c in cond)))
+        true = self.true
+        (x, *condition) = (torch.zeros(s, device="meta") for s in (shape, *(c.shape for c in cond)))
         sigma = torch.zeros(len(x), device="meta")
         read = capture and true.capture(capture.select.to("meta"), capture.blocks)
         with exact_gradients(true.module), torch.set_grad_enabled(grad):
             if stop:
-                loss = image_feature(true.columns(x, sigma, Cond(*given), adapters, read)).sum()
+                loss = image_feature(true.columns(x, sigma, Cond(*condition), adapters, read)).sum()
             else:
-                loss = true.velocity(x, sigma, Cond(*given), adapters, read).sum()
+                loss = true.velocity(x, sigma, Cond(*condition), adapters, read).sum()
                 loss = loss + image_feature(read.maps).sum() if read else loss
         if grad:
             loss.backward()
@@ -108,7 +119,9 @@ class Priced:
 
 def run_cost(preset: str, price_of_text: int) -> dict:
     """The whole run of a preset, split by cause; PFLOP in all, TFLOP by cause and for a pair without pools."""
-    config, text, model = true_config(preset), Shapes(), Priced()
+    config = true_config(preset)
+    text = Shapes()
+    model = Priced()
     plan = prepare(config, text)
     trainer.train(model, plan)
     split = model.spent | Counter({"text": text.encoded * price_of_text})
@@ -132,15 +145,18 @@ def pair_flops(preset: str = "quick", without: str = "") -> int:
     Args:
         without: a saving of `plan.SHORTCUTS` that is switched off.
     """
-    config, text, priced = true_config(preset), Shapes(), Priced(count=False)
+    config = true_config(preset)
+    text = Shapes()
+    priced = Priced(count=False)
     plan = prepare(config, text, SHORTCUTS - {without})
     priced.attach(config.targets, config.rank, torch.Generator())
-    epoch = new_epoch(priced, plan, 0)
+    epoch = TrajectoryCache(priced, plan).epoch(0)
     model = true_flux()
     lora = model.attach(config.targets, config.rank, torch.Generator())
-    both, before = [trainer.optimizer(lora, rate, config) for rate in (config.lr_low, config.lr_up)], text.encoded
+    both = [lora_optimizer(lora, rate, config) for rate in (config.lr_low, config.lr_up)]
+    before = text.encoded
     with exact_gradients(model.module):
-        flops = counted(lambda: trainer.pair(model, plan, epoch, 0, lora, both))
+        flops = counted(lambda: trainer.train_pair(model, plan, epoch, 0, lora, both))
     return flops + (text.encoded - before) * t5_flops()
 
 
@@ -149,7 +165,8 @@ def cost() -> dict:
     from lab.bench.reference import reference_pair
 
     price = t5_flops()
-    quick, thorough = run_cost("quick", price), run_cost("thorough", price)
+    quick = run_cost("quick", price)
+    thorough = run_cost("thorough", price)
     model = Priced()
     model.attach("paper", 8, torch.Generator())
     reference_pair(model, model.lora, ((1, 16, 64, 64), (1, 256, 4096), (1, 768)), 28, 3)

@@ -13,13 +13,16 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from eraseanything_core.comfy_bridge.gradients import exact_gradients
+from eraseanything_core.protocols import GIB
 from eraseanything_core.training import trainer
+from eraseanything_core.training.draws import Draw
+from eraseanything_core.training.optimizers import lora_optimizer
 from eraseanything_core.training.plan import Plan, prepare
-from eraseanything_core.training.trajectory_cache import Draw, Epoch, new_epoch
+from eraseanything_core.training.run_state import RunState
+from eraseanything_core.training.trajectory_cache import Epoch, TrajectoryCache
 from lab.bench.flops import Priced
 from lab.bench.true_size import Shapes, true_config, true_flux
 
-GIB = 2**30
 ALIGNED = 512  # bytes that an allocator rounds to
 
 
@@ -55,7 +58,8 @@ def packed(bits: float):
     class Linear(torch.nn.Module):
         def __init__(self, in_features: int, out_features: int, bias: bool = True, dtype=None, device=None):
             super().__init__()
-            self.in_features, self.out_features = in_features, out_features
+            self.in_features = in_features
+            self.out_features = out_features
             size = int(in_features * out_features * bits / 8)
             self.weight = torch.nn.Parameter(torch.zeros(size, dtype=torch.uint8, device=device), requires_grad=False)
             self.bias = torch.nn.Parameter(torch.zeros(out_features, dtype=dtype, device=device)) if bias else None
@@ -87,16 +91,17 @@ CASES = {
 @cache
 def prepared(pixels: int, tokens: int) -> tuple[Plan, Epoch]:
     """A run of the quick preset up to its first pair; the draw's indices are numbers, for fake tensors have none."""
-    config, priced = true_config("quick", pixels), Priced(count=False)
+    config = true_config("quick", pixels)
+    priced = Priced(count=False)
     plan = prepare(config, Shapes(tokens))
     priced.attach(config.targets, config.rank, torch.Generator())
-    epoch = new_epoch(priced, plan, 0)
+    epoch = TrajectoryCache(priced, plan).epoch(0)
     draw = Draw(*([where.tolist() for where in points] for points in vars(epoch.draws[0][0]).values()))
     return plan, replace(epoch, draws={0: [draw]})
 
 
 def peak_bytes(base: str, pixels: int, tokens: int, checkpoint: bool) -> tuple[int, int]:
-    """The peak over a pair of `trainer.pair` in the steady state, copy of the last whole one and weights included.
+    """The peak over a pair in the steady state, with weights and the copy of the last whole pair.
 
     Also the weights alone.
     The tensors are fake ones of a CPU, whose fused attention keeps what a GPU's keeps.
@@ -107,13 +112,13 @@ def peak_bytes(base: str, pixels: int, tokens: int, checkpoint: bool) -> tuple[i
         model = true_flux(*BASES[base], device="cpu")
         weights = live.now
         lora = model.attach(config.targets, config.rank, torch.Generator())
-        both = [trainer.optimizer(lora, rate, config) for rate in (config.lr_low, config.lr_up)]
-        run = trainer.Run(config, lora, both, None)
+        both = [lora_optimizer(lora, rate, config) for rate in (config.lr_low, config.lr_up)]
+        run = RunState(config, lora, both, None)
         with exact_gradients(model.module, checkpoint):
             keep_states(lora, both)
-            run.keep()
+            run.copy_pair()
             live.peak = live.now
-            trainer.pair(model, plan, epoch, 0, lora, both)
+            trainer.train_pair(model, plan, epoch, 0, lora, both)
     return live.peak, weights
 
 

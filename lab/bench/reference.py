@@ -2,7 +2,7 @@
 
 Even step: a whole walk for the erasing loss's input, two predictions without a gradient, one with, and one whose
 attention is read. Odd step: one prediction with its attention, and a whole walk for the synonym and for each
-irrelevant word. See `eraseanything_core/methods/reference.py` for what it computes with them.
+irrelevant word. See `eraseanything_core/erasers/published_code.py` for what it computes with them.
 """
 
 import torch
@@ -23,7 +23,9 @@ def reference_pair(model, lora, shapes: tuple, steps: int, words: int):
     """
     g = torch.Generator().manual_seed(0)
     x, context, pooled = (torch.randn(shape, generator=g) for shape in shapes)
-    cond, sigma, sigmas = model.cond(context, pooled, 3.5), torch.tensor([0.5]), shifted_sigmas(steps, model.mu)
+    cond = model.cond(context, pooled, 3.5)
+    sigma = torch.tensor([0.5])
+    sigmas = shifted_sigmas(steps, model.mu)
     last = len(sigmas) - 1
 
     def walk():

@@ -9,8 +9,8 @@ import time
 import torch
 
 from eraseanything_core.training import trainer
-from eraseanything_core.training.config import QUICK
 from eraseanything_core.training.plan import prepare
+from eraseanything_core.training.presets import PRESETS
 from lab.bench.reference import reference_pair
 from lab.tinyflux.erase import trainable
 from lab.tinyflux.pipeline import Pipeline, TrainerText, flux
@@ -18,6 +18,7 @@ from lab.tinyflux.recipe import erase_config
 
 
 def cpu_seconds(work) -> float:
+    """The CPU time that a call takes, of all threads."""
     begun = time.process_time()
     work()
     return time.process_time() - begun
@@ -25,10 +26,13 @@ def cpu_seconds(work) -> float:
 
 def pair_seconds(rounds: int = 5, concept: str = "star") -> dict:
     """Medians over runs of 100 pairs, pools included; every tenth pair a pair of the reference is run and timed."""
-    pipeline, ours, theirs = Pipeline(flux()), [], []
+    pipeline = Pipeline(flux())
+    ours = []
+    theirs = []
     for seed in range(rounds):
-        config = erase_config(concept, **QUICK, batch_size=1, retain_batch_size=1, seed=seed)
-        plan, inside = prepare(config, TrainerText(pipeline)), []
+        config = erase_config(concept, **PRESETS["quick"], batch_size=1, retain_batch_size=1, seed=seed)
+        plan = prepare(config, TrainerText(pipeline))
+        inside = []
         with trainable(pipeline) as model, trainable(pipeline) as other:
             lora = other.attach("paper", 8, torch.Generator().manual_seed(seed))
             shapes = ((1, 16, 12, 12), *(t.shape for t in plan.encode(plan.sentences[0].concept.text)))
@@ -41,7 +45,8 @@ def pair_seconds(rounds: int = 5, concept: str = "star") -> dict:
         ours.append((whole - sum(inside)) / config.steps)
         theirs += inside
         print(f"run {seed + 1}: {ours[-1]:.4f} s a pair, theirs {statistics.median(inside):.4f} s", flush=True)
-    mine, other = statistics.median(ours), statistics.median(theirs)
+    mine = statistics.median(ours)
+    other = statistics.median(theirs)
     return {
         "pair_seconds_ratio": other / mine,
         "seconds": {"ours": mine, "reference": other, "runs": rounds, "reference_pairs": len(theirs)},

@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from eraseanything_core.comfy_bridge.architecture import t5_tokenizer
 from eraseanything_core.comfy_bridge.frozen_view import frozen_view
 from eraseanything_core.comfy_bridge.model import FluxModel
-from eraseanything_core.concepts.matching import pieces_of
-from eraseanything_core.training.config import PRESETS, EraseConfig
+from eraseanything_core.concepts.pieces import pieces_of
+from eraseanything_core.training.config import EraseConfig
+from eraseanything_core.training.presets import PRESETS
 
 DEV = {
     "image_model": "flux", "in_channels": 16, "out_channels": 16, "patch_size": 2, "vec_in_dim": 768,
@@ -49,7 +50,9 @@ class Shapes:
     """The text encoders' results without their contents; counts what was encoded."""
 
     def __init__(self, tokens: int = 256):
-        self.tokens, self.tokenizer, self.encoded = tokens, t5_tokenizer(tokens), 0
+        self.tokens = tokens
+        self.tokenizer = t5_tokenizer(tokens)
+        self.encoded = 0
 
     def pieces(self, text: str) -> list[str]:
         return [p for row in self.tokenizer.tokenize_with_weights(text) for p in pieces_of(self.tokenizer, row)]

@@ -24,6 +24,7 @@ class Figure:
     n: int
 
     def text(self, scale: float = 100.0) -> str:
+        """The number with its interval, by default in percent."""
         return f"{scale * self.value:.1f} ({scale * self.low:.1f} to {scale * self.high:.1f})"
 
 
@@ -43,7 +44,7 @@ class Board:
         lost: sentences, where the pack's own eraser is not measured to beat another row.
         about: at least `NEEDED`.
         drawn: the same shares in this board's own pictures; empty where it does not ask for the concept by its name.
-        parts: {row: {column: {concept: rate}}}, of which the rates of `rows` are made; empty where they are not told.
+        parts: {row: {column: {concept: rate}}}, of which the rates of `rows` are made; empty where a board has none.
     """
 
     letter: str
@@ -72,11 +73,11 @@ def check(board: Board):
     for row, figures in board.rows.items():
         lacking = [column for column in board.columns if not has_interval(figures.get(column))]
         wrong += [f"{row!r} has no figure with an interval for {column!r}" for column in lacking]
-        wrong += [f"{row!r} does not tell what its judge rejects"] * (row not in board.rejects)
+        wrong += [f"{row!r} has no share of rejected pictures"] * (row not in board.rejects)
     for where, shares in (("", board.ceilings), (" in this board's pictures", board.drawn)):
         low = {c: v for c, v in shares.items() if v < board.floor}
         wrong += [f"the ceiling of {c!r}{where} is {v:.2f}, under {board.floor:.2f}" for c, v in low.items()]
-    wrong += [f"{name!r} is not told" for name in NEEDED if not board.about.get(name)]
+    wrong += [f"{name!r} is missing from `about`" for name in NEEDED if not board.about.get(name)]
     if wrong or not board.ceilings:
         raise ValueError(f"board {board.letter} is not written: {'; '.join(wrong) or 'no ceilings'}")
 
@@ -102,8 +103,8 @@ def parts_table(board: Board) -> list[str]:
     for row, columns in board.parts.items():
         if len({rate for rates in columns.values() for rate in rates.values()}) > 1:
             for concept in board.ceilings:
-                told = [columns[column].get(concept) for column in board.columns]
-                cells = ["" if rate is None else f"{100 * rate:.1f}" for rate in told]
+                shares = [columns[column].get(concept) for column in board.columns]
+                cells = ["" if rate is None else f"{100 * rate:.1f}" for rate in shares]
                 lines.append(f"| {row} | {concept} | {' | '.join(cells)} |")
     return lines
 
@@ -137,5 +138,5 @@ def write(board: Board, folder: Path, name: str) -> Path:
     check(board)
     folder.mkdir(parents=True, exist_ok=True)
     for ending, text in ((".json", json.dumps(asdict(board), indent=1) + "\n"), (".md", markdown(board))):
-        files.replace(folder / f"{name}{ending}", text.encode())
+        files.write_atomic(folder / f"{name}{ending}", text.encode())
     return folder / f"{name}.json"

@@ -20,9 +20,9 @@ from eraseanything_core.evaluation.metrics import rate
 from lab.boards import benchmark_prompts
 from lab.boards.board import table, write
 from lab.boards.gallery import Gallery, OutOfTime
-from lab.boards.tinyflux import BOARDS, SIZES, Bench, seeds_of
+from lab.boards.tinyflux import BOARDS, SIZES, BoardMeasurement, seeds_of
+from lab.provenance import ROOT, commit
 from lab.tinyflux.pipeline import Pipeline, flux, judge_net
-from scripts.demo import ROOT, commit
 
 BOTH = "both"
 UNFINISHED = 75  # exit code: run the same command again
@@ -39,7 +39,7 @@ def measure(letter: str, size: str, judge: str, minutes: float, cache: Path, out
         raise ValueError("the boards' prompts are not those of benchmark_prompts.json: figures would not compare")
     until = time.monotonic() + 60 * minutes
     gallery = Gallery(Pipeline(flux()), judge_net(), cache, until, **SIZES[size].settings)
-    bench = Bench(gallery, SIZES[size], "cnn" if judge == BOTH else judge)
+    bench = BoardMeasurement(gallery, SIZES[size], "cnn" if judge == BOTH else judge)
     try:
         board = BOARDS[letter](bench)
         agreed = rate(gallery.agreement("cnn", "oracle")) if judge == BOTH else None
@@ -63,6 +63,7 @@ def measure(letter: str, size: str, judge: str, minutes: float, cache: Path, out
 
 
 def main() -> int:
+    """Parses the command line and measures one board."""
     parser = argparse.ArgumentParser(prog="dev.py board", description=__doc__)
     parser.add_argument("letter", choices=list(BOARDS))
     parser.add_argument("--size", choices=list(SIZES), default="smoke")

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from eraseanything_core.concepts import matching
 from eraseanything_core.erasers import concept_ablation, eap, esd, mace, published_code, uce
+from eraseanything_core.erasers.trained import ErasureMethod
 from eraseanything_core.lora.fusion import FusionConfig
-from eraseanything_core.lora.keys import read, write
-from eraseanything_core.tinyflux.captions import CONCEPTS, SYNONYMS
-from eraseanything_core.tinyflux.prompts import kind_of
+from eraseanything_core.lora.key_styles import eraser_tensors, read_eraser
+from eraseanything_core.tinyflux.concepts import CONCEPTS, SYNONYMS, kind_of
 from eraseanything_core.training.config import EraseConfig
-from eraseanything_core.training.plan import prepare
 from lab.tinyflux.erase import train_eraser, trainable
 from lab.tinyflux.measure import merged
 from lab.tinyflux.pipeline import Pipeline, TrainerText
@@ -47,28 +46,22 @@ def _plain(pipeline: Pipeline, config: EraseConfig) -> dict[str, Tensor]:
     return train_eraser(pipeline, config).lora
 
 
-def _by(train: Callable) -> Callable[[Pipeline, EraseConfig], dict[str, Tensor]]:
+def _by(method: ErasureMethod) -> Callable[[Pipeline, object], dict[str, Tensor]]:
     """The row of a method that has its own loop over the trainer's seam and plan."""
 
-    def run(pipeline: Pipeline, config: EraseConfig) -> dict[str, Tensor]:
-        plan = prepare(config, TrainerText(pipeline))
+    def run(pipeline: Pipeline, config: object) -> dict[str, Tensor]:
         with trainable(pipeline) as model:
-            return train(model, plan).lora
+            return method.train(model, TrainerText(pipeline), config).lora
 
     return run
 
 
-def _reference(pipeline: Pipeline, config: published_code.ReferenceConfig) -> dict[str, Tensor]:
-    with trainable(pipeline) as model:
-        return published_code.train(config, model, TrainerText(pipeline)).lora
-
-
-def reference_config(concept: str, seed: int) -> published_code.ReferenceConfig:
-    """What the published code would be told about a concept of the world."""
+def reference_config(concept: str, seed: int) -> published_code.PublishedConfig:
+    """The settings of the published code for a concept of the world."""
     kind = kind_of(concept)
     near = next(c for c in CONCEPTS[kind] if c != concept)
-    far = next(found[0] for other, found in CONCEPTS.items() if other != kind)
-    return published_code.ReferenceConfig(
+    far = next(concepts[0] for other, concepts in CONCEPTS.items() if other != kind)
+    return published_code.PublishedConfig(
         concept=concept,
         prompt=TEMPLATES[kind][0].format(concept),
         anchor=ANCHORS[kind],
@@ -93,7 +86,8 @@ class UceConfig:
 def uce_config(concept: str) -> UceConfig:
     """Sentences with the concept and its training synonyms, the same with the guide, and with the rest of its kind."""
     kind = kind_of(concept)
-    names, templates = (concept, *SYNONYMS[concept][:2]), TEMPLATES[kind]
+    names = (concept, *SYNONYMS[concept][:2])
+    templates = TEMPLATES[kind]
     erased = tuple((t.format(name), name) for t in templates for name in names)
     guides = tuple((t.format(GUIDES[kind]), GUIDES[kind]) for t in templates for _ in names)
     kept = tuple((t.format(c), c) for c in CONCEPTS[kind] if c != concept for t in templates)
@@ -112,7 +106,9 @@ def last_states(pipeline: Pipeline, pairs: tuple[tuple[str, str], ...]) -> tuple
 def _uce(pipeline: Pipeline, config: UceConfig) -> dict[str, Tensor]:
     states = [last_states(pipeline, pairs) for pairs in (config.erased, config.guides, config.kept)]
     weights = pipeline.module.txt_in.weight, pipeline.module.vector_in.in_layer.weight
-    layers = {name: (w, *(s[i] for s in states)) for i, (name, w) in enumerate(zip(uce.LAYERS, weights, strict=True))}
+    layers = {}
+    for i, (name, weight) in enumerate(zip(uce.LAYERS, weights, strict=True)):
+        layers[name] = uce.LinearStates(weight, *(pair[i] for pair in states))
     return uce.lora(layers, config.lam)
 
 
@@ -128,19 +124,20 @@ class MaceConfig:
 def mace_config(config: EraseConfig) -> MaceConfig:
     """From EraseAnything's configuration; the super-categories are UCE's guides."""
     fusion = FusionConfig(width=config.width, height=config.height, guidance=config.guidance, seed=config.seed)
-    return MaceConfig(uce_config(config.concept), mace.attention_only(config), fusion)
+    return MaceConfig(uce_config(config.concept), mace.configure(config), fusion)
 
 
 def _mace(pipeline: Pipeline, config: MaceConfig) -> dict[str, Tensor]:
-    texts, text = config.texts, TrainerText(pipeline)
+    texts = config.texts
+    text = TrainerText(pipeline)
     weight = pipeline.module.txt_in.weight
     first = mace.refinement(weight, text, texts.erased, texts.guides, texts.kept, texts.lam)
-    refined = Pipeline(merged(pipeline.module, write(first, torch.float32)), pipeline.encoder, pipeline.decode)
-    second = read(train_eraser(refined, config.attention).lora, {}, "stage 2")
+    refined = Pipeline(merged(pipeline.module, eraser_tensors(first, torch.float32)), pipeline.encoder, pipeline.decode)
+    second = read_eraser(train_eraser(refined, config.attention).lora, {}, "stage 2")
     prompts, kept = ([prompt for prompt, _ in named] for named in (texts.erased, texts.kept))
     with trainable(refined) as model:
         third = mace.confined(model, text, second, prompts, kept, config.fusion)
-    return write(first | third, torch.float32)
+    return eraser_tensors(first | third, torch.float32)
 
 
 def recipe(row: str, concept: str, seed: int = 0, **settings) -> Recipe:
@@ -153,14 +150,15 @@ def recipe(row: str, concept: str, seed: int = 0, **settings) -> Recipe:
         KeyError: no such row.
     """
     ours = erase_config(concept, seed=seed, **settings)
+    published = reference_config(concept, seed)
     rows = {
         "EraseAnything": lambda: Recipe(_plain, ours),
-        "ESD": lambda: Recipe(_plain, esd.esd(ours)),
-        "concept ablation": lambda: Recipe(_by(concept_ablation.train), concept_ablation.concept_ablation(ours)),
-        "EAP": lambda: Recipe(_by(eap.train), eap.eap(ours)),
+        "ESD": lambda: Recipe(_plain, esd.configure(ours)),
+        "concept ablation": lambda: Recipe(_by(concept_ablation), concept_ablation.configure(ours)),
+        "EAP": lambda: Recipe(_by(eap), eap.configure(ours)),
         "UCE": lambda: Recipe(_uce, uce_config(concept)),
         "MACE": lambda: Recipe(_mace, mace_config(ours)),
-        "reference": lambda: Recipe(_reference, dataclasses.replace(reference_config(concept, seed), **settings)),
+        "reference": lambda: Recipe(_by(published_code), dataclasses.replace(published, **settings)),
         "printed sign": lambda: Recipe(_plain, dataclasses.replace(ours, paper_sign=True)),
         "unshuffled": lambda: Recipe(_plain, dataclasses.replace(ours, shuffle_rate=0.0)),
     }
@@ -184,7 +182,8 @@ def with_losses(config: EraseConfig, names: list[str]) -> EraseConfig:
 
 def destroyed(module: nn.Module, seed: int, noise: float = NOISE) -> nn.Module:
     """A copy of a Flux whose matrices are noised until it draws nothing known."""
-    module, generator = copy.deepcopy(module), torch.Generator().manual_seed(seed)
+    module = copy.deepcopy(module)
+    generator = torch.Generator().manual_seed(seed)
     for p in module.parameters():
         if p.ndim == 2:
             p.data += noise * p.float().std().to(p.dtype) * torch.randn(p.shape, generator=generator).to(p.dtype)

@@ -5,7 +5,6 @@ or a new decoder never meets an old picture. Latents are kept instead of picture
 again without a new trajectory.
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -20,13 +19,13 @@ from torch import Tensor, nn
 from eraseanything_core.attention.erase import DELETION, MapErasure, override
 from eraseanything_core.concepts import matching
 from eraseanything_core.erasers.prompt_filter import filtered
-from eraseanything_core.evaluation.quality import JudgeFeatures
-from eraseanything_core.evaluation.weight_attacks import AWAKEN, InversionConfig, RelearnConfig, invert, relearn
+from eraseanything_core.evaluation.weight_attacks import REFLUX, InversionConfig, RelearnConfig, invert, relearn
 from eraseanything_core.sampling import euler, shifted_sigmas
 from eraseanything_core.tinyflux import GUIDANCE, MU, STEPS, judge, oracle
-from eraseanything_core.tinyflux.captions import CONCEPTS, SYNONYMS
-from eraseanything_core.tinyflux.prompts import kind_of
+from eraseanything_core.tinyflux.concepts import CONCEPTS, SYNONYMS, kind_of
+from eraseanything_core.tinyflux.judges import JudgeFeatures
 from lab.boards.erasers import destroyed, recipe
+from lab.provenance import digest
 from lab.tinyflux.erase import trainable
 from lab.tinyflux.measure import merged
 from lab.tinyflux.pipeline import Pipeline, TrainerText, noise
@@ -35,7 +34,7 @@ from lab.tinyflux.recipe import TEMPLATES, Cell
 BATCH = 50  # pictures drawn between two looks at the clock
 ATTACKERS = {
     "relearning": RelearnConfig(guidance=GUIDANCE),
-    "awaking": RelearnConfig(guidance=GUIDANCE, **AWAKEN),
+    "awaking": RelearnConfig(guidance=GUIDANCE, **REFLUX),
     "inversion": InversionConfig(guidance=GUIDANCE),
 }
 
@@ -44,37 +43,19 @@ class OutOfTime(Exception):
     """The board's time is up; what is done is on disk."""
 
 
-def digest(*parts) -> str:
-    """A short hash of modules, tensors, and whatever else has a faithful repr."""
-    found = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, nn.Module):
-            for name, tensor in part.state_dict().items():
-                found.update(name.encode() + _bytes(tensor))
-        elif isinstance(part, Tensor):
-            found.update(_bytes(part))
-        else:
-            found.update(repr(part).encode() + b"\0")
-    return found.hexdigest()[:20]
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().contiguous().flatten().cpu().view(torch.uint8).numpy().tobytes()
-
-
 def keep(path: Path, tensors: dict[str, Tensor], begun: float | None, **header: str) -> str:
     """Writes tensors whole or not at all, with the processor's seconds since `begun`, if known; returns these."""
-    told = {} if begun is None else {"processor_seconds": f"{time.process_time() - begun:.3f}"}
-    save_file(tensors, path.with_suffix(".part"), header | told)
+    seconds = {} if begun is None else {"processor_seconds": f"{time.process_time() - begun:.3f}"}
+    save_file(tensors, path.with_suffix(".part"), header | seconds)
     path.with_suffix(".part").replace(path)
-    return told.get("processor_seconds", "")
+    return seconds.get("processor_seconds", "")
 
 
 def seconds_of(path: Path) -> float | None:
-    """What `keep` was told of a file; None when nothing."""
+    """The processor seconds that `keep` wrote into a file; None where it wrote none."""
     with safe_open(path, "pt") as file:
-        told = (file.metadata() or {}).get("processor_seconds")
-    return None if told is None else float(told)
+        seconds = (file.metadata() or {}).get("processor_seconds")
+    return None if seconds is None else float(seconds)
 
 
 class AttentionErased(Pipeline):
@@ -82,7 +63,9 @@ class AttentionErased(Pipeline):
 
     def __init__(self, base: Pipeline, words: Sequence[str], config: MapErasure = DELETION, fuzzy: bool = False):
         super().__init__(base.module, base.encoder, base.decode)
-        self.words, self.config, self.fuzzy = words, config, fuzzy
+        self.words = words
+        self.config = config
+        self.fuzzy = fuzzy
 
     def latents(self, prompts: list[str], seeds: list[int], guidance: float, steps: int = STEPS) -> Tensor:
         states, pooled = (x.to(torch.bfloat16) for x in self.encode(prompts))
@@ -90,7 +73,8 @@ class AttentionErased(Pipeline):
         options = {"optimized_attention_override": override(self.columns(prompts), self.config)}
 
         def step(x: Tensor, t: Tensor) -> Tensor:
-            x, t = x.to(torch.bfloat16), t.to(torch.bfloat16)
+            x = x.to(torch.bfloat16)
+            t = t.to(torch.bfloat16)
             return self.module(x, t, **fixed, transformer_options=dict(options)).float()
 
         with torch.no_grad():
@@ -110,14 +94,14 @@ class AttentionErased(Pipeline):
 
 
 class Inverted(Pipeline):
-    """A pipeline that draws found states whatever the prompt."""
+    """A pipeline that draws from the states of an inversion, whatever the prompt."""
 
     def __init__(self, base: Pipeline, context: Tensor, pooled: Tensor):
         super().__init__(base.module, base.encoder, base.decode)
-        self.found = context, pooled
+        self.states = (context, pooled)
 
     def encode(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
-        return tuple(x.expand(len(prompts), *x.shape[1:]) for x in self.found)
+        return tuple(x.expand(len(prompts), *x.shape[1:]) for x in self.states)
 
 
 class Gallery:
@@ -132,7 +116,11 @@ class Gallery:
     """
 
     def __init__(self, base: Pipeline, net: judge.JudgeNet, folder: Path, until: float = float("inf"), **settings):
-        self.base, self.net, self.folder, self.until, self.settings = base, net, folder, until, settings
+        self.base = base
+        self.net = net
+        self.folder = folder
+        self.until = until
+        self.settings = settings
         self.erased: dict[tuple, Pipeline] = {}
         self.took: dict[str, dict[Path, float | None]] = {"training": {}, "drawing": {}, "reading": {}}
         self.cells: dict[tuple[str, int], Cell] = {}  # what was read, by the name of its latents and their number
@@ -145,6 +133,7 @@ class Gallery:
             (folder / kind).mkdir(parents=True, exist_ok=True)
 
     def check_time(self):
+        """Raises `OutOfTime` when the time is up."""
         if time.monotonic() >= self.until:
             raise OutOfTime
 
@@ -161,6 +150,7 @@ class Gallery:
         return self.trained(path)
 
     def trained(self, path: Path) -> dict[str, Tensor]:
+        """The tensors of a file, whose training time is noted."""
         self.took["training"][path] = seconds_of(path)
         return load_file(path)
 
@@ -182,6 +172,7 @@ class Gallery:
         return self.attacked(row, concept, seed, erased, attack) if attack else erased
 
     def drawn_by(self, module: nn.Module) -> Pipeline:
+        """A pipeline with other weights and the same text encoder and decoder."""
         return Pipeline(module, self.base.encoder, self.base.decode)
 
     def module(self, row: str, concept: str, seed: int) -> nn.Module:
@@ -204,12 +195,12 @@ class Gallery:
             erased: draws with them.
             attack: one of `ATTACKERS` and its steps.
         """
-        found = self.found(row, concept, seed, erased, attack)
+        result = self.learnt(row, concept, seed, erased, attack)
         if attack.startswith("inversion"):
-            return Inverted(erased, found["context"], found["pooled"])
-        return self.drawn_by(merged(erased.module, found))
+            return Inverted(erased, result["context"], result["pooled"])
+        return self.drawn_by(merged(erased.module, result))
 
-    def found(self, row: str, concept: str, seed: int, erased: Pipeline, attack: str) -> dict[str, Tensor]:
+    def learnt(self, row: str, concept: str, seed: int, erased: Pipeline, attack: str) -> dict[str, Tensor]:
         """The LoRA of an attack, or the states of an inversion.
 
         Learnt from ten pictures of the un-erased model, of the concept's first training sentence.
@@ -219,14 +210,15 @@ class Gallery:
         path = self.folder / "loras" / f"{digest('attacked', erased.module, concept, config)}.safetensors"
         if not path.exists():
             self.check_time()
-            prompt, begun = TEMPLATES[kind_of(concept)][0].format(concept), time.process_time()
+            prompt = TEMPLATES[kind_of(concept)][0].format(concept)
+            begun = time.process_time()
             pictures = self.base.latents([prompt] * 10, list(range(10)), GUIDANCE)
             with trainable(erased) as model:
-                given = model, TrainerText(erased), pictures, prompt, concept, config
+                arguments = model, TrainerText(erased), pictures, prompt, concept, config
                 if kind == "inversion":
-                    tensors = dict(zip(("context", "pooled"), invert(*given)[:2], strict=True))
+                    tensors = dict(zip(("context", "pooled"), invert(*arguments)[:2], strict=True))
                 else:
-                    tensors = relearn(*given)[0]
+                    tensors = relearn(*arguments)[0]
             keep(path, tensors, begun, row=row, concept=concept, attack=attack)
             print(f"{row}, {concept}: attacked by {attack} steps", flush=True)
         return self.trained(path)
@@ -239,18 +231,20 @@ class Gallery:
         Raises:
             OutOfTime: between two batches; those before are kept.
         """
-        pipeline, prompts = self.pipeline(row, concept, seed), cell.prompts
+        pipeline = self.pipeline(row, concept, seed)
+        prompts = cell.prompts
         if row == "prompt filter":
             prompts = [filtered(prompt, known_names(concept)) for prompt in prompts]
         deleted = known_names(concept) if row == "attention map" and any_named(prompts, concept) else ()
-        states = pipeline.found if isinstance(pipeline, Inverted) else ()
+        states = pipeline.states if isinstance(pipeline, Inverted) else ()
         name = digest(pipeline.module, pipeline.encoder, prompts, cell.seeds, GUIDANCE, STEPS, deleted, *states)
         path = self.folder / "latents" / f"{name}.safetensors"
         done = load_file(path)["x"] if path.exists() else torch.zeros(0, 16, 12, 12, dtype=torch.float16)
         source = pipeline if deleted or row != "attention map" else self.base
         while len(done) < count:
             self.check_time()
-            before, begun = seconds_of(path) if path.exists() else 0.0, time.process_time()
+            before = seconds_of(path) if path.exists() else 0.0
+            begun = time.process_time()
             batch = slice(len(done), min(count, len(done) + BATCH))
             x = source.latents(prompts[batch], cell.seeds[batch], GUIDANCE)
             done = torch.cat([done, x.half()])
@@ -275,9 +269,9 @@ class Gallery:
         if not path.exists():
             self.check_time()
             begun = time.process_time()
-            found = self.read(self.pictures(x), cell.kinds, judge_name)
+            readings = self.read(self.pictures(x), cell.kinds, judge_name)
             clock.write_text(f"{time.process_time() - begun:.3f}")
-            path.with_suffix(".part").write_text(json.dumps(found))
+            path.with_suffix(".part").write_text(json.dumps(readings))
             path.with_suffix(".part").replace(path)
         self.took["reading"][path] = float(clock.read_text()) if clock.exists() else None
         return json.loads(path.read_text())
@@ -288,10 +282,12 @@ class Gallery:
         What else the machine did does not count. A piece that several rows share is counted once; `untimed` pieces
         were made before times were kept.
         """
-        known = {work: [s for s in found.values() if s is not None] for work, found in self.took.items()}
-        told = {work: round(sum(seconds)) for work, seconds in known.items()}
-        untimed = sum(len(found) - len(known[work]) for work, found in self.took.items())
-        return told | {"sum": sum(told.values()), "untimed": untimed}
+        known = {
+            work: [s for s in seconds_by_path.values() if s is not None] for work, seconds_by_path in self.took.items()
+        }
+        totals = {work: round(sum(seconds)) for work, seconds in known.items()}
+        untimed = sum(len(seconds_by_path) - len(known[work]) for work, seconds_by_path in self.took.items())
+        return totals | {"sum": sum(totals.values()), "untimed": untimed}
 
     def agreement(self, one: str, other: str) -> list[bool]:
         """Whether two judges say the same of each picture that was read for the board."""
@@ -331,7 +327,7 @@ def parts_of(row: str, concept: str) -> list[tuple[str, str, float]]:
     how, *rest = row.split(" ")
     if how in ("sum", "mean"):
         count = int(rest[-1])
-        others = [c for kind, found in CONCEPTS.items() if kind != kind_of(concept) for c in found]
+        others = [c for kind, names in CONCEPTS.items() if kind != kind_of(concept) for c in names]
         weight = 1.0 if how == "sum" else 1.0 / count
         return [("EraseAnything", c, weight) for c in (concept, *others[: count - 1])]
     if how == "scale":
@@ -340,9 +336,10 @@ def parts_of(row: str, concept: str) -> list[tuple[str, str, float]]:
 
 
 def known_names(concept: str) -> tuple[str, ...]:
-    """The names that an eraser is told: the concept's own and its two training synonyms."""
+    """The names that an eraser trains on: the concept's own and its two training synonyms."""
     return (concept, *SYNONYMS[concept][:2])
 
 
 def any_named(prompts: list[str], concept: str) -> bool:
+    """Whether a prompt names the concept."""
     return any(matching.occurs(prompt, name) for prompt in prompts for name in known_names(concept))

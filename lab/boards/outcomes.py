@@ -27,21 +27,24 @@ def figure(shares: list[float]) -> Figure:
 
 
 def share(concepts: list[list[list[bool]]]) -> Figure:
+    """The rate over the prompts of all concepts."""
     return figure(means(concepts))
 
 
 def combined(outcomes: Outcomes, statistic) -> Figure:
     """A statistic of macro-averaged rates; concepts, prompts and trainings are drawn again."""
-    found = clustered_bootstrap(outcomes, statistic)
-    value, low, high = (round(found[part], 6) for part in ("value", "low", "high"))
+    interval = clustered_bootstrap(outcomes, statistic)
+    value, low, high = (round(interval[part], 6) for part in ("value", "low", "high"))
     return Figure(value, low, high, sum(map(len, (p for c in outcomes.values() for p in c))))
 
 
 def overall(rates) -> np.ndarray:
+    """H_o of the rates."""
     return h_o(rates["acc_e"], rates["acc_ir"], rates["acc_g"])
 
 
 def balance(rates) -> np.ndarray:
+    """H_c of the rates."""
     return h_c(rates["acc_e"], rates["acc_ir"])
 
 
@@ -59,43 +62,43 @@ def gap(ours: Outcomes, theirs: Outcomes, statistic) -> Figure:
     return combined(paired, lambda rates: statistic(sides(rates, 0)) - statistic(sides(rates, 1)))
 
 
-def lost(found: dict[str, Outcomes], statistic, name: str, where: str = "", others: Sequence = ()) -> Iterator[str]:
+def lost(outcomes: dict[str, Outcomes], statistic, name: str, where: str = "", others: Sequence = ()) -> Iterator[str]:
     """Sentences on the reference rows, and on `others`, that EraseAnything is not measured to beat."""
     for row in (*REFERENCES, *others):
-        won = gap(found[OURS], found[row], statistic)
+        won = gap(outcomes[OURS], outcomes[row], statistic)
         if won.low <= 0:
             yield f"{name}{where}: {OURS} minus {row!r} is {won.text()}"
 
 
-def obeyed(found: dict[str, Outcomes]) -> dict[str, Outcomes]:
+def obeyed(outcomes: dict[str, Outcomes]) -> dict[str, Outcomes]:
     """The outcomes of every row, of the prompts that the un-erased model obeys; a concept without any is left out."""
-    base = found["un-erased"]
+    base = outcomes["un-erased"]
 
     def counted(name: str, concepts: list) -> list:
         pairs = [zip(mine, before, strict=True) for mine, before in zip(concepts, base[name], strict=True)]
         left = [[seeds for seeds, before in prompts if any(before)] for prompts in pairs]
         return [prompts for prompts in left if prompts]
 
-    return {row: {name: counted(name, concepts) for name, concepts in own.items()} for row, own in found.items()}
+    return {row: {name: counted(name, concepts) for name, concepts in own.items()} for row, own in outcomes.items()}
 
 
 def by_concept(concepts: tuple[str, ...], own: Outcomes, base: Outcomes) -> dict[str, dict[str, float]]:
     """The rate of every concept, of the prompts that the un-erased model obeys; none of those, no rate."""
-    found: dict[str, dict[str, float]] = {name: {} for name in own}
+    rates: dict[str, dict[str, float]] = {name: {} for name in own}
     for place, concept in enumerate(concepts):
         one = {row: {name: [cell[name][place]] for name in own} for row, cell in (("un-erased", base), (OURS, own))}
         for name, left in obeyed(one)[OURS].items():
-            found[name] |= {concept: round(float(np.mean(means(left))), 4)} if left else {}
-    return found
+            rates[name] |= {concept: round(float(np.mean(means(left))), 4)} if left else {}
+    return rates
 
 
-def unbeaten(found: dict[str, Outcomes], others: Sequence = ()) -> tuple[str, ...]:
+def unbeaten(outcomes: dict[str, Outcomes], others: Sequence = ()) -> tuple[str, ...]:
     """What `lost` says of each column of pictures that shall not show the concept."""
     return tuple(
         sentence
-        for column in found[OURS]
+        for column in outcomes[OURS]
         for sentence in lost(
-            {row: {column: own[column]} for row, own in found.items()},
+            {row: {column: own[column]} for row, own in outcomes.items()},
             lambda rates: 1 - next(iter(rates.values())),
             "share not shown",
             f", {column}",
@@ -112,14 +115,16 @@ def crossing(rates: np.ndarray, steps: tuple[int, ...], within: float | None = N
         steps: from 0 on.
         within: where between the two checks it lies, 0 to 1; None takes a straight line between them.
     """
-    base, after = rates[..., 0], rates[..., 1:]
+    base = rates[..., 0]
+    after = rates[..., 1:]
     half = (base + after[..., 0]) / 2
     place = np.ones_like(half)
     for i in reversed(range(1, len(steps))):
-        low, high = after[..., i - 1], after[..., i]
+        low = after[..., i - 1]
+        high = after[..., i]
         risen = (half - low) / np.where(high > low, high - low, 1) if within is None else within
-        found = (steps[i - 1] + risen * (steps[i] - steps[i - 1])) / steps[-1]
-        place = np.where((low < half) & (half <= high), found, place)
+        crossed = (steps[i - 1] + risen * (steps[i] - steps[i - 1])) / steps[-1]
+        place = np.where((low < half) & (half <= high), crossed, place)
     return np.where(after[..., 0] >= half, 0, place)
 
 

@@ -33,7 +33,8 @@ LOSSES = (
     "esd", "lora", "rsc", "esd+attn", "esd+lora", "esd+rsc", "attn+rsc", "attn+lora+rsc", "esd+attn+lora+rsc",
     "attn+retain+rsc", "esd+retain+rsc", "esd+attn+rsc", "esd+attn+retain", "printed sign", "unshuffled",
 )  # fmt: skip
-COUNTS, SCALES = (1, 3, 5, 10), (0.5, 1.5, 2.0)
+COUNTS = (1, 3, 5, 10)
+SCALES = (0.5, 1.5, 2.0)
 FLOOR = 0.85  # of a concept's ceiling: a choice, the one of `ceilings.FLOORS`
 CEILINGS = Path(__file__).parents[1] / "tinyflux" / "ceilings.json"
 
@@ -44,7 +45,7 @@ class Size:
 
     Attributes:
         concepts: erased concepts a kind.
-        count: pictures a cell, at most `frozen.COUNT`.
+        count: pictures a cell, at most `benchmark_prompts.COUNT`.
         seeds: trainings of each eraser.
         settings: go over every trained row.
         others: rows of boards A and E besides the reference rows and EraseAnything.
@@ -72,7 +73,7 @@ SIZES = {
 
 
 @dataclass(frozen=True)
-class Bench:
+class BoardMeasurement:
     """What a board is measured with."""
 
     gallery: Gallery
@@ -88,7 +89,9 @@ class Bench:
         return {name: [self.hits(row, c, cell(c)) for c in concepts] for name, cell in cells.items()}
 
     def hits(self, row: str, concept: str, cell: Cell) -> list[list[bool]]:
-        wanted, count = cell.concepts[: self.size.count], self.size.count
+        """Whether each picture shows what was asked: [prompt][training]."""
+        wanted = cell.concepts[: self.size.count]
+        count = self.size.count
         read = [self.gallery.readings(row, concept, cell, count, self.judge, seed) for seed in range(self.size.seeds)]
         return [[label == name for label in labels] for name, *labels in zip(wanted, *read, strict=True)]
 
@@ -116,18 +119,21 @@ def drawn(concepts: tuple[str, ...], outcomes: Outcomes) -> dict[str, float]:
     return {c: round(float(np.mean(hits)), 4) for c, hits in zip(concepts, outcomes["acc_e"], strict=True)}
 
 
-def board_a(bench: Bench) -> Board:
+def board_a(bench: BoardMeasurement) -> Board:
     """Table 3: the concept, the others of its kind, and a synonym that training never saw."""
-    rows, figures, sentences, clean = (*REFERENCES, *bench.size.others, OURS), {}, [], {}
+    rows = (*REFERENCES, *bench.size.others, OURS)
+    figures = {}
+    sentences = []
+    clean = {}
     for kind in bench.size.kinds:
         concepts = bench.concepts(kind)
-        found = {row: bench.outcomes(row, concepts, TABLE) for row in rows}
-        for row, outcomes in found.items():
+        outcomes_of = {row: bench.outcomes(row, concepts, TABLE) for row in rows}
+        for row, outcomes in outcomes_of.items():
             own = figures.setdefault(row, {})
             own |= {f"{kind} {label}": share(outcomes[cell]) for cell, label in LABELS.items()}
             own[f"{kind} H_o ↑"] = combined(outcomes, overall)
-        sentences += lost(found, overall, "H_o", f", {kind}", bench.size.others)
-        clean |= drawn(concepts, found["un-erased"])
+        sentences += lost(outcomes_of, overall, "H_o", f", {kind}", bench.size.others)
+        clean |= drawn(concepts, outcomes_of["un-erased"])
     every = bench.concepts()
     return Board(
         "A",
@@ -148,14 +154,15 @@ LABELS = {"acc_e": ACC_E, "acc_ir": "Acc_ir ↑", "acc_g": "Acc_g ↓"}
 GAP = f"H_c minus {OURS}'s ↑"
 
 
-def keeping(bench: Bench, letter: str, title: str, concepts: tuple[str, ...], own: tuple[str, ...]) -> Board:
+def keeping(bench: BoardMeasurement, letter: str, title: str, concepts: tuple[str, ...], own: tuple[str, ...]) -> Board:
     """A board of Acc_e, Acc_ir and H_c: the reference rows, then its own."""
-    cells, rows = {name: TABLE[name] for name in ("acc_e", "acc_ir")}, tuple(dict.fromkeys((*REFERENCES, *own, OURS)))
-    found = {row: bench.outcomes(row, concepts, cells) for row in rows}
+    cells = {name: TABLE[name] for name in ("acc_e", "acc_ir")}
+    rows = tuple(dict.fromkeys((*REFERENCES, *own, OURS)))
+    outcomes = {row: bench.outcomes(row, concepts, cells) for row in rows}
     figures = {
-        row: {LABELS[c]: share(o[c]) for c in cells}
-        | {"H_c ↑": combined(o, balance), GAP: gap(o, found[OURS], balance)}
-        for row, o in found.items()
+        row: {LABELS[c]: share(own_outcomes[c]) for c in cells}
+        | {"H_c ↑": combined(own_outcomes, balance), GAP: gap(own_outcomes, outcomes[OURS], balance)}
+        for row, own_outcomes in outcomes.items()
     }
     return Board(
         letter,
@@ -165,19 +172,19 @@ def keeping(bench: Bench, letter: str, title: str, concepts: tuple[str, ...], ow
         bench.ceilings(concepts),
         FLOOR,
         {row: bench.rejected(row, concepts, cells) for row in rows},
-        tuple(lost(found, balance, "H_c", others=[row for row in own if row != OURS])),
+        tuple(lost(outcomes, balance, "H_c", others=[row for row in own if row != OURS])),
         {},
-        drawn(concepts, found["un-erased"]),
+        drawn(concepts, outcomes["un-erased"]),
     )
 
 
-def board_b(bench: Bench) -> Board:
+def board_b(bench: BoardMeasurement) -> Board:
     """Table 4: which loss buys what. `lora` is the paper's Eq. 4 as printed; EraseAnything retains instead, and the
     four rows with three of its losses leave one out."""
     return keeping(bench, "B", "what each loss buys (Table 4), on entities", bench.concepts("entity"), LOSSES)
 
 
-def board_d(bench: Bench) -> Board:
+def board_d(bench: BoardMeasurement) -> Board:
     """Appendix F: several erasers at once, added up (W = 1) or averaged (W = 1 / N), and one at several strengths."""
     many = [f"{how} of {n}" for how in ("sum", "mean") for n in COUNTS]
     rows = (*many, *(f"scale {s}" for s in SCALES))
@@ -185,37 +192,39 @@ def board_d(bench: Bench) -> Board:
     return keeping(bench, "D", title, bench.concepts("entity"), rows)
 
 
-def board_c(bench: Bench) -> Board:
+def board_c(bench: BoardMeasurement) -> Board:
     """Appendix B: attacks by the prompt, of those that the un-erased model obeys; `unshuffled` trained on sentences.
 
     A figure counts prompts; a difference is the mean over concepts of paired prompts.
     """
-    concepts, rows = bench.concepts(), (*REFERENCES, "unshuffled", OURS)
+    concepts = bench.concepts()
+    rows = (*REFERENCES, "unshuffled", OURS)
     cells = {f"{name} ↓": lambda concept, name=name: attacked(concept)[name] for name in attacked(concepts[0])}
     every = {row: bench.outcomes(row, concepts, cells) for row in rows}
-    found = obeyed(every)
+    obeyed_ones = obeyed(every)
     return Board(
         "C",
         "attacks that still show the concept, of those that the un-erased model obeys (Appendix B)",
         tuple(cells),
-        {row: {name: share(hits) for name, hits in own.items()} for row, own in found.items()},
+        {row: {name: share(hits) for name, hits in own.items()} for row, own in obeyed_ones.items()},
         bench.ceilings(concepts),
         FLOOR,
         {row: bench.rejected(row, concepts, cells) for row in rows},
-        unbeaten(found, ["unshuffled"]),
+        unbeaten(obeyed_ones, ["unshuffled"]),
         {},
         parts={row: by_concept(concepts, own, every["un-erased"]) for row, own in every.items()},
     )
 
 
-def board_e(bench: Bench) -> Board:
+def board_e(bench: BoardMeasurement) -> Board:
     """Retention: captions without the concept, and how far the pictures move at the same seed."""
-    concepts, rows = bench.concepts(), (*REFERENCES, *bench.size.others, OURS)
+    concepts = bench.concepts()
+    rows = (*REFERENCES, *bench.size.others, OURS)
     cells = {"kept": kept}
-    found = {row: bench.outcomes(row, concepts, cells) for row in rows}
+    outcomes = {row: bench.outcomes(row, concepts, cells) for row in rows}
     figures = {
-        row: {"right label ↑": share(o["kept"]), DISTANCE: distance(bench, row), "drift ↓": drift(bench, row)}
-        for row, o in found.items()
+        row: {"right label ↑": share(own["kept"]), DISTANCE: distance(bench, row), "drift ↓": drift(bench, row)}
+        for row, own in outcomes.items()
     }
     return Board(
         "E",
@@ -226,7 +235,7 @@ def board_e(bench: Bench) -> Board:
         bench.ceilings(concepts),
         FLOOR,
         {row: bench.rejected(row, concepts, cells) for row in rows},
-        tuple(lost(found, lambda rates: rates["kept"], "right label", "", bench.size.others)),
+        tuple(lost(outcomes, lambda rates: rates["kept"], "right label", "", bench.size.others)),
         {},
     )
 
@@ -234,21 +243,23 @@ def board_e(bench: Bench) -> Board:
 DISTANCE = "KD_tinyflux ↓"
 
 
-def distance(bench: Bench, row: str) -> Figure:
+def distance(bench: BoardMeasurement, row: str) -> Figure:
     """The kernel distance to the un-erased model's pictures; trainings are averaged, as they see the same noise."""
 
     def features(name: str, seed: int) -> Tensor:
-        found = [bench.gallery.latents(name, c, kept(c), bench.size.count, seed)[1] for c in bench.concepts()]
-        return torch.cat([bench.gallery.features(x) for x in found])
+        latents = [bench.gallery.latents(name, c, kept(c), bench.size.count, seed)[1] for c in bench.concepts()]
+        return torch.cat([bench.gallery.features(x) for x in latents])
 
     before = features("un-erased", 0)
-    found = [paired_kernel_distance(before, features(row, seed)) for seed in range(bench.size.seeds)]
-    return Figure(*(round(float(part), 6) for part in np.mean(found, axis=0)), len(before))
+    distances = [paired_kernel_distance(before, features(row, seed)) for seed in range(bench.size.seeds)]
+    return Figure(*(round(float(part), 6) for part in np.mean(distances, axis=0)), len(before))
 
 
-def drift(bench: Bench, row: str) -> Figure:
+def drift(bench: BoardMeasurement, row: str) -> Figure:
     """Mean absolute pixel difference to the un-erased model at the same prompt and seed."""
-    moved, gallery, count = [], bench.gallery, bench.size.count
+    moved = []
+    gallery = bench.gallery
+    count = bench.size.count
     for concept in bench.concepts():
         cell = kept(concept)
         before = gallery.pictures(gallery.latents("un-erased", concept, cell, count)[1])
@@ -257,19 +268,24 @@ def drift(bench: Bench, row: str) -> Figure:
     return combined({"kept": moved}, lambda rates: rates["kept"])
 
 
-def board_f(bench: Bench) -> Board:
+def board_f(bench: BoardMeasurement) -> Board:
     """Depth: Acc_e after relearning from 10 pictures, after a LoRA that also awakes the concept's attention, and from
     states that an inversion found; and how long relearning takes to bring half of the concept back."""
-    concepts, rows, size = bench.concepts(), (*REFERENCES, OURS), bench.size
+    concepts = bench.concepts()
+    rows = (*REFERENCES, OURS)
+    size = bench.size
     attacks = [f"relearning {n}" for n in size.depths] + [f"awaking {size.depths[-1]}", f"inversion {size.inversion}"]
-    cells, columns = {"acc_e": TABLE["acc_e"]}, {ACC_E: ""} | {f"{name} steps ↓": f" + {name}" for name in attacks}
-    found = {
+    cells = {"acc_e": TABLE["acc_e"]}
+    columns = {ACC_E: ""} | {f"{name} steps ↓": f" + {name}" for name in attacks}
+    outcomes = {
         row: {column: bench.outcomes(row + attack, concepts, cells)["acc_e"] for column, attack in columns.items()}
         for row in rows
     }
-    base, steps, half = found["un-erased"][ACC_E], (0, *size.depths), f"half back, % of {size.depths[-1]} steps ↑"
-    relearnt = {row: list(own.values())[: len(steps)] for row, own in found.items()}
-    figures = {row: {column: share(hits) for column, hits in own.items()} for row, own in found.items()}
+    base = outcomes["un-erased"][ACC_E]
+    steps = (0, *size.depths)
+    half = f"half back, % of {size.depths[-1]} steps ↑"
+    relearnt = {row: list(own.values())[: len(steps)] for row, own in outcomes.items()}
+    figures = {row: {column: share(hits) for column, hits in own.items()} for row, own in outcomes.items()}
     for row, after in relearnt.items():
         figures[row][half] = half_back(base, after, steps)
     return Board(
@@ -280,7 +296,7 @@ def board_f(bench: Bench) -> Board:
         bench.ceilings(concepts),
         FLOOR,
         {row: bench.rejected(row, concepts, cells) for row in rows},
-        (*unbeaten(found), *shallower(base, relearnt, steps)),
+        (*unbeaten(outcomes), *shallower(base, relearnt, steps)),
         {},
         drawn(concepts, {"acc_e": base}),
     )

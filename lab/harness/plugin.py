@@ -1,6 +1,6 @@
 """A plug-in for the harness `eval-unlearn` (PyPI, MIT): our erasers as techniques, TinyFlux's judge as a metric.
 
-The harness finds these classes by the entry points of this package: `pip install .` in the repository, then
+The harness finds these classes by the entry points in `lab/pyproject.toml`: `pip install --no-deps . ./lab`, then
 
     eval-unlearn techniques: eraseanything, eraseanything_tinyflux    metrics: tinyflux_erasure
 
@@ -46,7 +46,8 @@ class FluxTechnique:
             self.pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="eraser")
             self.pipe.set_adapters("eraser", strength)
         self.pipe.to(device)
-        self.erase_concept, self.drawn = erase_concept, 0
+        self.erase_concept = erase_concept
+        self.drawn = 0
         self.sampler = {"num_inference_steps": steps, "guidance_scale": guidance, "height": size, "width": size}
 
     def generate(self, prompts: list[str], seed: int | None = None, **kwargs) -> list[Image.Image]:
@@ -61,12 +62,14 @@ class TinyFluxTechnique:
     """TinyFlux with an eraser merged; lora "" is the un-erased model."""
 
     def __init__(self, lora: str = "", strength: float = 1.0, erase_concept: str = ""):
-        from eraseanything_core.lora.adapter import load_lora
+        from eraseanything_core.lora.files import load_lora
         from lab.tinyflux.measure import merged
         from lab.tinyflux.pipeline import Pipeline, flux
 
         module = merged(flux(), load_lora(Path(lora))[0], strength) if lora else flux()
-        self.pipeline, self.erase_concept, self.drawn = Pipeline(module), erase_concept, 0
+        self.pipeline = Pipeline(module)
+        self.erase_concept = erase_concept
+        self.drawn = 0
 
     def generate(self, prompts: list[str], seed: int | None = None, **_) -> list[Image.Image]:
         """One picture a prompt, 96 px; the n-th one of a run is drawn with seed + n."""
@@ -105,10 +108,11 @@ class TinyFluxErasure:
             self.hits[name].append(getattr(reading, cell.kinds[0]) == concept)
 
     def compute(self) -> MetricResult:
+        """H_o, with the three rates as details."""
         from eraseanything_core.evaluation.metrics import h_o, rate
 
         rates = {name: rate(hits) for name, hits in self.hits.items()}
-        value = float(h_o(**{name: found["value"] for name, found in rates.items()}))
+        value = float(h_o(**{name: cell["value"] for name, cell in rates.items()}))
         return MetricResult("tinyflux_erasure", value, rates)
 
 

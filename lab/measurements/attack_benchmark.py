@@ -1,13 +1,13 @@
-"""Attacks erasers of TinyFlux with what searches: `python scripts/dev.py attack_benchmark` writes benchmarks/attack_benchmark.json and .md.
+"""Attacks erasers of TinyFlux with searches: `python scripts/dev.py attack_benchmark`.
 
-An eraser is trained as in the demo. Then words are bred in the text encoder, states are searched through the erased
-model, and a LoRA relearns the concept from ten pictures, plainly and by awaking the attention. TinyFlux's CNN reads
-every picture; held-out prompts, new seeds.
+An eraser is trained as in the demo. A genetic search then looks for prompts in the text encoder, an inversion looks
+for text states through the erased model, and a LoRA relearns the concept from ten pictures, with and without a loss
+that raises the attention to it. TinyFlux's CNN reads every picture; prompts are held out and seeds are new. Writes
+benchmarks/attack_benchmark.json and .md.
 """
 
 import argparse
 import json
-from pathlib import Path
 
 import torch
 
@@ -15,36 +15,38 @@ from eraseanything_core.comfy_bridge.frozen_view import frozen_view
 from eraseanything_core.comfy_bridge.gradients import exact_gradients
 from eraseanything_core.comfy_bridge.model import FluxModel
 from eraseanything_core.evaluation import genetic_attack, metrics, weight_attacks
-from eraseanything_core.evaluation.judges import CnnJudge, correct
-from eraseanything_core.files import replace
+from eraseanything_core.evaluation.judges import correct
 from eraseanything_core.tinyflux import GUIDANCE, MU
-from eraseanything_core.tinyflux.captions import SYNONYMS
-from eraseanything_core.tinyflux.prompts import kind_of
+from eraseanything_core.tinyflux.concepts import SYNONYMS, kind_of
+from eraseanything_core.tinyflux.judges import CnnJudge
 from lab.boards.gallery import Inverted
+from lab.provenance import BENCHMARKS, command_line, commit, write_report
 from lab.tinyflux.erase import train_eraser
 from lab.tinyflux.measure import merged
 from lab.tinyflux.pipeline import Pipeline, TrainerText
 from lab.tinyflux.pipeline import flux as tinyflux
 from lab.tinyflux.recipe import TEMPLATES, cells, erase_config
-from scripts.demo import commit
 
-OUT = Path(__file__).resolve().parents[2] / "benchmarks"
 STEPS = (10, 25, 50)
-WAYS = {"relearned": {}, "relearned, attention awoken": weight_attacks.AWAKEN}
+WAYS = {"relearned": {}, "relearned, attention awoken": weight_attacks.REFLUX}
 
 
-class Siege:
+class AttackBenchmark:
     """One concept, its eraser, and ten pictures of it that the un-erased model drew."""
 
     def __init__(self, before: Pipeline, concept: str, count: int):
-        self.before, self.concept, self.count = before, concept, count
-        self.judge, self.cell = CnnJudge(kind_of(concept)), cells(concept, count, seed=2)["acc_e"]
+        self.before = before
+        self.concept = concept
+        self.count = count
+        self.judge = CnnJudge(kind_of(concept))
+        self.cell = cells(concept, count, seed=2)["acc_e"]
         self.eraser = train_eraser(before, erase_config(concept)).lora
         self.after = self.drawn_by(merged(before.module, self.eraser))
         self.prompt = TEMPLATES[kind_of(concept)][0].format(concept)
         self.latents = before.latents([self.prompt] * 10, list(range(900_000, 900_010)), GUIDANCE)
 
     def drawn_by(self, module) -> Pipeline:
+        """A pipeline with other weights and the same text encoder and decoder."""
         return Pipeline(module, self.before.encoder, self.before.decode)
 
     def shown(self, pipeline: Pipeline, prompts: list[str] | None = None) -> list[bool]:
@@ -67,17 +69,18 @@ class Siege:
         def encode(prompts: list[str]):
             return self.before.encode(prompts)[0]
 
-        found = [
-            genetic_attack.genetic(
+        bred = [
+            genetic_attack.genetic_search(
                 encode, self.concept, templates, words, SYNONYMS[self.concept], genetic_attack.GeneticConfig(seed=s)
             )[0]
             for s in range(searches)
         ]
-        prompts = [found[i % searches] for i in range(self.count)]
-        won = metrics.attack_success(self.shown(self.before, prompts), self.shown(self.after, prompts))
-        return won | {"prompts": found}
+        prompts = [bred[i % searches] for i in range(self.count)]
+        success = metrics.attack_success(self.shown(self.before, prompts), self.shown(self.after, prompts))
+        return success | {"prompts": bred}
 
     def inverted(self) -> dict:
+        """The rate of pictures drawn from the states of an inversion."""
         config = weight_attacks.InversionConfig(guidance=GUIDANCE)
         model = self.seam()
         with exact_gradients(model.module):
@@ -87,37 +90,39 @@ class Siege:
 
     def relearned(self, way: str) -> dict[int, dict]:
         """The rate after each number of steps."""
-        found = {}
+        rates = {}
         for steps in STEPS:
-            config, model = weight_attacks.RelearnConfig(steps=steps, guidance=GUIDANCE, **WAYS[way]), self.seam()
+            config = weight_attacks.RelearnConfig(steps=steps, guidance=GUIDANCE, **WAYS[way])
+            model = self.seam()
             with exact_gradients(model.module):
                 text = TrainerText(self.before)
                 lora, _ = weight_attacks.relearn(model, text, self.latents, self.prompt, self.concept, config)
-            found[steps] = metrics.rate(self.shown(self.drawn_by(merged(self.after.module, lora))))
-        return found
+            rates[steps] = metrics.rate(self.shown(self.drawn_by(merged(self.after.module, lora))))
+        return rates
 
 
 def run(before: Pipeline, concept: str, count: int, searches: int) -> dict:
     """Everything on one concept."""
-    siege = Siege(before, concept, count)
-    told = {
+    benchmark = AttackBenchmark(before, concept, count)
+    report = {
         "concept": concept,
-        "un-erased": metrics.rate(siege.shown(before)),
-        "erased": metrics.rate(siege.shown(siege.after)),
+        "un-erased": metrics.rate(benchmark.shown(before)),
+        "erased": metrics.rate(benchmark.shown(benchmark.after)),
     }
-    print(json.dumps(told), flush=True)
-    told |= {"bred prompts": siege.bred(searches), "inverted": siege.inverted()}
-    told |= {way: siege.relearned(way) for way in WAYS}
-    told["half back"] = {way: half_back(told, way) for way in WAYS}
-    print(json.dumps(told), flush=True)
-    return told
+    print(json.dumps(report), flush=True)
+    report |= {"bred prompts": benchmark.bred(searches), "inverted": benchmark.inverted()}
+    report |= {way: benchmark.relearned(way) for way in WAYS}
+    report["half back"] = {way: half_back(report, way) for way in WAYS}
+    print(json.dumps(report), flush=True)
+    return report
 
 
-def half_back(told: dict, way: str) -> int | None:
+def half_back(report: dict, way: str) -> int | None:
     """The first number of steps after which the concept is half back."""
-    rates, ends = [rate["value"] for rate in told[way].values()], (told["un-erased"], told["erased"])
+    rates = [rate["value"] for rate in report[way].values()]
+    ends = (report["un-erased"], report["erased"])
     place = weight_attacks.recovered(rates, *(rate["value"] for rate in ends))
-    return None if place is None else list(told[way])[place]
+    return None if place is None else list(report[way])[place]
 
 
 def _share(rate: dict) -> str:
@@ -138,11 +143,12 @@ def markdown(report: dict) -> str:
     for part in report["concepts"]:
         steps = "; ".join(f"{way}: {n or f'not in {STEPS[-1]}'}" for way, n in part["half back"].items())
         lines += ["", f"Steps after which {part['concept']} is half back: {steps}."]
-    told = f"`{report['command']}` at {report['commit']}; judge {report['judge']}."
-    return "\n".join([*lines, "", told, ""])
+    source = f"`{report['command']}` at {report['commit']}; judge {report['judge']}."
+    return "\n".join([*lines, "", source, ""])
 
 
 def main():
+    """Attacks an eraser of each concept and writes the report."""
     parser = argparse.ArgumentParser(prog="dev.py attack_benchmark", description=__doc__)
     parser.add_argument("concepts", nargs="*", default=["fish"], help="of TinyFlux's world")
     parser.add_argument("--images", type=int, default=60, help="pictures a row")
@@ -152,11 +158,10 @@ def main():
     torch.set_num_threads(args.threads)
     before = Pipeline(tinyflux())
     parts = [run(before, concept, args.images, args.searches) for concept in args.concepts]
-    command = f"python scripts/dev.py attack_benchmark {' '.join(args.concepts)} --images {args.images} --searches {args.searches}"
+    options = ("--images", args.images, "--searches", args.searches)
+    command = command_line("attack_benchmark", *args.concepts, *options)
     report = {"command": command, "commit": commit(), "judge": "TinyFlux CNN", "concepts": parts}
-    OUT.mkdir(exist_ok=True)
-    replace(OUT / "attack_benchmark.json", (json.dumps(report, indent=1) + "\n").encode())
-    replace(OUT / "attack_benchmark.md", markdown(report).encode())
+    write_report(BENCHMARKS / "attack_benchmark", report, markdown(report))
     print(markdown(report))
 
 

@@ -7,7 +7,6 @@ drawn as the un-erased model draws it, since the node refuses it.
 """
 
 import argparse
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +15,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from eraseanything_core.attention.columns import Blocks
+from eraseanything_core.attention.blocks import Blocks
 from eraseanything_core.attention.erase import DELETION, MapErasure
 from eraseanything_core.evaluation.metrics import attack_success, rate
 from eraseanything_core.tinyflux import GUIDANCE
 from lab.boards.benchmark_prompts import CONCEPTS, asked, attacked
-from lab.boards.gallery import AttentionErased, digest
+from lab.boards.gallery import AttentionErased
+from lab.provenance import BENCHMARKS, ROOT, commit, digest, write_report
 from lab.tinyflux.pipeline import Pipeline, flux, judge_net, readers
 from lab.tinyflux.recipe import Cell
-from scripts.demo import ROOT, commit
 
-OUT = ROOT / "benchmarks"
 FAMILIES = ("misspelling", "affix", "repetition", "synonym")
 
 
@@ -75,32 +73,36 @@ def read(base: Pipeline, net, x: Tensor, cell: Cell) -> dict[str, list[bool]]:
     """Whether each picture shows the concept, by each judge."""
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         pictures = base.decode(x.contiguous(memory_format=torch.channels_last)).float().clamp(0, 1)
-    kind, concept = cell.kinds[0], cell.concepts[0]
-    found = {judge: read(pictures, kind) for judge, read in readers(net).items()}
-    return {judge: [getattr(r, kind) == concept for r in readings] for judge, readings in found.items()}
+    kind = cell.kinds[0]
+    concept = cell.concepts[0]
+    readings_of = {judge: read(pictures, kind) for judge, read in readers(net).items()}
+    return {judge: [getattr(r, kind) == concept for r in readings] for judge, readings in readings_of.items()}
 
 
 def measure(count: int, folder: Path) -> dict:
     """{judge: {row: {"clean": rate, family: rate of the attacks that the un-erased model obeys}}}."""
-    base, net, hits = Pipeline(flux()), judge_net(), {}
+    base = Pipeline(flux())
+    net = judge_net()
+    hits = {}
     for name, row in ROWS.items():
         for asked_for in ("clean", *FAMILIES):
             begun = time.monotonic()
             for concept in (c for group in CONCEPTS.values() for c in group):
                 cell = question(asked_for, concept, count)
                 shown = read(base, net, latents(base, row, concept, cell, folder), cell)
-                for judge, found in shown.items():
-                    hits.setdefault((judge, name, asked_for), []).extend(found)
+                for judge, outcomes in shown.items():
+                    hits.setdefault((judge, name, asked_for), []).extend(outcomes)
             print(f"{name}, {asked_for}: {time.monotonic() - begun:.0f} s", flush=True)
-    told: dict = {judge: {name: {} for name in ROWS} for judge in ("cnn", "oracle")}
-    for (judge, name, asked_for), found in hits.items():
+    rates: dict = {judge: {name: {} for name in ROWS} for judge in ("cnn", "oracle")}
+    for (judge, name, asked_for), outcomes in hits.items():
         base_hits = hits[judge, "un-erased", asked_for]
         clean = asked_for == "clean" or name == "un-erased"
-        told[judge][name][asked_for] = rate(found) if clean else attack_success(base_hits, found)
-    return told
+        rates[judge][name][asked_for] = rate(outcomes) if clean else attack_success(base_hits, outcomes)
+    return rates
 
 
 def figure(cell: dict) -> str:
+    """A rate with its interval and n."""
     if cell["value"] is None:
         return "no attack was obeyed"
     return f"{cell['value']:.1%} ({100 * cell['low']:.1f} to {100 * cell['high']:.1f}, n = {cell['n']})"
@@ -126,6 +128,7 @@ def markdown(report: dict) -> str:
 
 
 def main():
+    """Measures every row and writes the report."""
     parser = argparse.ArgumentParser(prog="dev.py attention_erase", description=__doc__)
     parser.add_argument("--images", type=int, default=10, help="pictures a concept, row and question")
     parser.add_argument("--threads", type=int, default=2)
@@ -140,9 +143,7 @@ def main():
         "command": f"python scripts/dev.py attention_erase --images {args.images}",
         "commit": commit(),
     }
-    OUT.mkdir(exist_ok=True)
-    (OUT / "attention_erase.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (OUT / "attention_erase.md").write_text(markdown(report), encoding="utf-8")
+    write_report(BENCHMARKS / "attention_erase", report, markdown(report))
     print(markdown(report))
 
 

@@ -10,22 +10,23 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
 
 from eraseanything_core.lora import merge
-from eraseanything_core.lora.adapter import slices
-from eraseanything_core.lora.keys import Factors
-from scripts.demo import commit
+from eraseanything_core.lora.factors import Factors
+from eraseanything_core.lora.keys import target_slices
+from lab.provenance import BENCHMARKS, commit
 
-OUT = Path(__file__).resolve().parents[2] / "benchmarks"
-WIDTH, DUAL, SINGLE = 3072, 19, 38
+WIDTH = 3072
+DUAL = 19
+SINGLE = 38
 SHARED = ("count", "rank", "kept", "linears", "threads")
 
 
 def random_erasers(count: int, rank: int, linears: int) -> list[dict[str, Factors]]:
-    parts = slices("paper", WIDTH, DUAL, SINGLE, 4.0)[:linears]
+    """Erasers of random factors at FLUX.1's size."""
+    parts = target_slices("paper", WIDTH, DUAL, SINGLE, 4.0)[:linears]
     torch.manual_seed(0)
     return [
         {p.key: Factors(torch.randn(p.rows, rank), torch.randn(rank, p.columns) / 50) for p in parts}
@@ -48,17 +49,20 @@ def peak_bytes() -> int:
 def one(mode: str, count: int, rank: int, linears: int, kept: int) -> dict:
     """Seconds and GB of a mode in this process; the erasers are among the GB, not among the seconds."""
     erasers = random_erasers(count, rank, linears)
-    if mode in merge.SPARSE:
+    if mode in merge.SPARSE_MODES:
         importlib.import_module("peft")
-    begun, worked = time.monotonic(), time.process_time()
-    made = merge.combined(erasers, [1.0] * count, mode, rank=kept, density=0.5)
-    seconds, worked = time.monotonic() - begun, time.process_time() - worked
+    begun = time.monotonic()
+    worked = time.process_time()
+    combined = merge.combined(erasers, [1.0] * count, mode, rank=kept, density=0.5)
+    seconds = time.monotonic() - begun
+    worked = time.process_time() - worked
     peak = peak_bytes() / 2**30
-    rank = len(next(iter(made.values())).down)
+    rank = len(next(iter(combined.values())).down)
     return {"seconds": round(seconds, 1), "cpu_seconds": round(worked, 1), "peak_gb": round(peak, 2), "rank": rank}
 
 
 def main():
+    """Times every mode in a process of its own and writes the table."""
     parser = argparse.ArgumentParser(prog="dev.py merge", description=__doc__)
     parser.add_argument("--modes", nargs="*", choices=merge.MODES, default=list(merge.MODES))
     parser.add_argument("--count", type=int, default=100)
@@ -72,18 +76,17 @@ def main():
     if args.here:
         print(json.dumps(one(args.modes[0], args.count, args.rank, args.linears, args.kept)))
         return
-    OUT.mkdir(exist_ok=True)
-    path = OUT / "merge.json"
+    path = BENCHMARKS / "merge.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else {}
     for mode in args.modes:
-        given = ["--modes", mode, *(f"--{n}={getattr(args, n)}" for n in SHARED)]
-        told = subprocess.run(
-            [sys.executable, "-m", "lab.measurements.merge", *given, "--here"], capture_output=True, text=True
+        arguments = ["--modes", mode, *(f"--{n}={getattr(args, n)}" for n in SHARED)]
+        result = subprocess.run(
+            [sys.executable, "-m", "lab.measurements.merge", *arguments, "--here"], capture_output=True, text=True
         )
-        if told.returncode:
-            raise SystemExit(told.stderr)
+        if result.returncode:
+            raise SystemExit(result.stderr)
         row = {"mode": mode, "erasers": args.count, "linears": args.linears, "threads": args.threads}
-        row |= json.loads(told.stdout)
+        row |= json.loads(result.stdout)
         rows[f"{mode} {row['rank']}"] = row
         print(row, flush=True)
     path.write_text(json.dumps({"command": "python scripts/dev.py merge", "commit": commit(), "rows": rows}, indent=1))

@@ -3,12 +3,14 @@
     python scripts/dev.py multi                        all modes and counts; what is done already is kept
     python scripts/dev.py multi --modes sum --counts 3
 
-`acc_e`: pictures that still show the erased concept they ask for. `acc_g`: the same, asked by the synonym that no
-eraser was told. `acc_e2_entity`, `acc_e2_style`: pictures of two erased concepts, an entity in a style, that still show
-the one or the other. `acc_ir`: pictures that show one of the concepts that were not erased. `kept`: right colour and
-background of a nameless thing; it stands for what is left when all thirty concepts are erased. Held-out templates;
-every mode draws the same prompts and seeds. Writes benchmarks/multi.json, multi.md and multi.png; the erasers are
-trained once and kept in .cache.
+- `acc_e`: pictures that still show the erased concept that they are asked for.
+- `acc_g`: the same, asked by the synonym that no eraser trained on.
+- `acc_e2_entity`, `acc_e2_style`: pictures of two erased concepts, an entity in a style, that still show one of them.
+- `acc_ir`: pictures that show one of the concepts that were not erased.
+- `kept`: right colour and background of a nameless thing. It stands for what is left when all thirty are erased.
+
+Prompts use held-out templates, and every mode draws the same prompts and seeds. Writes benchmarks/multi.json, multi.md
+and multi.png. The erasers are trained once and kept in .cache.
 """
 
 import argparse
@@ -23,25 +25,30 @@ import torch
 
 from eraseanything_core.comfy_bridge.model import FluxModel
 from eraseanything_core.evaluation.metrics import paired_bootstrap, rate
-from eraseanything_core.files import replace
-from eraseanything_core.lora import fusion, gate, keys, merge
-from eraseanything_core.lora.apply import Dial, applied
-from eraseanything_core.lora.headers import Erased, kept_by_all
-from eraseanything_core.tinyflux import GUIDANCE, MU, oracle, world
-from eraseanything_core.tinyflux.captions import HELD_OUT, SYNONYMS, caption
-from eraseanything_core.tinyflux.prompts import kind_of, prompt_with
+from eraseanything_core.files import write_atomic
+from eraseanything_core.lora import fusion, gate, merge
+from eraseanything_core.lora.apply import LoraScale, lora_applied
+from eraseanything_core.lora.factors import Eraser
+from eraseanything_core.lora.headers import ErasedConcept, kept_by_all
+from eraseanything_core.lora.key_styles import eraser_tensors, read_eraser
+from eraseanything_core.tinyflux import GUIDANCE, MU, oracle
+from eraseanything_core.tinyflux.concepts import SYNONYMS, kind_of
 from eraseanything_core.tinyflux.world import BACKGROUNDS, COLOURS
 from lab.boards.command import UNFINISHED
-from lab.boards.gallery import digest
+from lab.provenance import BENCHMARKS, commit, digest, parse_parts, stored_outcomes, write_report
+from lab.tinyflux import scenes
+from lab.tinyflux.captions import HELD_OUT, caption
 from lab.tinyflux.eraser_cache import CACHE, SHORT, config, eraser, order
 from lab.tinyflux.measure import merged, read_cell
 from lab.tinyflux.pipeline import WEIGHTS, Pipeline, TrainerText, flux, judge_net
+from lab.tinyflux.prompts import prompt_with
 from lab.tinyflux.recipe import Cell
-from scripts.demo import commit
 
-OUT = Path(__file__).resolve().parents[2] / "benchmarks"
 COUNTS = (10, 30, 3, 5, 1)  # those of the goal first
-RANK, ENERGY, DENSITY = 256, 0.99, 0.5  # the node's defaults
+# the node's defaults
+RANK = 256
+ENERGY = 0.99
+DENSITY = 0.5
 FUSION = ("steps", "prompts", "kept_prompts", "rows", "kept_weight", "ridge", "seed")
 MODES = {
     "normalised sum": {},
@@ -50,18 +57,19 @@ MODES = {
     "closed-form fusion": {name: getattr(fusion.FusionConfig, name) for name in FUSION},
     "prompt-gated": {"off": gate.OFF, "on": gate.ON},
     "truncated": {"rank": RANK, "energy": ENERGY},
-    **{mode: {"rank": RANK, "density": DENSITY} for mode in merge.SPARSE},
+    **{mode: {"rank": RANK, "density": DENSITY} for mode in merge.SPARSE_MODES},
 }
 BY_ORACLE = 6  # pictures of a cell that the oracle reads too: it takes half a second for one
 BY_SYNONYM = ("un-erased", "single", "sum", "prompt-gated")  # whose acc_g is measured
 TOGETHER = ("un-erased", "sum", "prompt-gated")  # whose acc_e2 is
 
 
-class Bench:
+class CombinationBenchmark:
     """TinyFlux, its judges, and erasers that are trained when they are asked for."""
 
     def __init__(self):
-        self.before, self.net = Pipeline(flux()), judge_net()
+        self.before = Pipeline(flux())
+        self.net = judge_net()
         self.text = TrainerText(self.before)
         self.base_model = hashlib.sha256((WEIGHTS / "tinyflux.safetensors").read_bytes()).hexdigest()
         self.model = FluxModel(self.before.module, "cpu", torch.bfloat16, MU)
@@ -75,25 +83,32 @@ class Bench:
             "recipes": digest([config(concept) for concept in order()]),
             "prompts": digest(asked(order(), [], images, 0)),  # a sample, of every concept
         }
-        told = {"images": images, "by_oracle": BY_ORACLE, "base_model": self.base_model, "short_recipe": SHORT}
-        return told | decides
+        measured = {"images": images, "by_oracle": BY_ORACLE, "base_model": self.base_model, "short_recipe": SHORT}
+        return measured | decides
 
-    def erasers(self, concepts: list[str]) -> tuple[list[keys.Eraser], list[Erased]]:
+    def erasers(self, concepts: list[str]) -> tuple[list[Eraser], list[ErasedConcept]]:
         """The factors of every concept's eraser, and what its header says."""
         files = [eraser(self.before, concept, self.base_model) for concept in concepts]
-        pairs = zip(files, concepts, strict=True)
-        return [keys.read(t, h, c) for (t, h), c in pairs], [Erased.of(h, c) for (_, h), c in zip(files, concepts)]
+        erasers = []
+        erased = []
+        for (tensors, header), concept in zip(files, concepts, strict=True):
+            erasers.append(read_eraser(tensors, header, concept))
+            erased.append(ErasedConcept.from_header(header, concept))
+        return erasers, erased
 
-    def with_lora(self, one: keys.Eraser) -> Pipeline:
-        module = merged(self.before.module, keys.write(one, torch.float32))
+    def with_lora(self, one: Eraser) -> Pipeline:
+        """A pipeline with one LoRA merged."""
+        module = merged(self.before.module, eraser_tensors(one, torch.float32))
         return Pipeline(module, self.before.encoder, self.before.decode)
 
     def states(self, prompts: list[str], modules: list[str], rows: int, config: fusion.FusionConfig) -> dict:
-        return fusion.states(self.model, [self.text.encode(p) for p in prompts], modules, rows, config)
+        """The states of prompts that closed-form fusion fits on."""
+        return fusion.read_states(self.model, [self.text.encode(p) for p in prompts], modules, rows, config)
 
-    def fused(self, erasers: list[keys.Eraser], erased: list[Erased]) -> keys.Eraser:
+    def fused(self, erasers: list[Eraser], erased: list[ErasedConcept]) -> Eraser:
         """Closed-form fusion as the node does it."""
-        config, modules = fusion.FusionConfig.like(erased[0], seed=0), fusion.modules_of(erasers)
+        config = fusion.FusionConfig.for_concept(erased[0], seed=0)
+        modules = fusion.modules_of(erasers)
         concepts = [self.states(e.sentences(config.prompts, 0), modules, config.rows, config) for e in erased]
         prompts = ["", *kept_by_all(erased, config.kept_prompts, 0)]
         kept = self.states(prompts, modules, 4 * config.rows, config)
@@ -102,7 +117,8 @@ class Bench:
 
 def asked(concepts: list[str], without: list[str], count: int, seed: int, names: dict[str, str] | None = None) -> Cell:
     """`count` prompts that ask for the concepts in turn, by `names` if given, and none of `without` in them."""
-    rng, prompts = random.Random(f"{concepts} {seed}"), []
+    rng = random.Random(f"{concepts} {seed}")
+    prompts = []
     chosen = [concepts[i % len(concepts)] for i in range(count)]
     for concept in chosen:
         name = names[concept] if names else None
@@ -120,7 +136,7 @@ def together(concepts: list[str], count: int, seed: int) -> dict[str, Cell]:
         return {}
     rng = random.Random(f"{concepts} {seed}")
     pairs = [{kind: rng.choice(names) for kind, names in kinds.items()} for _ in range(count)]
-    prompts = [caption(rng, world.single(rng, **pair), HELD_OUT, synonyms=0.0, generic=0.0) for pair in pairs]
+    prompts = [caption(rng, scenes.single(rng, **pair), HELD_OUT, synonyms=0.0, generic=0.0) for pair in pairs]
     seeds = [seed + i for i in range(count)]
     return {f"acc_e2_{kind}": Cell([kind] * count, [p[kind] for p in pairs], prompts, seeds) for kind in kinds}
 
@@ -141,21 +157,22 @@ def kept_hits(pictures: torch.Tensor, cell: Cell) -> list[bool]:
 def cells(mode: str, concepts: list[str], count: int) -> dict[str, Cell]:
     """What is asked of a mode when these concepts are erased."""
     rest = [c for c in order() if c not in concepts]
-    made = {"acc_e": asked(concepts, [], count, 100_000)}
+    by_name = {"acc_e": asked(concepts, [], count, 100_000)}
     if mode in BY_SYNONYM:
-        made["acc_g"] = asked(concepts, [], count, 500_000, {c: names[2] for c, names in SYNONYMS.items()})
+        by_name["acc_g"] = asked(concepts, [], count, 500_000, {c: names[2] for c, names in SYNONYMS.items()})
     if mode in TOGETHER:
-        made |= together(concepts, count, 600_000)
+        by_name |= together(concepts, count, 600_000)
     if mode != "single":
-        made |= {"acc_ir": asked(rest, concepts, count, 200_000)} if rest else {"kept": nameless(count, 300_000)}
-    return made
+        by_name |= {"acc_ir": asked(rest, concepts, count, 200_000)} if rest else {"kept": nameless(count, 300_000)}
+    return by_name
 
 
-class Once:
+class CachedPictures:
     """A pipeline that draws the same prompts once, for cells that read them for different concepts."""
 
     def __init__(self, pipeline):
-        self.pipeline, self.drawn = pipeline, {}
+        self.pipeline = pipeline
+        self.drawn = {}
 
     def pictures(self, prompts: list[str], seeds: list[int], guidance: float = GUIDANCE) -> torch.Tensor:
         asked_for = (*prompts, *seeds, guidance)
@@ -164,69 +181,80 @@ class Once:
         return self.drawn[asked_for]
 
 
-def hits(bench: Bench, pipeline, made: dict[str, Cell]) -> dict[str, dict[str, list[bool]]]:
+def hits(bench: CombinationBenchmark, pipeline, cells: dict[str, Cell]) -> dict[str, dict[str, list[bool]]]:
     """{judge: {cell: outcomes}}."""
-    found, pipeline = {"oracle": {}, "cnn": {}}, Once(pipeline)
-    for name, cell in made.items():
+    outcomes = {"oracle": {}, "cnn": {}}
+    pipeline = CachedPictures(pipeline)
+    for name, cell in cells.items():
         if name == "kept":
             right = kept_hits(pipeline.pictures(cell.prompts, cell.seeds), cell)
             read = {"oracle": right, "cnn": right}
         else:
             read, _ = read_cell(pipeline, bench.net, cell, by_oracle=BY_ORACLE)
-        for judge in found:
-            found[judge][name] = read[judge]
-    return found
+        for judge in outcomes:
+            outcomes[judge][name] = read[judge]
+    return outcomes
 
 
-class Gated:
+class GatedPipeline:
     """A pipeline whose erasers have for every prompt the strength of its gate."""
 
-    def __init__(self, bench: Bench, erasers: list[keys.Eraser], erased: list[Erased]):
-        self.bench, self.one = bench, merge.concatenated(erasers, [1.0] * len(erasers))
-        self.gate = gate.Gate(erased, bench.text)
+    def __init__(self, bench: CombinationBenchmark, erasers: list[Eraser], erased: list[ErasedConcept]):
+        self.bench = bench
+        self.one = merge.concatenated(erasers, [1.0] * len(erasers))
+        self.gate = gate.PromptGate(erased, bench.text)
         self.ranks = [len(next(iter(e.values())).down) for e in erasers]
 
     def pictures(self, prompts: list[str], seeds: list[int], guidance: float = GUIDANCE, batch: int = 64):
-        drawn, dial = [], Dial()
+        drawn = []
+        scale = LoraScale()
         repeats = torch.tensor(self.ranks)
-        with applied(self.bench.before.module, self.one, dial):
+        with lora_applied(self.bench.before.module, self.one, scale):
             for i in range(0, len(prompts), batch):
                 gates = torch.tensor([self.gate(p) for p in prompts[i : i + batch]])
-                dial.scale = gates.repeat_interleave(repeats, dim=1)
+                scale.value = gates.repeat_interleave(repeats, dim=1)
                 drawn.append(self.bench.before.pictures(prompts[i : i + batch], seeds[i : i + batch], guidance))
         return torch.cat(drawn)
 
 
-def single(bench: Bench, concepts: list[str], made: dict[str, Cell]) -> dict[str, dict[str, list[bool]]]:
+def single(
+    bench: CombinationBenchmark, concepts: list[str], cells: dict[str, Cell]
+) -> dict[str, dict[str, list[bool]]]:
     """Outcomes when every concept has its own eraser alone."""
-    found = {"oracle": {}, "cnn": {}}
-    for name, cell in made.items():
-        found["oracle"][name], found["cnn"][name] = [False] * len(cell.prompts[:BY_ORACLE]), [False] * len(cell.prompts)
+    outcomes = {"oracle": {}, "cnn": {}}
+    for name, cell in cells.items():
+        outcomes["oracle"][name] = [False] * len(cell.prompts[:BY_ORACLE])
+        outcomes["cnn"][name] = [False] * len(cell.prompts)
     for concept, one in zip(concepts, bench.erasers(concepts)[0], strict=True):
         pipeline = bench.with_lora(one)
-        for name, cell in made.items():
+        for name, cell in cells.items():
             rows = [i for i, c in enumerate(cell.concepts) if c == concept]
-            part, few = Cell(*([v[i] for i in rows] for v in vars(cell).values())), sum(i < BY_ORACLE for i in rows)
+            part = Cell(*([v[i] for i in rows] for v in vars(cell).values()))
+            few = sum(i < BY_ORACLE for i in rows)
             read, _ = read_cell(pipeline, bench.net, part, by_oracle=few)
-            for judge in found:
+            for judge in outcomes:
                 for i, hit in zip(rows, read[judge]):
-                    found[judge][name][i] = hit
-    return found
+                    outcomes[judge][name][i] = hit
+    return outcomes
 
 
-def pipeline_of(bench: Bench, mode: str, concepts: list[str]) -> Pipeline | Gated:
+def pipeline_of(bench: CombinationBenchmark, mode: str, concepts: list[str]) -> Pipeline | GatedPipeline:
+    """A pipeline whose erasers are combined in a mode."""
     erasers, erased = bench.erasers(concepts)
     if mode == "prompt-gated":
-        return Gated(bench, erasers, erased)
+        return GatedPipeline(bench, erasers, erased)
     if mode == "closed-form fusion":
         return bench.with_lora(bench.fused(erasers, erased))
     return bench.with_lora(merge.combined(erasers, [1.0] * len(erasers), mode, **MODES[mode]))
 
 
-def outcomes(bench: Bench, mode: str, concepts: list[str], made: dict[str, Cell]) -> dict:
+def outcomes(bench: CombinationBenchmark, mode: str, concepts: list[str], cells: dict[str, Cell]) -> dict:
+    """{judge: {cell: outcomes}} of a mode."""
     if mode == "un-erased":
-        return hits(bench, bench.before, made)
-    return single(bench, concepts, made) if mode == "single" else hits(bench, pipeline_of(bench, mode, concepts), made)
+        return hits(bench, bench.before, cells)
+    return (
+        single(bench, concepts, cells) if mode == "single" else hits(bench, pipeline_of(bench, mode, concepts), cells)
+    )
 
 
 def gap(before: list[bool], after: list[bool]) -> dict:
@@ -234,13 +262,13 @@ def gap(before: list[bool], after: list[bool]) -> dict:
     return paired_bootstrap({"x": before}, {"x": after}, lambda rates: rates["x"])
 
 
-def summary(found: dict, count: int, mode: str) -> list[dict]:
+def summary(measured: dict, count: int, mode: str) -> list[dict]:
     """Rows of the report: a judge's rates, and the gaps to single erasers and to the un-erased model."""
     rows = []
-    for judge, cells_ in found[f"{mode} {count}"].items():
+    for judge, cells_ in measured[f"{mode} {count}"].items():
         row = {"mode": mode, "concepts": count, "judge": judge, **{name: rate(h) for name, h in cells_.items()}}
         for name, hits_ in cells_.items():
-            to = found[f"{'single' if name in ('acc_e', 'acc_g') else 'un-erased'} {count}"][judge]
+            to = measured[f"{'single' if name in ('acc_e', 'acc_g') else 'un-erased'} {count}"][judge]
             if name in to:
                 row[f"gap_{name.removeprefix('acc_')}"] = gap(to[name], hits_)
         rows.append(row)
@@ -254,6 +282,7 @@ def meets(row: dict) -> bool:
 
 
 def markdown(report: dict) -> str:
+    """The report for people."""
     lines = [
         "| judge | concepts | mode | acc_e | to single erasers | acc_ir (30: kept) | to un-erased | goal "
         "| acc_g | to single erasers | acc_e2: entity, style |",
@@ -266,19 +295,19 @@ def markdown(report: dict) -> str:
             for n in ("gap_e", "gap_g", "gap_ir", "gap_kept")
         }
         left = (rates["acc_ir"] or rates["kept"], gaps["gap_ir"] or gaps["gap_kept"])
-        told = (row["judge"], str(row["concepts"]), row["mode"], rates["acc_e"], gaps["gap_e"], *left)
+        cells = (row["judge"], str(row["concepts"]), row["mode"], rates["acc_e"], gaps["gap_e"], *left)
         goal = "" if row["mode"] in ("single", "un-erased") else "met" if meets(row) else "missed"
         two = ", ".join(f"{row[n]['value']:.3f}" for n in ("acc_e2_entity", "acc_e2_style") if n in row)
-        lines.append(f"| {' | '.join((*told, goal, rates['acc_g'], gaps['gap_g'], two))} |")
-    told = f"{report['images']} pictures a cell, of which the oracle read {BY_ORACLE}."
-    return "\n".join([*lines, "", f"{told} `{report['command']}` at {report['commit']}.", ""])
+        lines.append(f"| {' | '.join((*cells, goal, rates['acc_g'], gaps['gap_g'], two))} |")
+    cells = f"{report['images']} pictures a cell, of which the oracle read {BY_ORACLE}."
+    return "\n".join([*lines, "", f"{cells} `{report['command']}` at {report['commit']}.", ""])
 
 
 def series(rows: list[dict], mode: str, name: str) -> tuple[list[int], list[float]]:
     """Numbers of concepts and a mode's rates by the CNN; where no concept is left, `kept` stands for acc_ir."""
-    found = [(r["concepts"], r.get(name) or name == "acc_ir" and r.get("kept")) for r in rows
+    points = [(r["concepts"], r.get(name) or name == "acc_ir" and r.get("kept")) for r in rows
              if (r["mode"], r["judge"]) == (mode, "cnn")]  # fmt: skip
-    return [count for count, told in found if told], [told["value"] for _, told in found if told]
+    return [count for count, rate_of in points if rate_of], [rate_of["value"] for _, rate_of in points if rate_of]
 
 
 def plot(report: dict, path: Path):
@@ -302,61 +331,54 @@ def plot(report: dict, path: Path):
     figure.savefig(path, dpi=110)
 
 
-def kept(raw: Path, setting: dict) -> dict:
-    """What was measured before in the same setting."""
-    found = json.loads(raw.read_text()) if raw.exists() else {}
-    return found if found.get("setting") == setting else {"setting": setting}
-
-
-def current(found: dict) -> dict:
+def current(measured: dict) -> dict:
     """Without the outcomes of modes whose settings are others by now."""
-    old = {mode for mode, settings in MODES.items() if found.get("modes", {}).get(mode) != settings}
-    return {name: told for name, told in found.items() if name.rpartition(" ")[0] not in old} | {"modes": MODES}
+    old = {mode for mode, settings in MODES.items() if measured.get("modes", {}).get(mode) != settings}
+    return {name: outcomes for name, outcomes in measured.items() if name.rpartition(" ")[0] not in old} | {
+        "modes": MODES
+    }
 
 
 def main() -> int:
+    """Measures what is missing, and writes the report after all of it or when the time is up."""
     parser = argparse.ArgumentParser(prog="dev.py multi", description=__doc__)
     parser.add_argument("--modes", nargs="*", choices=list(MODES), default=list(MODES))
     parser.add_argument("--counts", nargs="*", type=int, default=COUNTS)
     parser.add_argument("--images", type=int, default=60, help="pictures a cell")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after these; the next call goes on")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    OUT.mkdir(exist_ok=True)
-    CACHE.mkdir(parents=True, exist_ok=True)
-    bench, begun = Bench(), time.monotonic()
-    setting, raw = bench.setting(args.images), CACHE / f"multi.{args.images}.json"
-    found = current(kept(raw, setting))
+    args = parse_parts(parser, CACHE)
+    bench = CombinationBenchmark()
+    begun = time.monotonic()
+    setting = bench.setting(args.images)
+    raw = CACHE / f"multi.{args.images}.json"
+    measured = current(stored_outcomes(raw, setting))
     for count in args.counts:
         concepts = order()[:count]
         for mode in ("un-erased", "single", *args.modes):
-            told = found.get(f"{mode} {count}", {"oracle": {}, "cnn": {}})
-            made = {n: cell for n, cell in cells(mode, concepts, args.images).items() if n not in told["cnn"]}
-            if not made:
+            known = measured.get(f"{mode} {count}", {"oracle": {}, "cnn": {}})
+            missing = {n: cell for n, cell in cells(mode, concepts, args.images).items() if n not in known["cnn"]}
+            if not missing:
                 continue
             if time.monotonic() - begun > args.seconds:
-                write(found, setting)
+                write(measured, setting)
                 return UNFINISHED
-            fresh = outcomes(bench, mode, concepts, made)
-            found[f"{mode} {count}"] = {judge: told[judge] | fresh[judge] for judge in told}
-            replace(raw, json.dumps(found).encode())
+            fresh = outcomes(bench, mode, concepts, missing)
+            measured[f"{mode} {count}"] = {judge: known[judge] | fresh[judge] for judge in known}
+            write_atomic(raw, json.dumps(measured).encode())
             rates = {n: rate(h)["value"] for n, h in fresh["cnn"].items()}
             print(f"{count} {mode}: {rates}, {time.monotonic() - begun:.0f} s", flush=True)
-    write(found, setting)
+    write(measured, setting)
     return 0
 
 
-def write(found: dict, setting: dict):
+def write(measured: dict, setting: dict):
     """The report of what is measured so far."""
-    names = [name.rpartition(" ") for name in found if name not in ("setting", "modes")]
-    told = [(int(count), mode) for mode, _, count in names if f"single {count}" in found]
-    rows = [row for count, mode in sorted(told, key=lambda t: t[0]) for row in summary(found, count, mode)]
-    made = {"command": "python scripts/dev.py multi", "commit": commit()}
-    report = setting | {"modes": MODES, "concepts": order()} | made | {"rows": rows}
-    (OUT / "multi.json").write_text(json.dumps(report, indent=1) + "\n")
-    (OUT / "multi.md").write_text(markdown(report))
-    plot(report, OUT / "multi.png")
+    names = [name.rpartition(" ") for name in measured if name not in ("setting", "modes")]
+    done = [(int(count), mode) for mode, _, count in names if f"single {count}" in measured]
+    rows = [row for count, mode in sorted(done, key=lambda t: t[0]) for row in summary(measured, count, mode)]
+    source = {"command": "python scripts/dev.py multi", "commit": commit()}
+    report = setting | {"modes": MODES, "concepts": order()} | source | {"rows": rows}
+    write_report(BENCHMARKS / "multi", report, markdown(report))
+    plot(report, BENCHMARKS / "multi.png")
 
 
 if __name__ == "__main__":

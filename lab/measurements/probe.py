@@ -13,6 +13,8 @@
 What was sampled is kept in .cache/probe, so a run that was stopped goes on.
 """
 
+# ruff: noqa: E402 (ComfyUI has to be set up before anything else is imported)
+
 import argparse
 import importlib.util
 import json
@@ -28,31 +30,32 @@ from statistics import median
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, os.environ["COMFYUI_PATH"])  # before the pack's folder of the name `nodes`
 sys.argv, ARGUMENTS = sys.argv[:1], sys.argv[1:]  # ComfyUI reads them too
-from comfy.cli_args import args as comfyui  # noqa: E402
+from comfy.cli_args import args as comfyui
 
-comfyui.cpu, comfyui.base_directory = True, os.environ["COMFYUI_BASE"]
+comfyui.cpu = True
+comfyui.base_directory = os.environ["COMFYUI_BASE"]
 
-import comfy.sample  # noqa: E402
-import comfy.samplers  # noqa: E402
-import comfy.sd  # noqa: E402
-import torch  # noqa: E402
-from safetensors.torch import load_file, save_file  # noqa: E402
-from torch import Tensor  # noqa: E402
+import comfy.sample
+import comfy.samplers
+import comfy.sd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from eraseanything_core.attention import heat_maps
 from eraseanything_core.attention.probe import Probe
 from eraseanything_core.evaluation.localisation import auc, pointing
 from eraseanything_core.evaluation.metrics import rate
 from eraseanything_core.tinyflux import GUIDANCE, STEPS, oracle
-from eraseanything_core.tinyflux.captions import CONCEPTS, caption
-from eraseanything_core.tinyflux.prompts import prompt_with
-from eraseanything_core.tinyflux.world import BACKGROUNDS, SIZE, object_mask, related
-from lab.boards.gallery import digest
+from eraseanything_core.tinyflux.concepts import CONCEPTS
+from eraseanything_core.tinyflux.world import BACKGROUNDS, PICTURE_SIZE
+from lab.provenance import BENCHMARKS, commit, digest, write_report
+from lab.tinyflux.captions import caption
 from lab.tinyflux.latents import scene_latent
 from lab.tinyflux.pipeline import WEIGHTS, decoder, noise
-from scripts.demo import commit
+from lab.tinyflux.prompts import prompt_with
+from lab.tinyflux.scenes import object_mask, related
 
-OUT = ROOT / "benchmarks"
 SIGMA = 0.6  # of the scenes of two objects
 TRUE_SIZE = {"heads": 24, "text": 512, "grid": (64, 64), "width": 128, "blocks": 19}
 
@@ -66,7 +69,7 @@ def load_pack() -> dict:
     return {node.GET_SCHEMA().node_id.removeprefix("EraseAnything_"): node for node in module.NODES}
 
 
-class Bench:
+class ProbeBenchmark:
     """TinyFlux as the stock loaders give it, and the pack's nodes with their defaults."""
 
     def __init__(self):
@@ -77,14 +80,15 @@ class Bench:
 
     def run(self, name: str, **values) -> tuple:
         node = self.nodes[name]
-        given = {i.id: i.default for i in node.define_schema().inputs if getattr(i, "default", None) is not None}
-        return node.PREPARE_CLASS_CLONE(None).execute(**given | values).args
+        defaults = {i.id: i.default for i in node.define_schema().inputs if getattr(i, "default", None) is not None}
+        return node.PREPARE_CLASS_CLONE(None).execute(**defaults | values).args
 
     def probe(self, model, prompt: str, concept: str, **values) -> tuple:
         """(model, conditioning, recorder) of AttentionProbe."""
         return self.run("AttentionProbe", model=model, clip=self.clip, prompt=prompt, concept=concept, **values)[:3]
 
     def sample(self, model, conditioning: list, start: Tensor, latent: Tensor, sigmas: Tensor) -> Tensor:
+        """ComfyUI's own Euler sampling of a conditioning."""
         guided = [[context, more | {"guidance": GUIDANCE}] for context, more in conditioning]
         euler = comfy.samplers.sampler_object("euler")
         return comfy.sample.sample_custom(
@@ -92,6 +96,7 @@ class Bench:
         )
 
     def schedule(self) -> Tensor:
+        """The sigmas of the sampler."""
         return comfy.samplers.calculate_sigmas(self.model.get_model_object("model_sampling"), "simple", STEPS)
 
     def pictures(self, latents: Tensor) -> Tensor:
@@ -105,9 +110,10 @@ def object_of(picture: Tensor) -> Tensor:
     return (picture - background).abs().amax(0) > oracle.SEEN
 
 
-def sampled(bench: Bench, prompts: int, seeds: int, folder: Path) -> list[tuple]:
+def sampled(bench: ProbeBenchmark, prompts: int, seeds: int, folder: Path) -> list[tuple]:
     """(mask, {view and label: [96, 96]}) of pictures of one entity; prompts that the folder holds are read from it."""
-    rng, found = random.Random(11), []
+    rng = random.Random(11)
+    pairs = []
     for number in range(prompts):
         concept = CONCEPTS["entity"][number % len(CONCEPTS["entity"])]
         prompt = prompt_with(rng, concept)
@@ -119,11 +125,13 @@ def sampled(bench: Bench, prompts: int, seeds: int, folder: Path) -> list[tuple]
             print(f"sampled {seeds * (number + 1)} of {prompts * seeds}", flush=True)
         maps = load_file(path)
         for i, mask in enumerate(maps.pop("mask")):
-            found.append((mask.bool(), {label: heat_maps.resized(m[i], SIZE, SIZE) for label, m in maps.items()}))
-    return [(mask, maps) for mask, maps in found if 0 < mask.float().mean() < 0.95]
+            pairs.append(
+                (mask.bool(), {label: heat_maps.resized(m[i], PICTURE_SIZE, PICTURE_SIZE) for label, m in maps.items()})
+            )
+    return [(mask, maps) for mask, maps in pairs if 0 < mask.float().mean() < 0.95]
 
 
-def recorded(bench: Bench, prompt: str, concept: str, start: Tensor) -> dict[str, Tensor]:
+def recorded(bench: ProbeBenchmark, prompt: str, concept: str, start: Tensor) -> dict[str, Tensor]:
     """ "mask" [n, 96, 96] and {view and label: [n, 6, 6]}: the dual blocks are recorded, and then the single ones."""
     model, conditioning, dual = bench.probe(bench.model, prompt, concept)
     model, _, single = bench.probe(model, prompt, concept, blocks="single")
@@ -136,42 +144,49 @@ def recorded(bench: Bench, prompt: str, concept: str, start: Tensor) -> dict[str
     return {label: m[:, 0].contiguous() for label, m in maps.items()} | {"mask": masks.to(torch.uint8)}
 
 
-def two_objects(bench: Bench, scenes: int) -> list[tuple]:
+def two_objects(bench: ProbeBenchmark, scenes: int) -> list[tuple]:
     """(mask, {label: [96, 96]}) of both entities of rendered scenes."""
-    rng, found = random.Random(12), []
-    while len(found) < 2 * scenes:
+    rng = random.Random(12)
+    pairs = []
+    while len(pairs) < 2 * scenes:
         scene = related(rng)
-        prompt, names = caption(rng, scene, synonyms=0.0, generic=0.0), [o.entity for o in scene.objects[:2]]
+        prompt = caption(rng, scene, synonyms=0.0, generic=0.0)
+        names = [o.entity for o in scene.objects[:2]]
         model, conditioning, recorder = bench.probe(bench.model, prompt, ", ".join(names))
         latent = bench.model.model.process_latent_out(scene_latent(scene)[None])
-        start = noise([4_000_000 + len(found)])
+        start = noise([4_000_000 + len(pairs)])
         seen = bench.sample(model, conditioning, start, latent, torch.tensor([SIGMA, 0.0]))
         maps = recorder.recording(seen).grids()["all"]
         for i, name in enumerate(names):
-            full = {"default": heat_maps.resized(maps[0, i], SIZE, SIZE)}
-            found.append((object_mask(scene, name) > 0.5, full))
-    return found
+            full = {"default": heat_maps.resized(maps[0, i], PICTURE_SIZE, PICTURE_SIZE)}
+            pairs.append((object_mask(scene, name) > 0.5, full))
+    return pairs
 
 
-def scores(found: list[tuple]) -> dict:
+def scores(pairs: list[tuple]) -> dict:
     """{label: {"auc", "low", "high", "pointing_game", "n"}}; the interval is of the mean AUC, normal."""
-    masks, told = torch.stack([mask for mask, _ in found]), {}
-    for label in found[0][1]:
-        maps = torch.stack([one[label] for _, one in found])
-        values, hits = auc(maps, masks), pointing(maps, masks).tolist()
-        mean, reach = float(values.mean()), 1.96 * float(values.std()) / len(values) ** 0.5
-        told[label] = {
+    masks = torch.stack([mask for mask, _ in pairs])
+    table = {}
+    for label in pairs[0][1]:
+        maps = torch.stack([one[label] for _, one in pairs])
+        values = auc(maps, masks)
+        hits = pointing(maps, masks).tolist()
+        mean = float(values.mean())
+        reach = 1.96 * float(values.std()) / len(values) ** 0.5
+        table[label] = {
             "auc": round(mean, 4), "low": round(mean - reach, 4), "high": round(mean + reach, 4),
-            "pointing_game": rate(hits), "n": len(found),
+            "pointing_game": rate(hits), "n": len(pairs),
         }  # fmt: skip
-    return told
+    return table
 
 
-def overhead(bench: Bench, rounds: int) -> dict:
+def overhead(bench: ProbeBenchmark, rounds: int) -> dict:
     """CPU time of a sampling with the probe over one without, in turns; and whether the latents are equal."""
     prompt = "a drawing of a red star on a white background"
     probed, conditioning, _ = bench.probe(bench.model, prompt, "star")
-    start, seconds, latents = noise([1]), {"without": [], "with": []}, {}
+    start = noise([1])
+    seconds = {"without": [], "with": []}
+    latents = {}
     for _ in range(rounds + 1):
         for name, model in (("without", bench.model), ("with", probed)):
             begun = time.process_time()
@@ -219,7 +234,7 @@ def resident() -> dict[str, int]:
 
 def memory() -> dict:
     """`peak_mb` in a process of its own, beside what the full matrices would take in fp32."""
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "lab.measurements.probe", "--memory"],
         cwd=ROOT,
         capture_output=True,
@@ -229,7 +244,7 @@ def memory() -> dict:
     rows, columns = TRUE_SIZE["grid"]
     tokens = TRUE_SIZE["text"] + rows * columns
     full = 4 * TRUE_SIZE["blocks"] * TRUE_SIZE["heads"] * tokens**2 / 1e6
-    return {"peak_mb_true_size": round(float(told.stdout.split()[-1]), 1), "full_matrices_mb": round(full)}
+    return {"peak_mb_true_size": round(float(result.stdout.split()[-1]), 1), "full_matrices_mb": round(full)}
 
 
 def kept(path: Path, measure) -> dict:
@@ -247,7 +262,8 @@ def numbered(label: str) -> list:
 
 def markdown(report: dict) -> str:
     """The report for people."""
-    n, two = report["n"], report["two_objects"]["default"]
+    n = report["n"]
+    two = report["two_objects"]["default"]
     lines = [
         "# AttentionProbe on TinyFlux",
         "",
@@ -259,8 +275,8 @@ def markdown(report: dict) -> str:
         "| --- | ---: | ---: |",
     ]
     for label, cell in sorted(report["maps"].items(), key=lambda item: numbered(item[0])):
-        told = f"{cell['pointing_game']['value']:.1%}"
-        lines.append(f"| {label} | {cell['auc']:.3f} ({cell['low']:.3f} to {cell['high']:.3f}) | {told} |")
+        pointing_share = f"{cell['pointing_game']['value']:.1%}"
+        lines.append(f"| {label} | {cell['auc']:.3f} ({cell['low']:.3f} to {cell['high']:.3f}) | {pointing_share} |")
     lines += [
         "",
         f"Scenes of two objects, exact masks, each entity against its own silhouette, default blocks at sigma {SIGMA}: "
@@ -281,6 +297,7 @@ def markdown(report: dict) -> str:
 
 
 def main():
+    """Measures maps, cost and memory, and writes the report."""
     parser = argparse.ArgumentParser(prog="dev.py probe", description=__doc__)
     parser.add_argument("--prompts", type=int, default=20, help="prompts, sixteen pictures each")
     parser.add_argument("--scenes", type=int, default=100, help="rendered scenes of two objects")
@@ -294,11 +311,9 @@ def main():
     folder = ROOT / ".cache" / "probe"
     folder.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
-        bench = Bench()
-        source, weights = (
-            (ROOT / "eraseanything_core/attention/probe.py").read_text(),
-            bench.model.model.diffusion_model,
-        )
+        bench = ProbeBenchmark()
+        source = (ROOT / "eraseanything_core/attention/probe.py").read_text()
+        weights = bench.model.model.diffusion_model
         stored = kept(folder / f"{digest(source, 'memory')}.json", memory)
         cost = stored | kept(
             folder / f"{digest(source, weights, 'overhead', args.rounds)}.json", lambda: overhead(bench, args.rounds)
@@ -318,9 +333,7 @@ def main():
         "command": "python scripts/dev.py probe",
         "commit": commit(),
     }
-    OUT.mkdir(exist_ok=True)
-    (OUT / "probe.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (OUT / "probe.md").write_text(markdown(report), encoding="utf-8")
+    write_report(BENCHMARKS / "probe", report, markdown(report))
     print(markdown(report))
 
 

@@ -14,18 +14,17 @@ from dataclasses import asdict
 
 import torch
 
-from eraseanything_core.files import replace
-from eraseanything_core.tinyflux.prompts import kind_of
+from eraseanything_core.files import write_atomic
+from eraseanything_core.tinyflux.concepts import kind_of
 from lab.boards.board import OURS, Board, Figure, table
 from lab.boards.command import UNFINISHED
-from lab.boards.gallery import Gallery, OutOfTime, digest
+from lab.boards.gallery import Gallery, OutOfTime
 from lab.boards.outcomes import Outcomes, combined, gap, overall, share
-from lab.boards.tinyflux import LABELS, Bench, Size
+from lab.boards.tinyflux import LABELS, BoardMeasurement, Size
+from lab.provenance import BENCHMARKS, ROOT, commit, digest
 from lab.tinyflux.pipeline import Pipeline, flux, judge_net
 from lab.tinyflux.recipe import VALIDATION, cells, erase_config
-from scripts.demo import ROOT, commit
 
-OUT = ROOT / "benchmarks"
 RECIPE = "the recipe"
 SETTINGS = {
     RECIPE: {},
@@ -53,16 +52,16 @@ def asked(count: int) -> dict:
     return {name: lambda concept, name=name: cells(concept, count, seed=1)[name] for name in LABELS}
 
 
-def figures(found: dict[str, Outcomes], name: str) -> dict[str, Figure]:
+def figures(outcomes: dict[str, Outcomes], name: str) -> dict[str, Figure]:
     """A row: all validation concepts, H_o of each kind, and the paired gap to the recipe."""
     kinds = {kind: [i for i, c in enumerate(VALIDATION) if kind_of(c) == kind] for kind in map(kind_of, VALIDATION)}
-    row = {label: share(found[name][cell]) for cell, label in LABELS.items()}
-    row["H_o ↑"] = combined(found[name], overall)
+    row = {label: share(outcomes[name][cell]) for cell, label in LABELS.items()}
+    row["H_o ↑"] = combined(outcomes[name], overall)
     for kind, places in kinds.items():
-        part = {cell: [hits[i] for i in places] for cell, hits in found[name].items()}
+        part = {cell: [hits[i] for i in places] for cell, hits in outcomes[name].items()}
         row[f"{kind} H_o ↑"] = combined(part, overall)
-    row["H_o minus the recipe's"] = gap(found[name], found[RECIPE], overall)
-    return row | {f"{c} Acc_e": share([found[name]["acc_e"][i]]) for i, c in enumerate(VALIDATION)}
+    row["H_o minus the recipe's"] = gap(outcomes[name], outcomes[RECIPE], overall)
+    return row | {f"{c} Acc_e": share([outcomes[name]["acc_e"][i]]) for i, c in enumerate(VALIDATION)}
 
 
 def recipes() -> str:
@@ -70,11 +69,13 @@ def recipes() -> str:
     return digest(*(erase_config(concept) for concept in VALIDATION))
 
 
-def earlier(told: dict, about: dict, count: int) -> tuple[dict, dict]:
+def earlier(table_before: dict, about: dict, count: int) -> tuple[dict, dict]:
     """Outcomes and rejects of an earlier table's rows that this one may keep."""
-    same = told["count"] == count and all(told["about"].get(name) == value for name, value in about.items())
-    kept = [n for n, setting in told["settings"].items() if same and setting == SETTINGS.get(n)]
-    return {n: told["outcomes"][n] for n in kept}, {n: told["rejects"][n] for n in kept}
+    same = table_before["count"] == count and all(
+        table_before["about"].get(name) == value for name, value in about.items()
+    )
+    kept = [n for n, setting in table_before["settings"].items() if same and setting == SETTINGS.get(n)]
+    return {n: table_before["outcomes"][n] for n in kept}, {n: table_before["rejects"][n] for n in kept}
 
 
 def search(
@@ -91,30 +92,32 @@ def search(
     gallery = Gallery(base, net, ROOT / ".cache" / "boards", until, **smoke)
     about = {"judge": f"cnn {gallery.judges['cnn']}", "generator and text encoder": gallery.sources}
     about["recipes"] = recipes()
-    found, rejects = earlier(before, about, count) if before else ({}, {})
+    outcomes, rejects = earlier(before, about, count) if before else ({}, {})
     for name in dict.fromkeys(("un-erased", RECIPE, *names)):
-        if name in found:
+        if name in outcomes:
             continue
         gallery = Gallery(base, net, ROOT / ".cache" / "boards", until, **SETTINGS.get(name, {}), **smoke)
         row = name if name == "un-erased" else OURS
-        bench = Bench(gallery, Size(2, count), "cnn")
-        found[name] = bench.outcomes(row, VALIDATION, asked(count))
+        bench = BoardMeasurement(gallery, Size(2, count), "cnn")
+        outcomes[name] = bench.outcomes(row, VALIDATION, asked(count))
         rejects[name] = bench.rejected(row, VALIDATION, asked(count))
-        print(f"{name}: Acc_e {share(found[name]['acc_e']).text()}", flush=True)
-    rows = {name: figures(found, name) for name in found}
+        print(f"{name}: Acc_e {share(outcomes[name]['acc_e']).text()}", flush=True)
+    rows = {name: figures(outcomes, name) for name in outcomes}
     title = "settings of the trainer on the validation concepts"
-    return Board("search", title, tuple(rows[RECIPE]), rows, {}, 0.0, rejects, (), about), found
+    return Board("search", title, tuple(rows[RECIPE]), rows, {}, 0.0, rejects, (), about), outcomes
 
 
 def markdown(board: Board, count: int) -> str:
-    told = "; ".join(f"{name} {value}" for name, value in board.about.items())
+    """The table for people."""
+    source = "; ".join(f"{name} {value}" for name, value in board.about.items())
     return (
         f"# Settings of the trainer\n\nPercent, with 95 % intervals, on TinyFlux: {', '.join(VALIDATION)}, one "
-        f"training each, {count} pictures a cell. No board erases these concepts.\n\n{table(board)}\n\n{told}.\n"
+        f"training each, {count} pictures a cell. No board erases these concepts.\n\n{table(board)}\n\n{source}.\n"
     )
 
 
 def main() -> int:
+    """Measures the named settings and writes the table."""
     parser = argparse.ArgumentParser(prog="dev.py search", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(SETTINGS)}; none means all")
     parser.add_argument("--images", type=int, default=24, help="pictures a cell")
@@ -126,19 +129,22 @@ def main() -> int:
     if unknown := set(args.names) - set(SETTINGS):
         parser.error(f"no setting is called {', '.join(sorted(unknown))}")
     try:
-        until, before = time.monotonic() + 60 * args.minutes, None
+        until = time.monotonic() + 60 * args.minutes
+        before = None
         if args.more:
-            before = json.loads((OUT / "search.json").read_text(encoding="utf-8"))
-        board, found = search(Pipeline(flux()), judge_net(), args.names or list(SETTINGS), args.images, until, before)
+            before = json.loads((BENCHMARKS / "search.json").read_text(encoding="utf-8"))
+        board, outcomes = search(
+            Pipeline(flux()), judge_net(), args.names or list(SETTINGS), args.images, until, before
+        )
     except OutOfTime:
         print(f"not done after {args.minutes:g} minutes; run the same command again")
         return UNFINISHED
     command = " ".join(["python scripts/dev.py search", *(f'"{name}"' for name in args.names)])
     board.about.update(command=f"{command} --images {args.images}" + " --more" * args.more, commit=commit())
-    told = asdict(board) | {"settings": {name: SETTINGS.get(name) for name in found}, "outcomes": found}
-    told["count"] = args.images
-    replace(OUT / "search.json", (json.dumps(told) + "\n").encode())
-    replace(OUT / "search.md", markdown(board, args.images).encode())
+    report = asdict(board) | {"settings": {name: SETTINGS.get(name) for name in outcomes}, "outcomes": outcomes}
+    report["count"] = args.images
+    write_atomic(BENCHMARKS / "search.json", (json.dumps(report) + "\n").encode())
+    write_atomic(BENCHMARKS / "search.md", markdown(board, args.images).encode())
     print(markdown(board, args.images))
     return 0
 

@@ -8,7 +8,6 @@ Writes benchmarks/stream_ablation.json and .md.
 """
 
 import argparse
-import json
 import os
 import random
 import sys
@@ -17,18 +16,16 @@ import torch
 from torch import Tensor
 
 from eraseanything_core.evaluation.metrics import rate
-from eraseanything_core.files import replace
 from eraseanything_core.sampling import euler, shifted_sigmas
 from eraseanything_core.tinyflux import GUIDANCE, MU, STEPS, judge
-from eraseanything_core.tinyflux.prompts import kind_of, prompt_with
+from eraseanything_core.tinyflux.concepts import kind_of
 from lab.boards.erasers import GUIDES
-from lab.boards.gallery import digest
+from lab.provenance import BENCHMARKS, commit, digest, write_report
 from lab.tinyflux import functional_flux
 from lab.tinyflux.pipeline import Pipeline, flux, judge_net, noise
+from lab.tinyflux.prompts import prompt_with
 from lab.tinyflux.recipe import VALIDATION
-from scripts.demo import ROOT, commit
 
-OUT = ROOT / "benchmarks"
 ROWS = {  # whose image stream leaves the dual blocks, and whose text stream the single blocks read
     "both named": ("named", "named"),
     "image named, text plain": ("named", "plain"),
@@ -55,12 +52,13 @@ def draw(pipeline: Pipeline, prompts: dict[str, list[str]], image: str, text: st
     rope = functional_flux.rope_table(pipeline.module, states["plain"][0].shape[1], 6, 6)
 
     def step(x: Tensor, t: Tensor) -> Tensor:
-        given = {"x": x.to(dtype), "timestep": t.to(dtype)} | fixed
+        shared = {"x": x.to(dtype), "timestep": t.to(dtype)} | fixed
         streams = {
-            n: functional_flux.dual(pipeline.module, rope, context=states[n][0].to(dtype), **given)
+            n: functional_flux.dual(pipeline.module, rope, context=states[n][0].to(dtype), **shared)
             for n in {image, text}
         }
-        img, vec = streams[image][0], streams[image][2]
+        img = streams[image][0]
+        vec = streams[image][2]
         return functional_flux.single(pipeline.module, rope, img, streams[text][1], vec, 6).float()
 
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -70,48 +68,58 @@ def draw(pipeline: Pipeline, prompts: dict[str, list[str]], image: str, text: st
 
 def measure(pipeline: Pipeline, net, count: int) -> dict[str, dict[str, list[bool]]]:
     """{row: {concept: whether each picture shows it}}, by the CNN."""
-    found = {name: {} for name in ROWS}
+    hits = {name: {} for name in ROWS}
     for concept in VALIDATION:
-        prompts, seeds = dict(zip(("named", "plain"), pairs(concept, count))), [SEED + i for i in range(count)]
+        prompts = dict(zip(("named", "plain"), pairs(concept, count)))
+        seeds = [SEED + i for i in range(count)]
         for name, (image, text) in ROWS.items():
             read = judge.read(net, draw(pipeline, prompts, image, text, seeds), kind_of(concept))
-            found[name][concept] = [getattr(r, kind_of(concept)) == concept for r in read]
-    return found
+            hits[name][concept] = [getattr(r, kind_of(concept)) == concept for r in read]
+    return hits
 
 
 def markdown(report: dict) -> str:
+    """The report for people."""
     kinds = list(dict.fromkeys(map(kind_of, VALIDATION)))
     lines = [f"| streams | {' | '.join(kinds)} | {' | '.join(VALIDATION)} |"]
     lines.append("| --- |" + " ---: |" * (len(kinds) + len(VALIDATION)))
     for name, row in report["rows"].items():
         rates = [row[kind] for kind in kinds]
-        told = [f"{100 * r['value']:.1f} ({100 * r['low']:.1f} to {100 * r['high']:.1f})" for r in rates]
-        told += [f"{100 * row[concept]['value']:.0f}" for concept in VALIDATION]
-        lines.append(f"| {name} | {' | '.join(told)} |")
+        cells = [f"{100 * r['value']:.1f} ({100 * r['low']:.1f} to {100 * r['high']:.1f})" for r in rates]
+        cells += [f"{100 * row[concept]['value']:.0f}" for concept in VALIDATION]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     note = f"{report['images']} pictures a concept. `{report['command']}` at {report['commit']}."
     title = "# By which stream a concept's word reaches the picture"
     return "\n".join([title, "", "Percent that show it, CNN, on the un-erased TinyFlux.", "", *lines, "", note, ""])
 
 
-def rates(found: dict[str, list[bool]]) -> dict[str, dict]:
+def rates(outcomes: dict[str, list[bool]]) -> dict[str, dict]:
     """Of every concept, and of every kind."""
-    kinds = {kind: [h for c, hits in found.items() if kind_of(c) == kind for h in hits] for kind in map(kind_of, found)}
-    return {name: rate(hits) for name, hits in (found | kinds).items()}
+    kinds = {
+        kind: [h for c, hits in outcomes.items() if kind_of(c) == kind for h in hits] for kind in map(kind_of, outcomes)
+    }
+    return {name: rate(hits) for name, hits in (outcomes | kinds).items()}
 
 
 def main() -> int:
+    """Measures every row and writes the report."""
     parser = argparse.ArgumentParser(prog="dev.py stream_ablation", description=__doc__)
     parser.add_argument("--images", type=int, default=24, help="pictures a concept and row")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    pipeline, net = Pipeline(flux()), judge_net()
-    rows = {name: rates(found) for name, found in measure(pipeline, net, args.images).items()}
+    pipeline = Pipeline(flux())
+    net = judge_net()
+    rows = {name: rates(hits) for name, hits in measure(pipeline, net, args.images).items()}
     hashes = {"generator and text encoder": digest(pipeline.module, pipeline.encoder), "judge": digest(net)}
-    told = {"command": "python scripts/dev.py stream_ablation", "commit": commit(), "images": args.images, "seed": SEED}
-    report = told | {"hashes": hashes, "rows": rows}
-    replace(OUT / "stream_ablation.json", (json.dumps(report, indent=1) + "\n").encode())
-    replace(OUT / "stream_ablation.md", markdown(report).encode())
+    source = {
+        "command": "python scripts/dev.py stream_ablation",
+        "commit": commit(),
+        "images": args.images,
+        "seed": SEED,
+    }
+    report = source | {"hashes": hashes, "rows": rows}
+    write_report(BENCHMARKS / "stream_ablation", report, markdown(report))
     print(markdown(report))
     return 0
 

@@ -20,26 +20,38 @@ import torch
 
 from eraseanything_core import files
 from eraseanything_core.evaluation.metrics import rate
-from eraseanything_core.lora import keys
-from eraseanything_core.lora.adapter import header, strings
-from eraseanything_core.lora.apply import Dial, applied
-from eraseanything_core.lora.headers import Erased
-from eraseanything_core.lora.strength import LOST, MOVED, Curve, Judged, Moves, Painter, StrengthConfig, measure
+from eraseanything_core.lora.apply import LoraScale, lora_applied
+from eraseanything_core.lora.files import header_strings
+from eraseanything_core.lora.headers import ErasedConcept, training_header
+from eraseanything_core.lora.key_styles import read_eraser
+from eraseanything_core.lora.strength import (
+    LOST,
+    MOVED,
+    JudgeReader,
+    LatentSampler,
+    LatentShiftReader,
+    StrengthConfig,
+    StrengthCurve,
+    measure_curve,
+)
 from eraseanything_core.tinyflux import judge, oracle
-from eraseanything_core.tinyflux.prompts import kind_of
+from eraseanything_core.tinyflux.concepts import kind_of
 from lab.boards.benchmark_prompts import CONCEPTS
 from lab.boards.board import OURS
 from lab.boards.command import UNFINISHED
 from lab.boards.erasers import GUIDES
-from lab.boards.gallery import Gallery, digest
-from lab.measurements.multi import OUT, Bench, asked, kept
+from lab.boards.gallery import Gallery
+from lab.measurements.multi import CombinationBenchmark, asked
+from lab.provenance import BENCHMARKS, ROOT, commit, digest, parse_parts, stored_outcomes, write_report
 from lab.tinyflux.recipe import Cell, erase_config
-from scripts.demo import ROOT, commit
 
 DIALS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 BELOW = (0.0, -0.5, -1.0, -2.0)  # of prompts that do not name the concept
-DIALLED, RAW = ("by the model", "by the CNN", "by the CNN, own prompts"), "raw scale"
-SEEDS, OWN_SEEDS = 128, 256  # that a dial is measured with
+DIALLED = ("by the model", "by the CNN", "by the CNN, own prompts")
+RAW = "raw scale"
+# that a dial is measured with
+SEEDS = 128
+OWN_SEEDS = 256
 BY_ORACLE = 12  # pictures of each that the oracle reads too: it takes a third of a second for one
 CACHE = ROOT / ".cache" / "strength"
 
@@ -50,30 +62,36 @@ class Dialled:
     Args:
         bench: TinyFlux and the CNN.
         gallery: where the boards' erasers are kept.
-        told: what was measured of the concept before; what is measured goes into it.
-        keep: called with `told` after every piece of work.
+        measured: what was measured of the concept before; what is measured goes into it.
+        keep: called with `measured` after every piece of work.
     """
 
-    def __init__(self, bench: Bench, gallery: Gallery, concept: str, told: dict, keep):
-        self.bench, self.gallery, self.concept, self.kind = bench, gallery, concept, kind_of(concept)
-        self.told, self.keep = told, keep
-        self.eraser = keys.read(gallery.lora(OURS, concept, 0), {}, concept)
+    def __init__(self, bench: CombinationBenchmark, gallery: Gallery, concept: str, measured: dict, keep):
+        self.bench = bench
+        self.gallery = gallery
+        self.concept = concept
+        self.kind = kind_of(concept)
+        self.measured = measured
+        self.keep = keep
+        self.eraser = read_eraser(gallery.lora(OURS, concept, 0), {}, concept)
 
-    def curves(self) -> list[Curve]:
+    def curves(self) -> list[StrengthCurve]:
         """The dials: by the model and by the CNN, and by the CNN on prompts like those that are asked afterwards."""
-        erased = Erased.of(strings(header(erase_config(self.concept), self.bench.base_model)), self.concept)
-        own, sees = asked([self.concept], [], OWN_SEEDS, 800_000).prompts, Judged("the CNN", self.shows)
-        trained = erased.asking()
-        plans = ((trained, Moves(), SEEDS), (trained, sees, SEEDS), (own, sees, OWN_SEEDS))
-        known = self.told.setdefault("curves", {})
+        header = header_strings(training_header(erase_config(self.concept), self.bench.base_model))
+        erased = ErasedConcept.from_header(header, self.concept)
+        own = asked([self.concept], [], OWN_SEEDS, 800_000).prompts
+        sees = JudgeReader("the CNN", self.shows)
+        trained = erased.concept_prompts()
+        plans = ((trained, LatentShiftReader(), SEEDS), (trained, sees, SEEDS), (own, sees, OWN_SEEDS))
+        known = self.measured.setdefault("curves", {})
         for name, (prompts, reader, seeds) in zip(DIALLED, plans, strict=True):
             if name not in known:
-                config = replace(StrengthConfig.like(erased, seeds), batch_size=32)
-                painter = Painter([self.bench.text.encode(prompt) for prompt in prompts], config)
-                paint = lambda scale, painter=painter: painter.paint(self.bench.model, self.eraser, scale)  # noqa: E731
-                known[name] = asdict(measure(paint, reader, seeds, config.halvings))
-                self.keep(self.told)
-        return [Curve(**known[name]) for name in DIALLED]
+                config = replace(StrengthConfig.for_header(header, seeds), batch_size=32)
+                sampler = LatentSampler([self.bench.text.encode(prompt) for prompt in prompts], config)
+                sample = lambda scales, sampler=sampler: sampler.sample(self.bench.model, self.eraser, scales)  # noqa: E731
+                known[name] = asdict(measure_curve(sample, reader, seeds, config.halvings))
+                self.keep(self.measured)
+        return [StrengthCurve(**known[name]) for name in DIALLED]
 
     def shows(self, latents: torch.Tensor) -> torch.Tensor:
         """Whether latents show the concept, by the CNN."""
@@ -85,21 +103,23 @@ class Dialled:
             "cnn": judge.read(self.bench.net, pictures, self.kind),
             "oracle": oracle.read(pictures[:by_oracle], self.kind) if by_oracle else [],
         }
-        return {name: [getattr(r, self.kind) == self.concept for r in found] for name, found in read.items()}
+        return {name: [getattr(r, self.kind) == self.concept for r in readings] for name, readings in read.items()}
 
     def drawn(self, name: str, cell: Cell, scales: list[float]) -> list[dict[str, list[bool]]]:
         """What the pictures of a cell show at each of some scales; those of a smaller cell are kept."""
-        found, dial, images = self.told.setdefault(name, {}), Dial(), len(cell.prompts)
-        with applied(self.bench.before.module, self.eraser, dial):
-            for dial.scale in scales:
-                known = found.setdefault(str(dial.scale), {"cnn": [], "oracle": []})
+        outcomes = self.measured.setdefault(name, {})
+        scale = LoraScale()
+        images = len(cell.prompts)
+        with lora_applied(self.bench.before.module, self.eraser, scale):
+            for scale.value in scales:
+                known = outcomes.setdefault(str(scale.value), {"cnn": [], "oracle": []})
                 have = len(known["cnn"])
                 if have < images:
                     pictures = self.bench.before.pictures(cell.prompts[have:], cell.seeds[have:])
                     fresh = self.read(pictures, max(0, BY_ORACLE - have))
-                    found[str(dial.scale)] = {judge: known[judge] + fresh[judge] for judge in known}
-                    self.keep(self.told)
-        return [{judge: hits[:images] for judge, hits in found[str(scale)].items()} for scale in scales]
+                    outcomes[str(scale.value)] = {judge: known[judge] + fresh[judge] for judge in known}
+                    self.keep(self.measured)
+        return [{judge: hits[:images] for judge, hits in outcomes[str(value)].items()} for value in scales]
 
 
 def concept_curve(one: Dialled, images: int, below: int) -> dict:
@@ -110,21 +130,21 @@ def concept_curve(one: Dialled, images: int, below: int) -> dict:
     outcomes = one.drawn("named", cell, scales)
     parts = [outcomes[i : i + len(DIALS)] for i in range(0, len(outcomes), len(DIALS))]
     return {
-        "curves": one.told["curves"],
+        "curves": one.measured["curves"],
         "below": one.drawn("nameless", nameless, list(BELOW)),
         **dict(zip((*DIALLED, RAW), parts, strict=True)),
     }
 
 
-def lines(found: dict, judge: str, name: str) -> dict:
+def lines(concepts: dict, judge: str, name: str) -> dict:
     """acc_e along one of the dials, and how far it is from a straight line.
 
     The line leads from the rate at 0 to the rate at 1; `off` is the largest distance from it between them, of all
     concepts together and of each, and `off_mean` the mean of the latter.
     """
-    hits = [[c[name][i][judge] for c in found.values()] for i in range(len(DIALS))]
+    hits = [[c[name][i][judge] for c in concepts.values()] for i in range(len(DIALS))]
     rates = [rate([hit for concept in row for hit in concept]) for row in hits]
-    each = {c: [round(sum(s[judge]) / len(s[judge]), 4) for s in told[name]] for c, told in found.items()}
+    each = {c: [round(sum(s[judge]) / len(s[judge]), 4) for s in outcomes[name]] for c, outcomes in concepts.items()}
     off = {c: round(off_line(v), 4) for c, v in each.items()}
     values = [r["value"] for r in rates]
     return {
@@ -139,27 +159,31 @@ def lines(found: dict, judge: str, name: str) -> dict:
 
 
 def off_line(values: list[float]) -> float:
-    start, end = values[DIALS.index(0.0)], values[DIALS.index(1.0)]
+    """The largest distance from the straight line between strength 0 and 1."""
+    start = values[DIALS.index(0.0)]
+    end = values[DIALS.index(1.0)]
     return max(abs(v - (start + d * (end - start))) for d, v in zip(DIALS, values) if d <= 1)
 
 
 def falling(values: list[float]) -> bool:
+    """Whether no value is above the one before it."""
     return all(b <= a for a, b in zip(values, values[1:]))
 
 
 def markdown(report: dict) -> str:
+    """The report for people."""
     head = " | ".join(f"{d:g}" for d in DIALS)
-    made = [f"| judge | setting | {head} | off the line | monotone |", "| --- | --- |" + " ---: |" * (len(DIALS) + 2)]
-    for judge_name, told in report["judges"].items():
-        for name, line in told.items():
+    rows = [f"| judge | setting | {head} | off the line | monotone |", "| --- | --- |" + " ---: |" * (len(DIALS) + 2)]
+    for judge_name, lines_of in report["judges"].items():
+        for name, line in lines_of.items():
             rates = " | ".join(f"{r['value']:.3f} ({r['low']:.3f} to {r['high']:.3f})" for r in line["acc_e"])
             straight = "yes" if line["monotone"] else "no"
-            made.append(f"| {judge_name} | {name} | {rates} | {line['off']:.3f} | {straight} |")
-            made.append(f"| | {name}, mean of the concepts |{' |' * len(DIALS)} {line['off_mean']:.3f} | |")
+            rows.append(f"| {judge_name} | {name} | {rates} | {line['off']:.3f} | {straight} |")
+            rows.append(f"| | {name}, mean of the concepts |{' |' * len(DIALS)} {line['off_mean']:.3f} | |")
             for concept, values in line["concepts"].items():
                 cells = " | ".join(f"{v:.3f}" for v in values)
                 straight = "yes" if line["monotone_each"][concept] else "no"
-                made.append(f"| | {name}, {concept} | {cells} | {line['off_each'][concept]:.3f} | {straight} |")
+                rows.append(f"| | {name}, {concept} | {cells} | {line['off_each'][concept]:.3f} | {straight} |")
     below = "; ".join(
         f"{d:g}: {r['value']:.3f} ({r['low']:.3f} to {r['high']:.3f})" for d, r in report["below"].items()
     )
@@ -169,7 +193,7 @@ def markdown(report: dict) -> str:
         f"concept, by the dial below 0, CNN: {below}. "
         f"`{report['command']}` at {report['commit']}."
     )
-    return "\n".join([*made, "", note, ""])
+    return "\n".join([*rows, "", note, ""])
 
 
 def plot(report: dict, path: Path):
@@ -194,47 +218,48 @@ def plot(report: dict, path: Path):
     figure.savefig(path, dpi=110)
 
 
-def make_report(found: dict, setting: dict) -> dict:
-    judges = {j: {n: lines(found, j, n) for n in (*DIALLED, RAW)} for j in ("cnn", "oracle")}
-    below = {d: rate([hit for c in found.values() for hit in c["below"][i]["cnn"]]) for i, d in enumerate(BELOW)}
+def make_report(concepts: dict, setting: dict) -> dict:
+    """The report of all concepts."""
+    judges = {j: {n: lines(concepts, j, n) for n in (*DIALLED, RAW)} for j in ("cnn", "oracle")}
+    below = {d: rate([hit for c in concepts.values() for hit in c["below"][i]["cnn"]]) for i, d in enumerate(BELOW)}
     command = {"command": "python scripts/dev.py strength", "commit": commit()}
     return (
-        setting | {"curves": {c: t["curves"] for c, t in found.items()}} | command | {"below": below, "judges": judges}
+        setting
+        | {"curves": {c: part["curves"] for c, part in concepts.items()}}
+        | command
+        | {"below": below, "judges": judges}
     )
 
 
 def main() -> int:
+    """Measures the dial of every concept and writes the report."""
     every = [c for two in CONCEPTS.values() for c in two]
     parser = argparse.ArgumentParser(prog="dev.py strength", description=__doc__)
     parser.add_argument("--concepts", nargs="*", choices=every, default=every)
     parser.add_argument("--images", type=int, default=200, help="pictures a concept and setting")
     parser.add_argument("--below", type=int, default=100, help="pictures a concept and setting below 0")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after these; the next call goes on")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    CACHE.mkdir(parents=True, exist_ok=True)
-    bench, begun = Bench(), time.monotonic()
+    args = parse_parts(parser, CACHE)
+    bench = CombinationBenchmark()
+    begun = time.monotonic()
     gallery = Gallery(bench.before, bench.net, ROOT / ".cache" / "boards")
     calibration = {n: getattr(StrengthConfig, n) for n in ("halvings", "steps")} | {"lost": LOST, "moved": MOVED}
     erasers = digest(*(erase_config(concept) for concept in every))
     setting = {"by_oracle": BY_ORACLE, "seeds": [SEEDS, OWN_SEEDS], "calibration": calibration}
     setting |= {"dials": list(DIALS), "below_0": list(BELOW), "erasers": erasers}
     setting |= {"base_model": bench.base_model, "judges": gallery.judges}
-    found = {}
+    concepts = {}
     for concept in args.concepts:
         if time.monotonic() - begun > args.seconds:
             return UNFINISHED
         raw = CACHE / f"{concept}.json"
-        keep = lambda told, raw=raw: files.replace(raw, json.dumps(told).encode())  # noqa: E731
-        one = Dialled(bench, gallery, concept, kept(raw, setting), keep)
-        found[concept] = concept_curve(one, args.images, args.below)
-        rates = {n: [sum(t["cnn"]) for t in found[concept][n]] for n in (*DIALLED, RAW)}
+        keep = lambda measured, raw=raw: files.write_atomic(raw, json.dumps(measured).encode())  # noqa: E731
+        one = Dialled(bench, gallery, concept, stored_outcomes(raw, setting), keep)
+        concepts[concept] = concept_curve(one, args.images, args.below)
+        rates = {n: [sum(t["cnn"]) for t in concepts[concept][n]] for n in (*DIALLED, RAW)}
         print(f"{concept}: {rates}, {time.monotonic() - begun:.0f} s", flush=True)
-    report = make_report(found, {"images": args.images, "images_below_0": args.below} | setting)
-    (OUT / "strength.json").write_text(json.dumps(report, indent=1) + "\n")
-    (OUT / "strength.md").write_text(markdown(report))
-    plot(report, OUT / "strength.png")
+    report = make_report(concepts, {"images": args.images, "images_below_0": args.below} | setting)
+    write_report(BENCHMARKS / "strength", report, markdown(report))
+    plot(report, BENCHMARKS / "strength.png")
     return 0
 
 

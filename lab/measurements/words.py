@@ -7,42 +7,52 @@ calls wrong. Writes table.json and table.md beside them.
 """
 
 import json
+from typing import Any
 
 from eraseanything_core.concepts.concept_set import TIERS, ConceptSet
-from eraseanything_core.concepts.sampler import Request, offline
-from scripts.demo import ROOT, commit
+from eraseanything_core.concepts.sampler import ConceptRequest, sample_offline
+from lab.provenance import ROOT, commit
 
 SHOWN = ("concept", "category", "synonyms", "variants", "irrelevant", "anchors", "neutral", "source")
 FOLDER = ROOT / "benchmarks" / "concepts"
 
 
-def read(name: str) -> dict:
+def read(name: str) -> dict[str, Any]:
+    """A file beside the table."""
     return json.loads((FOLDER / name).read_text(encoding="utf-8"))
 
 
 def row(concept: str, category: str) -> ConceptSet:
     """The set of one concept, with the node's defaults."""
-    return offline(Request(concept, category)).check()
+    return sample_offline(ConceptRequest(concept, category)).check()
 
 
-def shown(entry: ConceptSet) -> dict:
+def shown(concepts: ConceptSet) -> dict[str, Any]:
     """What the table holds of a row."""
-    found = json.loads(entry.to_json())
-    return {name: found[name] for name in SHOWN}
+    entries = json.loads(concepts.to_json())
+    return {name: entries[name] for name in SHOWN}
 
 
-def report(rows: list[ConceptSet], wrong: dict[str, list[str]]) -> dict:
-    """The rows, and how many have a synonym that the review calls wrong."""
+def check_review(rows: list[ConceptSet], wrong: dict[str, list[str]]) -> None:
+    """Raises ValueError when the review names a synonym that is not in the table any more."""
     for concept, words in wrong.items():
-        missing = set(words) - {word for found in rows if found.concept == concept for word in found.synonyms}
+        synonyms: set[str] = set()
+        for entry in rows:
+            if entry.concept == concept:
+                synonyms.update(entry.synonyms)
+        missing = set(words) - synonyms
         if missing:
             raise ValueError(f"reviewed.json: {concept} has no synonym {min(missing)}: review it again")
-    found = [entry for entry in rows if entry.synonyms]
+
+
+def report(rows: list[ConceptSet], wrong: dict[str, list[str]]) -> dict[str, Any]:
+    """The rows, and how many have a synonym that the review calls wrong."""
+    check_review(rows, wrong)
     return {
         "command": "python scripts/dev.py words",
         "commit": commit(),
         "rows": len(rows),
-        "rows_with_synonyms": len(found),
+        "rows_with_synonyms": sum(bool(entry.synonyms) for entry in rows),
         "rows_with_variants_only": sum(bool(entry.variants) and not entry.synonyms for entry in rows),
         "synonyms": sum(len(entry.synonyms) for entry in rows),
         "rows_with_a_wrong_synonym": sum(entry.concept in wrong for entry in rows),
@@ -51,36 +61,41 @@ def report(rows: list[ConceptSet], wrong: dict[str, list[str]]) -> dict:
     }
 
 
-def markdown(made: dict) -> str:
+def markdown(table: dict[str, Any]) -> str:
     """The report as a table."""
-    bad, n, found = made["rows_with_a_wrong_synonym"], made["rows"], made["rows_with_synonyms"]
+    bad = table["rows_with_a_wrong_synonym"]
+    rows = table["rows"]
+    with_synonyms = table["rows_with_synonyms"]
     lines = [
         "# Words by WordNet for the concepts of the paper",
         "",
-        f"`{made['command']}` at {made['commit']}. {found} of {n} rows have synonyms "
-        f"({made['synonyms']} in all), {made['rows_with_variants_only']} only other forms of the word. Read by eye, "
-        f"{bad} rows have a synonym that is wrong, struck through: {100 * bad / n:.1f} % of all rows, "
-        f"{100 * bad / found:.1f} % of those with synonyms. Irrelevant words: seed 0.",
+        f"`{table['command']}` at {table['commit']}. {with_synonyms} of {rows} rows have synonyms "
+        f"({table['synonyms']} in all), {table['rows_with_variants_only']} only other forms of the word. Read by eye, "
+        f"{bad} rows have a synonym that is wrong, struck through: {100 * bad / rows:.1f} % of all rows, "
+        f"{100 * bad / with_synonyms:.1f} % of those with synonyms. Irrelevant words: seed 0.",
         "",
         "| concept | category | synonyms | other forms | no relation | far | mid |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for entry in made["concepts"]:
-        wrong = made["wrong"].get(entry["concept"], [])
+    for entry in table["concepts"]:
+        wrong = table["wrong"].get(entry["concept"], [])
         synonyms = ", ".join(f"~~{word}~~" if word in wrong else word for word in entry["synonyms"])
-        tiers = [", ".join(word for word, _ in entry["irrelevant"][tier]) for tier in TIERS]
-        cells = [entry["concept"], entry["category"], synonyms, ", ".join(entry["variants"]), *tiers]
+        cells = [entry["concept"], entry["category"], synonyms, ", ".join(entry["variants"])]
+        for tier in TIERS:
+            cells.append(", ".join(word for word, _ in entry["irrelevant"][tier]))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def main():
-    rows = [row(concept, category) for category, concepts in read("paper.json").items() for concept in concepts]
-    made = report(rows, read("reviewed.json")["wrong"])
-    (FOLDER / "table.json").write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (FOLDER / "table.md").write_text(markdown(made), encoding="utf-8")
-    bad, found = made["rows_with_a_wrong_synonym"], made["rows_with_synonyms"]
-    print(f"{made['rows']} rows, {found} with synonyms, {bad} of these with a wrong one")
+def main() -> None:
+    rows = []
+    for category, concepts in read("paper.json").items():
+        rows += [row(concept, category) for concept in concepts]
+    table = report(rows, read("reviewed.json")["wrong"])
+    (FOLDER / "table.json").write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (FOLDER / "table.md").write_text(markdown(table), encoding="utf-8")
+    bad = table["rows_with_a_wrong_synonym"]
+    print(f"{len(rows)} rows, {table['rows_with_synonyms']} with synonyms, {bad} of these with a wrong one")
 
 
 if __name__ == "__main__":

@@ -12,11 +12,12 @@ import json
 import sys
 from pathlib import Path
 
+from lab.provenance import commit
 from lab.study import study
-from scripts.demo import commit
 
 
 def write(path: Path, text: str):
+    """Writes a file, whole or not at all."""
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
@@ -24,17 +25,19 @@ def write(path: Path, text: str):
 
 
 def make_page(items: Path, out: Path, title: str, seed: int):
+    """Writes the page for raters and the key that leads back to the methods."""
     html, key = study.page(study.read_items(items), title, seed)
     write(out.with_suffix(".html"), html)
     write(out.with_suffix(".key.json"), json.dumps(key, indent=1) + "\n")
 
 
 def draw(files: list[Path], out: Path):
+    """Writes means and the radar chart of what the raters sent back."""
     key = json.loads(out.with_suffix(".key.json").read_text(encoding="utf-8"))
     result = study.means(study.ratings(files, key))
     command = f"python scripts/dev.py study draw {' '.join(f.name for f in files)}"
-    told = {"command": command, "commit": commit(), "study": key["study"], "methods": result}
-    write(out.with_suffix(".json"), json.dumps(told, indent=1) + "\n")
+    report = {"command": command, "commit": commit(), "study": key["study"], "methods": result}
+    write(out.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
     write(out.with_suffix(".md"), study.markdown(result))
     study.radar(result).savefig(out.with_suffix(".svg.part"), format="svg")
     out.with_suffix(".svg.part").replace(out.with_suffix(".svg"))
@@ -42,6 +45,7 @@ def draw(files: list[Path], out: Path):
 
 
 def main() -> int:
+    """Makes the page or draws the result; returns an exit code."""
     parser = argparse.ArgumentParser(
         prog="dev.py study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -93,7 +93,9 @@ def page(items: list[Item], title: str, seed: int) -> tuple[str, dict]:
     Returns:
         The HTML, which names no method and no file, and {"study", "items": {number: {letter: method}}}.
     """
-    rng, shown, key = random.Random(seed), [], {}
+    rng = random.Random(seed)
+    shown = []
+    key = {}
     for number, item in enumerate(rng.sample(items, len(items))):
         methods = rng.sample(sorted(item.images), len(item.images))
         letters = dict(zip(ascii_uppercase, methods))
@@ -125,7 +127,7 @@ def ratings(files: Iterable[Path], key: dict) -> dict[str, dict[str, dict[str, l
     Raises:
         ValueError: no rating at all, or a line that is not of this study, is double or is no rating.
     """
-    found = {axis: defaultdict(lambda: defaultdict(list)) for axis in AXES}
+    by_axis = {axis: defaultdict(lambda: defaultdict(list)) for axis in AXES}
     seen = set()
     for file in files:
         with file.open(newline="", encoding="utf-8") as opened:
@@ -139,40 +141,41 @@ def ratings(files: Iterable[Path], key: dict) -> dict[str, dict[str, dict[str, l
                 if where in seen:
                     raise ValueError(f"{file.name}: a rating stands twice: {where}")
                 seen.add(where)
-                found[where[4]][method][where[1]].append(int(line["rating"]))
+                by_axis[where[4]][method][where[1]].append(int(line["rating"]))
     if not seen:
         raise ValueError("there are no ratings: nothing is drawn")
-    return found
+    return by_axis
 
 
-def means(found: dict) -> dict[str, dict[str, dict]]:
+def means(ratings_by_axis: dict) -> dict[str, dict[str, dict]]:
     """{method: {axis: {"value", "low", "high", "n", "raters"}}}; raters are drawn again, then their ratings.
 
     Raises:
         ValueError: fewer than two raters, so that nothing is known of how raters differ.
     """
-    if len({rater for methods in found.values() for raters in methods.values() for rater in raters}) < 2:
+    if len({rater for methods in ratings_by_axis.values() for raters in methods.values() for rater in raters}) < 2:
         raise ValueError("an interval needs the ratings of at least two raters")
     result = defaultdict(dict)
-    for axis, methods in found.items():
+    for axis, methods in ratings_by_axis.items():
         for method, raters in methods.items():
             interval = clustered_bootstrap({axis: list(raters.values())}, lambda r, axis=axis: r[axis])
-            told = {name: round(value, 3) for name, value in interval.items()}
-            count = sum(len(given) for given in raters.values())
-            result[method][axis] = told | {"n": count, "raters": len(raters)}
+            mean = {name: round(value, 3) for name, value in interval.items()}
+            count = sum(len(values) for values in raters.values())
+            result[method][axis] = mean | {"n": count, "raters": len(raters)}
     return dict(result)
 
 
-def mean_text(told: dict) -> str:
-    return f"{told['value']:.2f} ({told['low']:.2f} to {told['high']:.2f}, n = {told['n']})"
+def mean_text(mean: dict) -> str:
+    """A mean with its interval and n."""
+    return f"{mean['value']:.2f} ({mean['low']:.2f} to {mean['high']:.2f}, n = {mean['n']})"
 
 
 def markdown(result: dict[str, dict[str, dict]]) -> str:
     """The means for people."""
     lines = ["| method | " + " | ".join(AXES) + " |", "| --- |" + " ---: |" * len(AXES)]
     for method, axes in result.items():
-        told = [mean_text(axes[axis]) if axis in axes else "not asked" for axis in AXES]
-        lines.append(f"| {method} | {' | '.join(told)} |")
+        cells = [mean_text(axes[axis]) if axis in axes else "not asked" for axis in AXES]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", "Mean ratings from 1 to 5; 95 % intervals by redrawing raters.", ""])
 
 
@@ -184,9 +187,11 @@ def radar(result: dict[str, dict[str, dict]]) -> Figure:
     figure = Figure(figsize=(7, 6), dpi=120, layout="constrained")
     axes = figure.add_subplot(projection="polar")
     turn = {axis: 2 * math.pi * i / len(AXES) for i, axis in enumerate(AXES)}
-    for number, (method, told) in enumerate(result.items()):
-        angles = [turn[axis] for axis in AXES if axis in told]
-        value, low, high = ([told[axis][name] for axis in AXES if axis in told] for name in ("value", "low", "high"))
+    for number, (method, means_of) in enumerate(result.items()):
+        angles = [turn[axis] for axis in AXES if axis in means_of]
+        value, low, high = (
+            [means_of[axis][name] for axis in AXES if axis in means_of] for name in ("value", "low", "high")
+        )
         shifted = [angle + 0.03 * (number - len(result) / 2) for angle in angles]  # bars side by side
         reach = [[v - a for v, a in zip(value, low)], [b - v for v, b in zip(value, high)]]
         bars = axes.errorbar(shifted, value, yerr=reach, fmt="o", capsize=3, label=method)

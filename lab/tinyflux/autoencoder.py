@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from eraseanything_core.comfy_bridge.architecture import new_autoencoder
 from eraseanything_core.tinyflux.shapes import TEXTURES
-from eraseanything_core.tinyflux.world import draw_scene, render, single
+from eraseanything_core.tinyflux.world import render
 from lab.tinyflux.latents import LATENT_SCALE, LATENT_SHIFT, scene_latent
+from lab.tinyflux.scenes import draw_scene, single
 
 NOISE = 0.2  # of the latents' standard deviation, added before decoding
 
@@ -37,11 +38,14 @@ def picture_loss(decoded: Tensor, pictures: Tensor) -> Tensor:
 
 
 def decoder_loss(taesd: nn.Module, pictures: Tensor, latents: Tensor) -> Tensor:
+    """The loss of pictures that are decoded from noisy latents."""
+    # Each picture gets its own amount, from none to all: a clean latent has to decode as well.
     noisy = latents + NOISE * torch.randn_like(latents) * torch.rand(len(latents), 1, 1, 1)
     return picture_loss(taesd.taesd_decoder(noisy).float(), pictures)
 
 
 def encoder_loss(taesd: nn.Module, pictures: Tensor, latents: Tensor) -> Tensor:
+    """The squared error of the latents that are read off pictures."""
     return F.mse_loss(taesd.taesd_encoder(pictures).float(), latents)
 
 
@@ -66,7 +70,10 @@ def train(part: str, pairs: tuple[Tensor, Tensor], minutes: float, seed: int, lo
     if start:
         taesd.load_state_dict(start, strict=False)
     optimizer = torch.optim.AdamW(half.parameters(), lr=lr, betas=(0.9, 0.97), weight_decay=0.0)
-    begun, done, step, kept = time.monotonic(), 0.0, 0, []
+    begun = time.monotonic()
+    done = 0.0
+    step = 0
+    kept = []
     while done < 1:
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1, (step + 1) / 50) * min(1, 1.3 * (1 - done))
@@ -79,7 +86,8 @@ def train(part: str, pairs: tuple[Tensor, Tensor], minutes: float, seed: int, lo
         nn.utils.clip_grad_norm_(half.parameters(), 1.0)
         optimizer.step()
         kept.append(loss.item())
-        step, done = step + 1, (time.monotonic() - begun) / (60 * minutes)
+        step = step + 1
+        done = (time.monotonic() - begun) / (60 * minutes)
         if step % 50 == 0:
             log(step, {"loss": sum(kept) / len(kept), "done": done})
             kept.clear()

@@ -8,7 +8,6 @@ is said about erasing it means much. `--only` measures some parts anew and puts 
 import argparse
 import json
 import random
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -22,12 +21,13 @@ from torchvision.utils import make_grid
 from eraseanything_core.evaluation.judges import sha256
 from eraseanything_core.evaluation.metrics import rate
 from eraseanything_core.tinyflux import GUIDANCE, STEPS, oracle
-from eraseanything_core.tinyflux.captions import CONCEPTS, SYNONYMS
+from eraseanything_core.tinyflux.concepts import CONCEPTS, SYNONYMS, kind_of
 from eraseanything_core.tinyflux.judge import read as read_cnn
-from eraseanything_core.tinyflux.prompts import kind_of, prompt_with, scene_with
 from eraseanything_core.tinyflux.world import render
+from lab.provenance import command_line, commit
 from lab.tinyflux.measure import read_cell
 from lab.tinyflux.pipeline import WEIGHTS, Pipeline, flux, judge_net
+from lab.tinyflux.prompts import prompt_with, scene_with
 from lab.tinyflux.recipe import Cell
 
 FLOORS = {"entity": 0.95, "style": 0.95, "relation": 0.90, "concept": 0.85, "synonyms": 0.90, "distorted": 0.80}
@@ -35,12 +35,15 @@ ALL = tuple(c for group in CONCEPTS.values() for c in group)
 DISTORTED = ("misspelt", "affixed", "repeated", "shuffled")
 QUESTIONS = ("clean", "synonyms", *DISTORTED)
 PARTS = (*QUESTIONS, "renders", "same_label_when_shuffled", "cost")
-BATCH, BATCHES = 16, 5  # of `cost`
+# of `cost`
+BATCH = 16
+BATCHES = 5
 
 
 def question(name: str, count: int, seed: int) -> Cell:
     """`count` prompts a concept: "clean", "synonyms", or a distortion of one of the concept's names."""
-    rng, concepts = random.Random(f"{name} {seed}"), [c for c in ALL for _ in range(count)]
+    rng = random.Random(f"{name} {seed}")
+    concepts = [c for c in ALL for _ in range(count)]
     prompts = []
     for i, concept in enumerate(concepts):
         word = SYNONYMS[concept][i % 3] if name == "synonyms" else None
@@ -55,18 +58,19 @@ def by_concept(hits: list[bool], cell: Cell) -> dict:
     for hit, concept, kind in zip(hits, cell.concepts, cell.kinds, strict=True):
         for group in (concept, kind, "all"):
             groups[group].append(hit)
-    return {group: rate(found) for group, found in groups.items()}
+    return {group: rate(outcomes) for group, outcomes in groups.items()}
 
 
 def renders(net, count: int, seed: int) -> dict:
     """Both judges on true renders: what the judges themselves get wrong."""
-    rng, found = random.Random(seed), {"oracle": defaultdict(list), "cnn": defaultdict(list)}
+    rng = random.Random(seed)
+    hits_of = {"oracle": defaultdict(list), "cnn": defaultdict(list)}
     for concept in ALL:
         kind = kind_of(concept)
         pictures = torch.stack([render(scene_with(rng, concept)) for _ in range(count)])
         for judge, readings in (("oracle", oracle.read(pictures, kind)), ("cnn", read_cnn(net, pictures, kind))):
-            found[judge][kind] += [getattr(r, kind) == concept for r in readings]
-    return {judge: {kind: rate(hits) for kind, hits in kinds.items()} for judge, kinds in found.items()}
+            hits_of[judge][kind] += [getattr(r, kind) == concept for r in readings]
+    return {judge: {kind: rate(hits) for kind, hits in kinds.items()} for judge, kinds in hits_of.items()}
 
 
 def same_under_shuffling(pipeline: Pipeline, net, count: int, seed: int) -> dict:
@@ -93,8 +97,11 @@ def cost(pipeline: Pipeline, seed: int) -> dict:
         {"seconds", "cpu_seconds", "batch", "batches", "steps", "threads"}; `seconds` is wall time, which other
         processes lengthen.
     """
-    rng, threads, spent = random.Random(seed), torch.get_num_threads(), []
-    prompts, seeds = [prompt_with(rng, rng.choice(ALL)) for _ in range(BATCH)], [seed + i for i in range(BATCH)]
+    rng = random.Random(seed)
+    threads = torch.get_num_threads()
+    spent = []
+    prompts = [prompt_with(rng, rng.choice(ALL)) for _ in range(BATCH)]
+    seeds = [seed + i for i in range(BATCH)]
     torch.set_num_threads(1)
     for _ in range(BATCHES + 1):
         start = time.perf_counter(), time.process_time()
@@ -124,14 +131,15 @@ def asked(pipeline: Pipeline, net, name: str, count: int, seed: int) -> dict:
     """The rates of one of `QUESTIONS`, `count` pictures a concept, by each judge."""
     cell = question(name, count, seed + 10_000 * QUESTIONS.index(name))
     hits, _ = read_cell(pipeline, net, cell)
-    found = {judge: by_concept(outcomes, cell) for judge, outcomes in hits.items()}
-    print(name, {judge: rates["all"]["value"] for judge, rates in found.items()}, flush=True)
-    return found
+    rates_of = {judge: by_concept(outcomes, cell) for judge, outcomes in hits.items()}
+    print(name, {judge: rates["all"]["value"] for judge, rates in rates_of.items()}, flush=True)
+    return rates_of
 
 
 def measure(parts: tuple[str, ...], clean: int, other: int, pairs: int, seed: int) -> dict:
     """Some of `PARTS`; `clean`, `other` and `pairs` are pictures, or pairs of them, a concept."""
-    pipeline, net = Pipeline(flux()), judge_net()
+    pipeline = Pipeline(flux())
+    net = judge_net()
     others = {
         "renders": lambda: renders(net, 10, seed),
         "same_label_when_shuffled": lambda: same_under_shuffling(pipeline, net, pairs, seed + 90_000),
@@ -145,21 +153,16 @@ def measure(parts: tuple[str, ...], clean: int, other: int, pairs: int, seed: in
     }
 
 
-def commit() -> str:
-    """The commit that is checked out, with a plus if files differ from it; "none" outside a repository."""
-    told = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=WEIGHTS, capture_output=True, text=True)
-    return told.stdout.strip() or "none"
-
-
 def stored(path: Path, weights: dict) -> dict:
     """The report in the file; raises ValueError when it was measured on other weights."""
-    told = json.loads(path.read_text(encoding="utf-8"))
-    if told.get("weights", weights) != weights:
+    report = json.loads(path.read_text(encoding="utf-8"))
+    if report.get("weights", weights) != weights:
         raise ValueError(f"{path} was measured on other weights: measure all parts")
-    return told
+    return report
 
 
 def main():
+    """Measures all parts, or those of --only, and writes the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clean", type=int, default=70, help="images a concept with clean prompts")
     parser.add_argument("--other", type=int, default=20, help="images a concept with synonyms and with each distortion")
@@ -170,14 +173,14 @@ def main():
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "ceilings.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    made = {"command": " ".join(["python scripts/dev.py ceilings", *sys.argv[1:]]), "commit": commit()}
+    source = {"command": command_line("ceilings", *sys.argv[1:]), "commit": commit()}
     weights = {path.name: sha256(path) for path in sorted(WEIGHTS.glob("*.safetensors"))}
     if args.only:
         report = stored(args.out, weights)
-        report["anew"] = report.get("anew", {}) | dict.fromkeys(args.only, made)  # the command of these parts
+        report["anew"] = report.get("anew", {}) | dict.fromkeys(args.only, source)  # the command of these parts
     else:
         sheet(Pipeline(flux()), args.out.with_name("sheet.png"), args.seed)
-        report = made | {"guidance": GUIDANCE, "steps": STEPS, "seed": args.seed, "floors": FLOORS}
+        report = source | {"guidance": GUIDANCE, "steps": STEPS, "seed": args.seed, "floors": FLOORS}
     report |= {"weights": weights} | measure(tuple(args.only or PARTS), args.clean, args.other, args.pairs, args.seed)
     report["below"] = below(report["clean"])
     args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

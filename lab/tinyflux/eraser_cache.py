@@ -6,9 +6,9 @@ import random
 import time
 from pathlib import Path
 
-from eraseanything_core.lora.adapter import header, load_lora, save_lora, strings
-from eraseanything_core.tinyflux.captions import CONCEPTS
-from eraseanything_core.tinyflux.prompts import kind_of
+from eraseanything_core.lora.files import header_strings, load_lora, save_lora
+from eraseanything_core.lora.headers import training_header
+from eraseanything_core.tinyflux.concepts import CONCEPTS, kind_of
 from eraseanything_core.training.config import EraseConfig
 from lab.tinyflux.erase import train_eraser
 from lab.tinyflux.pipeline import Pipeline
@@ -47,7 +47,7 @@ def eraser(pipeline: Pipeline, concept: str, base_model: str) -> tuple[dict, dic
     Args:
         base_model: names the generator's weights; an eraser of others is not taken.
     """
-    info = strings(header(config(concept), base_model))
+    info = header_strings(training_header(config(concept), base_model))
     name = hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()[:12]
     path = CACHE / f"{concept}-{name}.safetensors"
     if not path.exists():

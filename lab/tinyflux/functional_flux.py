@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 
 def _sinusoid(t: Tensor, width: int = 256) -> Tensor:
+    # ComfyUI's timestep embedding: t times 1,000, with periods from 1 to 10,000.
     angles = (
         1000.0 * t[:, None] * torch.exp(-math.log(10000.0) * torch.arange(width // 2, device=t.device) / (width // 2))
     )
@@ -37,7 +38,8 @@ def _heads(qkv: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
 def _rotate(x: Tensor, rope: Tensor) -> Tensor:
     """Rotary embedding; rope [l, d / 2, 2, 2]."""
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = rope[..., 0, 0], rope[..., 1, 0]
+    cos = rope[..., 0, 0]
+    sin = rope[..., 1, 0]
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x.dtype)
 
 
@@ -46,6 +48,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, rope: Tensor) -> Tensor:
 
 
 def _double(block: nn.Module, img: Tensor, txt: Tensor, vec: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
+    # Six vectors a stream: shift, scale and gate of the attention, then of the MLP.
     i, t = (mod.lin(F.silu(vec)[:, None]).chunk(6, dim=-1) for mod in (block.img_mod, block.txt_mod))
     qkv_txt = _heads(block.txt_attn.qkv(_norm(txt) * (1 + t[1]) + t[0]), block.txt_attn.norm)
     qkv_img = _heads(block.img_attn.qkv(_norm(img) * (1 + i[1]) + i[0]), block.img_attn.norm)
@@ -59,6 +62,7 @@ def _double(block: nn.Module, img: Tensor, txt: Tensor, vec: Tensor, rope: Tenso
 def _single(block: nn.Module, x: Tensor, vec: Tensor, rope: Tensor) -> Tensor:
     shift, scale, gate = block.modulation.lin(F.silu(vec)[:, None]).chunk(3, dim=-1)
     width = x.shape[-1]
+    # Attention and MLP run side by side on one input, and one linear makes both.
     qkv, hidden = block.linear1(_norm(x) * (1 + scale) + shift).tensor_split([3 * width], dim=-1)
     joint = _attend(*_heads(qkv, block.norm), rope)
     return x + block.linear2(torch.cat([joint, F.gelu(hidden, approximate="tanh")], dim=2)) * gate
@@ -66,6 +70,7 @@ def _single(block: nn.Module, x: Tensor, vec: Tensor, rope: Tensor) -> Tensor:
 
 def rope_table(flux: nn.Module, text: int, height: int, width: int) -> Tensor:
     """Rotations of a joint sequence, [text + height * width, d / 2, 2, 2]; text tokens stand at the origin."""
+    # Axes: one that Flux.1 leaves at 0, then row and column.
     ids = torch.zeros(1, text + height * width, 3)
     ids[0, text:, 1] = torch.arange(height).repeat_interleave(width)
     ids[0, text:, 2] = torch.arange(width).repeat(height)

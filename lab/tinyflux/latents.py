@@ -25,21 +25,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eraseanything_core.tinyflux.shapes import ENTITIES, STYLES, TEXTURES
-from eraseanything_core.tinyflux.world import SIZE, Scene, draw_scene, object_mask, render
+from eraseanything_core.tinyflux.shapes import ENTITIES, PAINT_STYLES, TEXTURES
+from eraseanything_core.tinyflux.world import PICTURE_SIZE, Scene, render
+from lab.tinyflux.scenes import draw_scene, object_mask
 
-CELLS, THUMBNAIL, PLACE, CODE = 12, 5, 3, 4
+CELLS = 12
+THUMBNAIL = 5
+PLACE = 3
+CODE = 4
 CODES = torch.tensor([v for v in product((-1.0, 1.0), repeat=CODE)])[torch.tensor([0, 15, 3, 12, 5, 10, 6, 9, 1, 14])]
-REACH = 7  # px: how far beyond an object its codes are told, so that halos and shadows fall inside
+REACH = 7  # px: how far beyond an object its codes reach, so that halos and shadows fall inside
 ALTERNATION = 0.6
 RADIUS = 24.0  # px: the unit of r
-LATENT_SCALE, LATENT_SHIFT = 0.3611, 0.1159  # Flux's latent format: model latent = (vae latent - shift) * scale
+# Flux's latent format: model latent = (vae latent - shift) * scale
+LATENT_SCALE = 0.3611
+LATENT_SHIFT = 0.1159
 
 
 def _patches(scene: Scene) -> Tensor:
     """The thumbnail as [12, 12, 12]: 3 colours x 2 x 2 px a cell."""
     style = scene.style if scene.style in TEXTURES else None
-    small = F.avg_pool2d(render(replace(scene, style=style))[None], SIZE // CELLS // 2)
+    small = F.avg_pool2d(render(replace(scene, style=style))[None], PICTURE_SIZE // CELLS // 2)
     return F.pixel_unshuffle(small, 2)[0]
 
 
@@ -50,7 +56,9 @@ def _covered(scene: Scene) -> tuple[Tensor, Tensor]:
         alone = replace(scene, objects=(thing,))
         wide = F.max_pool2d(object_mask(alone, thing.entity)[None], (1, 2 * REACH + 1), 1, (0, REACH))
         grown = F.max_pool2d(wide, (2 * REACH + 1, 1), 1, (REACH, 0))
-        near[i] = F.avg_pool2d(grown, SIZE // CELLS)[0] * (1.0 + 1e-3 * (len(scene.objects) - i))  # first on top
+        # The first object lies on top, so it wins where two cover a cell alike.
+        rank = 1.0 + 1e-3 * (len(scene.objects) - i)
+        near[i] = F.avg_pool2d(grown, PICTURE_SIZE // CELLS)[0] * rank
     strength, owner = near.max(0)
     return strength.clamp(max=1), owner
 
@@ -59,10 +67,10 @@ def _names(scene: Scene) -> Tensor:
     """[11, 12, 12]: the place in the object, the codes of entity and style, faded with the distance from it."""
     strength, owner = _covered(scene)
     cx, cy, r = (torch.tensor([getattr(o, name) for o in scene.objects])[owner] for name in ("cx", "cy", "r"))
-    centre = (torch.arange(CELLS) + 0.5) * (SIZE // CELLS)
+    centre = (torch.arange(CELLS) + 0.5) * (PICTURE_SIZE // CELLS)
     place = torch.stack([(centre[None, :] - cx) / r, (centre[:, None] - cy) / r, r / RADIUS])
     entity = CODES[torch.tensor([list(ENTITIES).index(o.entity) for o in scene.objects])][owner].permute(2, 0, 1)
-    style = CODES[STYLES.index(scene.style)] if scene.style else torch.zeros(CODE)
+    style = CODES[PAINT_STYLES.index(scene.style)] if scene.style else torch.zeros(CODE)
     return torch.cat([place, entity, style[:, None, None].expand(-1, CELLS, CELLS)]) * strength
 
 
@@ -78,7 +86,11 @@ def _basis() -> tuple[Tensor, Tensor, Tensor]:
     components = torch.linalg.svd(rows - mean, full_matrices=False).Vh[:THUMBNAIL]
     spread = ((rows - mean) @ components.T).std(0).clamp(min=0.12)  # edges are rare and strong: no full whitening
     std = names.std(dim=(0, 2, 3))
-    x, y, r, entity, style = std[0:1], std[1:2], std[2:3], std[3:7].mean(), std[7:].mean()
+    x = std[0:1]
+    y = std[1:2]
+    r = std[2:3]
+    entity = std[3:7].mean()
+    style = std[7:].mean()
     return mean, components, torch.cat([spread, x, y, r, entity.expand(CODE), style.expand(CODE)])
 
 
@@ -86,7 +98,8 @@ def _alternation() -> Tensor:
     """[16, 12, 12]: the fixed pattern of the last four channels."""
     sign = 1.0 - 2.0 * (torch.arange(CELLS) % 2)
     pattern = torch.zeros(THUMBNAIL + PLACE + 2 * CODE, CELLS, CELLS)
-    pattern[-4:-2], pattern[-2:] = ALTERNATION * sign[:, None], ALTERNATION * sign[None, :]
+    pattern[-4:-2] = ALTERNATION * sign[:, None]
+    pattern[-2:] = ALTERNATION * sign[None, :]
     return pattern
 
 

@@ -5,37 +5,27 @@ import copy
 from torch import Tensor, nn
 
 from eraseanything_core.evaluation.metrics import rate
-from eraseanything_core.lora.adapter import DUAL, SINGLE, slices
+from eraseanything_core.lora.factors import add_to_weight, by_module
+from eraseanything_core.lora.key_styles import read_eraser
 from eraseanything_core.tinyflux import GUIDANCE
-from lab.tinyflux.generator import FLUX
 from lab.tinyflux.pipeline import Pipeline, readers
 from lab.tinyflux.recipe import Cell
-
-WHOLE = {"context_embedder": "txt_in", "time_text_embed.text_embedder.linear_1": "vector_in.in_layer"}
 
 
 def merged(module: nn.Module, tensors: dict[str, Tensor], strength: float = 1.0) -> nn.Module:
     """A copy of ComfyUI's Flux with an eraser added to its weights, as the stock LoraLoader adds it.
 
     Raises:
-        KeyError: a tensor that no slice of the module has a place for.
+        ValueError: a tensor that the module has no place for.
     """
-    module, left = copy.deepcopy(module), dict(tensors)
-    parts = slices((*DUAL, *SINGLE), FLUX["hidden_size"], FLUX["depth"], FLUX["depth_single_blocks"], FLUX["mlp_ratio"])
-    for part in parts:
-        key = f"transformer.{part.key}.lora_"
-        if key + "A.weight" in left:
-            down, up = left.pop(key + "A.weight").float(), left.pop(key + "B.weight").float()
-            rows = module.get_submodule(part.module).weight.data[part.start : part.start + part.rows]
-            rows.copy_(rows.float() + strength * up @ down)
-    for key, name in WHOLE.items():
-        if f"transformer.{key}.lora_A.weight" in left:
-            down, up = (left.pop(f"transformer.{key}.lora_{x}.weight").float() for x in "AB")
-            weight = module.get_submodule(name).weight.data
-            weight.copy_(weight.float() + strength * up @ down)
-    if left:
-        raise KeyError(f"no place in TinyFlux for {sorted(left)[0]}")
-    return module
+    changed = copy.deepcopy(module)
+    linears = dict(changed.named_modules())
+    for name, parts in by_module(read_eraser(tensors, {}, "the eraser")).items():
+        if name not in linears:
+            raise ValueError(f"TinyFlux has no place for factors of {name}")
+        for start, factors in parts:
+            add_to_weight(linears[name].weight.data, start, factors, strength)
+    return changed
 
 
 def read_cell(
@@ -50,6 +40,7 @@ def read_cell(
     hits = {"oracle": [False] * len(pictures[:by_oracle]), "cnn": [False] * len(pictures)}
     for kind in set(cell.kinds):
         for judge, read in readers(net).items():
+            # A judge reads one kind at a time, so a mixed cell is read kind by kind.
             rows = [i for i in range(len(hits[judge])) if cell.kinds[i] == kind]
             for i, reading in zip(rows, read(pictures[rows], kind) if rows else [], strict=True):
                 hits[judge][i] = getattr(reading, kind) == cell.concepts[i]
@@ -61,18 +52,21 @@ def compare(before: Pipeline, after: Pipeline, net: nn.Module, cells: dict[str, 
 
     `low` and `high` are the 95 % interval of `after`.
     """
-    found, pictures = {"oracle": {}, "cnn": {}}, {}
+    report = {"oracle": {}, "cnn": {}}
+    pictures = {}
     for name, cell in cells.items():
+        # The same prompts and seeds, so each picture before has its partner after.
         was, old = read_cell(before, net, cell)
         now, new = read_cell(after, net, cell)
         pictures[name] = (old, new)
-        for judge in found:
-            b, a = rate(was[judge]), rate(now[judge])
-            found[judge][name] = {
+        for judge in report:
+            b = rate(was[judge])
+            a = rate(now[judge])
+            report[judge][name] = {
                 "before": b["value"],
                 "after": a["value"],
                 "n": a["n"],
                 "low": a["low"],
                 "high": a["high"],
             }
-    return found, pictures
+    return report, pictures

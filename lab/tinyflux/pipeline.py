@@ -9,31 +9,35 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from eraseanything_core.comfy_bridge.architecture import new_autoencoder, new_flux, t5_tokenizer
-from eraseanything_core.concepts.matching import SPECIAL
+from eraseanything_core.concepts.pieces import SPECIAL
 from eraseanything_core.sampling import euler, shifted_sigmas
 from eraseanything_core.tinyflux import GUIDANCE, MU, STEPS, judge, oracle
-from eraseanything_core.tinyflux.oracle import Reading
-from eraseanything_core.tinyflux.text import TextEncoder, pieces_of
+from eraseanything_core.tinyflux.oracle import SceneReading
+from eraseanything_core.tinyflux.text import TinyTextEncoder, piece_ids
 from lab.tinyflux.functional_flux import rope_table, velocity
 from lab.tinyflux.generator import FLUX
 
 WEIGHTS = judge.WEIGHTS.parent
 
 
-def text_encoder(path: Path = WEIGHTS / "tinyflux_text.safetensors") -> TextEncoder:
-    encoder = TextEncoder()
+def text_encoder(path: Path = WEIGHTS / "tinyflux_text.safetensors") -> TinyTextEncoder:
+    """The trained text encoder, in float32."""
+    encoder = TinyTextEncoder()
     encoder.load_state_dict({k: v.float() for k, v in load_file(path).items()})
     return encoder.eval().requires_grad_(False)
 
 
 def flux(path: Path = WEIGHTS / "tinyflux.safetensors", dtype=torch.bfloat16) -> nn.Module:
+    """The trained generator, as ComfyUI's Flux class."""
     module = new_flux(FLUX, dtype=dtype)
     module.load_state_dict(load_file(path))
     return module.eval().requires_grad_(False)
 
 
 def decoder(path: Path = WEIGHTS / "tinyflux_vae.safetensors") -> nn.Module:
+    """The trained decoder: latents [n, 16, 12, 12] to pictures [n, 3, 96, 96]."""
     taesd = new_autoencoder(latent_channels=16)
+    # The file holds the decoder alone; a picture is never encoded when something is measured.
     taesd.load_state_dict(load_file(path), strict=False)
     return taesd.taesd_decoder.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
@@ -43,6 +47,7 @@ judge_net = judge.load
 
 def noise(seeds: list[int]) -> Tensor:
     """One latent of noise a seed, [n, 16, 12, 12]."""
+    # A generator a picture: its noise does not depend on which others are in the batch.
     drawn = [torch.randn(16, 12, 12, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(drawn)
 
@@ -50,18 +55,21 @@ def noise(seeds: list[int]) -> Tensor:
 class Pipeline:
     """Prompts and seeds to pictures."""
 
-    def __init__(self, module: nn.Module, encoder: TextEncoder | None = None, decode: nn.Module | None = None):
-        self.module, self.encoder, self.decode = module, encoder or text_encoder(), decode or decoder()
+    def __init__(self, module: nn.Module, encoder: TinyTextEncoder | None = None, decode: nn.Module | None = None):
+        self.module = module
+        self.encoder = encoder or text_encoder()
+        self.decode = decode or decoder()
         self.tokenizer = t5_tokenizer().tokenizer
 
     def encode(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """States [n, l, 128] and pooled vectors [n, 64]."""
         with torch.no_grad():
-            return self.encoder(pieces_of(self.tokenizer, prompts))
+            return self.encoder(piece_ids(self.tokenizer, prompts))
 
     def velocity(self, prompts: list[str], guidance: float):
         """v(x_t, t) of a batch, one prompt a picture."""
         states, pooled = self.encode(prompts)
+        # 12 x 12 latent cells are 6 x 6 image tokens.
         rope = rope_table(self.module, states.shape[1], 6, 6)
         dtype = next(self.module.parameters()).dtype
         fixed = {
@@ -99,7 +107,7 @@ class TrainerText:
 
     def pieces(self, text: str) -> list[str]:
         """The T5 pieces of a prompt as it is encoded; "" for the end and padding."""
-        ids = pieces_of(self.pipeline.tokenizer, [text])[0].tolist()
+        ids = piece_ids(self.pipeline.tokenizer, [text])[0].tolist()
         names = self.pipeline.tokenizer.convert_ids_to_tokens(ids)
         return ["" if name in SPECIAL else name for name in names]
 
@@ -108,6 +116,6 @@ class TrainerText:
         return self.pipeline.encode([text])
 
 
-def readers(net: judge.JudgeNet) -> dict[str, Callable[[Tensor, str], list[Reading]]]:
+def readers(net: judge.JudgeNet) -> dict[str, Callable[[Tensor, str], list[SceneReading]]]:
     """The two judges: each takes pictures and the kind that is asked for."""
     return {"oracle": oracle.read, "cnn": partial(judge.read, net)}

@@ -4,10 +4,11 @@ import random
 from dataclasses import dataclass
 
 from eraseanything_core.tinyflux import GUIDANCE, STEPS
-from eraseanything_core.tinyflux.captions import CONCEPTS, SYNONYMS, VOCABULARY, caption
-from eraseanything_core.tinyflux.prompts import kind_of, prompt_with
-from eraseanything_core.tinyflux.world import draw_scene
+from eraseanything_core.tinyflux.concepts import CONCEPTS, SYNONYMS, kind_of
 from eraseanything_core.training.config import EraseConfig
+from lab.tinyflux.captions import VOCABULARY, caption
+from lab.tinyflux.prompts import prompt_with
+from lab.tinyflux.scenes import draw_scene
 
 TEMPLATES = {
     "entity": (
@@ -50,7 +51,8 @@ TEST = ("fish", "house", "outlined", "glowing", "inside")  # and never on these
 
 def kept_prompts(concept: str, count: int, seed: int) -> tuple[str, ...]:
     """Captions of the world in which none of the concept's names stands."""
-    rng, kept = random.Random(seed), []
+    rng = random.Random(seed)
+    kept = []
     while len(kept) < count:
         text = caption(rng, draw_scene(rng), synonyms=0.2)
         if not {VOCABULARY.get(word.strip(",")) for word in text.split(" ")} & {concept}:
@@ -103,19 +105,20 @@ def cells(concept: str, count: int, seed: int = 0) -> dict[str, Cell]:
     acc_e: the concept by its name. acc_g: by its held-out synonym. acc_ir: the others of its kind, as in the paper.
     unrelated: concepts of the other kinds. No prompt but those of acc_e and acc_g names the concept.
     """
-    rng, kind = random.Random(f"{concept} {seed}"), kind_of(concept)
+    rng = random.Random(f"{concept} {seed}")
+    kind = kind_of(concept)
     near = [c for c in CONCEPTS[kind] if c != concept]
-    far = [c for other, found in CONCEPTS.items() if other != kind for c in found]
-    asked = {"acc_e": [concept], "acc_g": [concept], "acc_ir": near, "unrelated": far}
-    made = {}
-    for number, (name, choice) in enumerate(asked.items()):
+    far = [c for other, concepts_of_kind in CONCEPTS.items() if other != kind for c in concepts_of_kind]
+    choices = {"acc_e": [concept], "acc_g": [concept], "acc_ir": near, "unrelated": far}
+    by_name = {}
+    for number, (name, choice) in enumerate(choices.items()):
         concepts = [choice[i % len(choice)] for i in range(count)]
         word = SYNONYMS[concept][2] if name == "acc_g" else None
         prompts = [_prompt(rng, c, word, concept if name in ("acc_ir", "unrelated") else None) for c in concepts]
-        made[name] = Cell(
+        by_name[name] = Cell(
             [kind_of(c) for c in concepts], concepts, prompts, [100_000 * number + i for i in range(count)]
         )
-    return made
+    return by_name
 
 
 def _prompt(rng: random.Random, concept: str, word: str | None, without: str | None) -> str:

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from eraseanything_core.sampling import euler, shifted_sigmas
 from eraseanything_core.tinyflux import GUIDANCE, MU, STEPS
-from eraseanything_core.tinyflux.captions import caption
-from eraseanything_core.tinyflux.shapes import STYLES
-from eraseanything_core.tinyflux.world import Scene, related, render, single
+from eraseanything_core.tinyflux.shapes import PAINT_STYLES
+from eraseanything_core.tinyflux.world import Scene, render
+from lab.tinyflux.captions import caption
 from lab.tinyflux.latents import scene_latent
 from lab.tinyflux.pipeline import Pipeline, noise
+from lab.tinyflux.scenes import related, single
 
 HARD = ("outlined", "glowing", "checkered", "hatched")  # styles that are still drawn worst when all others are right
 STEPS_LEFT = (4, 15)  # of the sampler's, drawn anew for every batch: t from 0.36 to 0.88
@@ -26,7 +27,7 @@ def draw_scene(rng: random.Random, styles: tuple[str, ...]) -> Scene:
     """A scene whose shapes are hard: mostly one object, three in four of them in one of the styles."""
     if rng.random() < 0.65:
         return single(rng, style=rng.choice(styles) if rng.random() < 0.75 else None)
-    return related(rng, style=rng.choice(STYLES) if rng.random() < 0.15 else None)
+    return related(rng, style=rng.choice(PAINT_STYLES) if rng.random() < 0.15 else None)
 
 
 def draw_hard(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -46,9 +47,13 @@ def denoised(pipeline: Pipeline, scenes: list[Scene], latents: Tensor, left: int
         return list(euler(pipeline.velocity(prompts, GUIDANCE), x_t, sigmas))[-1][0]
 
 
-def draw_pairs(pipeline: Pipeline, count: int, seed: int, styles=STYLES, batch: int = 60) -> tuple[Tensor, Tensor]:
+def draw_pairs(
+    pipeline: Pipeline, count: int, seed: int, styles=PAINT_STYLES, batch: int = 60
+) -> tuple[Tensor, Tensor]:
     """Pictures uint8 [count, 3, 96, 96] and what the generator makes of their latents [count, 16, 12, 12]."""
-    rng, pictures, latents = random.Random(seed), [], []
+    rng = random.Random(seed)
+    pictures = []
+    latents = []
     for begin in range(0, count, batch):
         scenes = [draw_scene(rng, styles) for _ in range(min(batch, count - begin))]
         clean = torch.stack([scene_latent(scene) for scene in scenes])

@@ -15,12 +15,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from eraseanything_core.tinyflux import judge, text
-from eraseanything_core.tinyflux.shapes import STYLES
-from eraseanything_core.tinyflux.world import draw_scene
-from lab.tinyflux import autoencoder, generator, redraw
+from eraseanything_core.tinyflux.shapes import PAINT_STYLES
+from lab.tinyflux import autoencoder, generator, judge_training, redraw, text_training
 from lab.tinyflux.latents import scene_latent
 from lab.tinyflux.pipeline import WEIGHTS, Pipeline, decoder, flux, text_encoder
+from lab.tinyflux.scenes import draw_scene
 
 HERE = Path(__file__).parent
 STATE = HERE / "state"  # only needed to go on
@@ -48,28 +47,33 @@ def save(state: dict[str, torch.Tensor], path: Path, dtype: torch.dtype, about: 
 
 
 def stage_text(args):
-    state = text.train(steps=1300, batch=160, seed=2, log=Log("text"))
+    """The text encoder, which does not know strange words yet."""
+    state = text_training.train(steps=1300, batch=160, seed=2, log=Log("text"))
     save(state, STATE / "text.safetensors", torch.bfloat16, "TinyFlux text encoder that knows no strange words")
 
 
 def stage_steady(args):
+    """The text encoder learns that a strange word is a filler."""
     before = {k: v.float() for k, v in load_file(STATE / "text.safetensors").items()}
-    state = text.steady(before, steps=600, batch=128, seed=8, log=Log("steady"))
+    state = text_training.steady(before, steps=600, batch=128, seed=8, log=Log("steady"))
     save(state, WEIGHTS / "tinyflux_text.safetensors", torch.bfloat16, "TinyFlux text encoder")
 
 
 def stage_half(part: str, minutes: float):
+    """The stage of one half of the autoencoder: "decoder" or "encoder"."""
+
     def run(args):
         before = STATE / f"{part}_before.safetensors"
         start = load_file(before) if before.exists() else None
-        pairs, minutes_left = autoencoder.draw_pairs(6000, args.seed), min(minutes, args.minutes)
+        pairs = autoencoder.draw_pairs(6000, args.seed)
+        minutes_left = min(minutes, args.minutes)
         state = autoencoder.train(part, pairs, minutes_left, seed=args.seed, log=Log(part), start=start)
         save(state, STATE / f"{part}.safetensors", torch.float32, f"TinyFlux {part}")
 
     return run
 
 
-def generated_pairs(count: int, seed: int, styles=STYLES):
+def generated_pairs(count: int, seed: int, styles=PAINT_STYLES):
     """Pictures and the generator's latents of them, see `redraw`, kept on disk."""
     kept = STATE / f"generated_{count}_{seed}.safetensors"
     if not kept.exists():
@@ -84,7 +88,8 @@ def stage_redraw(args):
     """The decoder goes on with latents of the generator, all and hard styles, and the world's own of the hard ones."""
     generated = generated_pairs(5000, seed=31), generated_pairs(4000, seed=33, styles=redraw.HARD)
     pairs = [torch.cat(parts) for parts in zip(redraw.draw_hard(2000, seed=30), *generated)]
-    start, minutes = load_file(STATE / "decoder.safetensors"), min(25.0, args.minutes)
+    start = load_file(STATE / "decoder.safetensors")
+    minutes = min(25.0, args.minutes)
     state = autoencoder.train("decoder", pairs, minutes, seed=32, log=Log("redraw"), start=start)
     both = load_file(STATE / "encoder.safetensors") | state
     save(both, WEIGHTS / "tinyflux_vae.safetensors", torch.float32, "TinyFlux autoencoder")
@@ -92,7 +97,8 @@ def stage_redraw(args):
 
 def draw_latents(count: int, seed: int):
     """Scenes of the training distribution and their latents, bf16 [count, 16, 12, 12], kept on disk."""
-    rng, kept = random.Random(seed), STATE / f"latents_{count}_{seed}.safetensors"
+    rng = random.Random(seed)
+    kept = STATE / f"latents_{count}_{seed}.safetensors"
     scenes = [draw_scene(rng) for _ in range(count)]
     if not kept.exists():
         latents = torch.stack([scene_latent(scene).bfloat16() for scene in scenes])
@@ -101,8 +107,10 @@ def draw_latents(count: int, seed: int):
 
 
 def stage_flux(args):
+    """The generator, by rectified flow."""
     config = generator.GeneratorConfig(minutes=min(200.0, args.minutes))
-    module, before = generator.fresh_flux(config.seed), STATE / "flux_before.safetensors"
+    module = generator.fresh_flux(config.seed)
+    before = STATE / "flux_before.safetensors"
     if before.exists():
         module.load_state_dict({k: v.float() for k, v in load_file(before).items()})
     run = generator.Run(module, config, STATE / "flux.pt")
@@ -112,8 +120,10 @@ def stage_flux(args):
 
 
 def stage_guidance(args):
+    """Guidance is distilled into the generator's guidance embedding."""
     config = generator.GeneratorConfig(minutes=min(12.0, args.minutes), lr=5e-4, warmup=20, ema=0.99, seed=6)
-    module, teacher = generator.fresh_flux(config.seed), generator.fresh_flux(config.seed)
+    module = generator.fresh_flux(config.seed)
+    teacher = generator.fresh_flux(config.seed)
     for one in (module, teacher):
         one.load_state_dict({k: v.float() for k, v in load_file(STATE / "flux.safetensors").items()})
     run = generator.Run(module, config, STATE / "guidance.pt")
@@ -124,7 +134,8 @@ def stage_guidance(args):
 
 
 def stage_judge(args):
-    state = judge.train(steps=1500, batch=64, seed=5, log=Log("judge"))
+    """The convolutional judge."""
+    state = judge_training.train(steps=1500, batch=64, seed=5, log=Log("judge"))
     save(state, WEIGHTS / "judge.safetensors", torch.float32, "TinyFlux judge")
 
 
@@ -141,6 +152,7 @@ STAGES = {
 
 
 def main():
+    """Runs the stages whose results are missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stages", nargs="*", help=f"of {', '.join(STAGES)}; none means all")
     parser.add_argument("--minutes", type=float, default=1e6, help="a limit on the wall time of a stage")

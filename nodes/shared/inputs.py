@@ -1,25 +1,41 @@
-"""Inputs that several nodes have, and the check of a typed file name."""
+"""Inputs that several nodes have, and the checks of what is typed into them."""
 
 from collections.abc import Callable
+from typing import Any
 
 from comfy_api.latest import io
 
 from ...eraseanything_core import files
+from .types import ERASE_CONCEPTS
 
-ERASE_CONCEPTS, LORA_MODEL = io.Custom("ERASE_CONCEPTS"), io.Custom("LORA_MODEL")
+CATEGORY_TRAINING = "EraseAnything/training"
+CATEGORY_CONCEPTS = "EraseAnything/concepts"
+CATEGORY_LORAS = "EraseAnything/lora"
+CATEGORY_ATTENTION = "EraseAnything/attention"
+CATEGORY_EVALUATION = "EraseAnything/evaluation"
+CATEGORY_ATTACKS = "EraseAnything/attacks"
+
+OUTPUT_NAME = "File name, without folder; a number is added if the name is in use."
+MAX_SEED = 2**31 - 1  # what torch, NumPy and the samplers all take
 
 
-def concepts(use: str):
-    """A concept set beside typed words, which may be left out; it stands last, so that saved workflows go on."""
+def concepts(use: str) -> io.Input:
+    """A concept set that replaces typed words.
+
+    It is optional and stands last: saved workflows store widget values by position.
+
+    Args:
+        use: what the node does with it, for the tooltip.
+    """
     return ERASE_CONCEPTS.Input("concepts", optional=True, tooltip=f"From Concept Sampler: {use}")
 
 
-def seed(tooltip: str = "Equal seeds give equal results."):
+def seed(tooltip: str = "The same seed gives the same result.") -> io.Input:
     """A seed that stays as it is from run to run."""
-    return io.Int.Input("seed", default=0, min=0, max=2**31 - 1, control_after_generate=False, tooltip=tooltip)
+    return io.Int.Input("seed", default=0, min=0, max=MAX_SEED, control_after_generate=False, tooltip=tooltip)
 
 
-def pictures(of: str = "") -> list:
+def pictures(of: str = "") -> list[io.Input]:
     """Pictures of the same prompts and seeds from both models; `of` says of which prompts."""
     return [
         io.Image.Input("before", tooltip=f"Pictures of the un-erased model{of}."),
@@ -27,15 +43,15 @@ def pictures(of: str = "") -> list:
     ]
 
 
-def checked(name: str | None, ending: str = ".safetensors") -> bool | str:
-    """True, or what is wrong with a typed file name; None stands for a linked one."""
+def valid_name(name: str | None, ending: str = ".safetensors") -> bool | str:
+    """The answer of `validate_inputs` for a typed file name; None stands for a linked one."""
     return True if name is None else accepted(files.check_name, name, ending)
 
 
-def accepted(check: Callable, *given, **named) -> bool | str:
-    """True, or what a check raises ValueError for: the answer of `validate_inputs`."""
+def accepted(check: Callable[..., Any], *args: Any, **kwargs: Any) -> bool | str:
+    """The answer of `validate_inputs`: True, or the message of the ValueError that a check raises."""
     try:
-        check(*given, **named)
+        check(*args, **kwargs)
     except ValueError as error:
         return str(error)
     return True

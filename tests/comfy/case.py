@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-TOKENS, PLACES = 21, (4, 5, 9)  # of a made-up context
+TOKENS = 21  # of a made-up context
+PLACES = (4, 5, 9)  # of the concept among them
 
 
 def random(*shape: int) -> torch.Tensor:
@@ -26,7 +27,7 @@ class Case:
         calls: of each of them in one forward.
         steps: of sampling; where one does not show much, two.
         more: further entries of the CONDITIONING.
-        deaf: the module in which the attention takes no options.
+        attention_module: where the attention takes no options: the Python module that calls ComfyUI's.
         features: of the pooled text.
         sound: size of the latents of the sound, where there are any.
         state: what the family reads of a checkpoint besides the model's weights.
@@ -42,7 +43,7 @@ class Case:
     calls: int = 1
     steps: int = 1
     more: dict = field(default_factory=dict)
-    deaf: object = None
+    attention_module: object = None
     features: int = 16
     sound: tuple[int, ...] = ()
     state: dict = field(default_factory=dict)

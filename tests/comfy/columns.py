@@ -15,7 +15,8 @@ from tests.comfy.tiny import new_model
 
 def new_family(name):
     """A model and a made-up prompt for it."""
-    case, generator = CASES[name], torch.Generator().manual_seed(2)
+    case = CASES[name]
+    generator = torch.Generator().manual_seed(2)
     context = torch.randn(1, TOKENS, case.width, generator=generator)
     pooled = torch.randn(1, case.features, generator=generator)
     positive = [[context, {"pooled_output": pooled, **case.more}]]
@@ -30,20 +31,23 @@ def sample(family, model, negative=None):
     if family.case.sound:
         noise = NestedTensor((noise[:1], torch.randn(1, *family.case.sound, generator=generator)))
     with torch.inference_mode():
-        found = comfy.sample.sample(
+        latents = comfy.sample.sample(
             model, noise, family.case.steps, 1.0 if negative is None else 3.0, "euler", "simple", family.positive,
             negative or family.positive, noise * 0, disable_pbar=True, seed=0,
         )  # fmt: skip
-    return torch.cat([part.flatten() for part in found.unbind()]) if family.case.sound else found
+    if not family.case.sound:
+        return latents
+    return torch.cat([part.flatten() for part in latents.unbind()])
 
 
 def erased(core, model, family, **values):
-    blocks, layout = core.Blocks(values.pop("blocks", "all")), core.layout(model)
+    blocks = core.Blocks(values.pop("blocks", "all"))
+    layout = core.layout(model)
     with torch.inference_mode():
-        known = tuple(layout.texts.known(model, *entry) for entry in family.positive)
-    prompt = core.hooks.Prompt([""] * TOKENS, {"star": values.pop("places", list(PLACES))}, (), known)
+        known = tuple(layout.texts.of_conditioning(model, *entry) for entry in family.positive)
+    prompt = core.LocatedPrompt([""] * TOKENS, {"star": values.pop("places", list(PLACES))}, (), known)
     config = core.MapErasure(**{"strength": 0.0, "blocks": blocks} | values)
-    return core.hooked(model, core.hooks.EraseHook(prompt, (1e9, 0.0), config, layout))
+    return core.with_hook(model, core.hooks.EraseHook(prompt, (1e9, 0.0), config, layout))
 
 
 class Explicit:
@@ -60,17 +64,21 @@ class Explicit:
 
     def sample(self, family, model, *negative):
         """Where the attention takes no options, ComfyUI's function itself has to be another one."""
-        if not self.case.deaf:
+        if not self.case.attention_module:
             return sample(family, self.on(model), *negative)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(self.case.deaf, "optimized_attention", partial(self, None))
+            patch.setattr(self.case.attention_module, "optimized_attention", partial(self, None))
             return sample(family, model, *negative)
 
     def __call__(self, _, q, k, v, heads, mask=None, skip_reshape=False, skip_output_reshape=False, **rest):
         if not skip_reshape:
-            q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
+            q = split_heads(q, heads)
+            k = split_heads(k, heads)
+            v = split_heads(v, heads)
         if k.shape[1] < q.shape[1]:
-            k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+            groups = q.shape[1] // k.shape[1]
+            k = k.repeat_interleave(groups, dim=1)
+            v = v.repeat_interleave(groups, dim=1)
         logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         weights = torch.softmax(logits if mask is None else logits + mask, dim=-1)
         if k.shape[2] == self.case.keys and q.shape[2] != TOKENS and self.strength < 1:
@@ -82,7 +90,12 @@ class Explicit:
         return weights @ v if skip_output_reshape else (weights @ v).transpose(1, 2).flatten(2)
 
 
-def close(found, expected, plain, part=1e-3):
+def split_heads(x, heads):
+    """[b, tokens, features] to [b, heads, tokens, d]."""
+    return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
+def close(actual, expected, plain, part=1e-3):
     moved = (plain - expected).abs().max()
     assert moved > 1e-3 * plain.abs().max(), "erasing changed nothing: the test says nothing"
-    assert (found - expected).abs().max() < part * moved
+    assert (actual - expected).abs().max() < part * moved

@@ -16,21 +16,24 @@ ROOT = Path(__file__).resolve().parents[2]
 # One for each process of pytest-xdist: their servers must not share folders.
 BASE = ROOT / ".cache" / ("test-base-" + os.environ.get("PYTEST_XDIST_WORKER", "alone"))
 
-if "COMFYUI_PATH" not in os.environ:
-    pytest.exit("tests/comfy needs ComfyUI: run `python scripts/dev.py test`, or `pytest tests/unit`", returncode=4)
-COMFYUI = Path(os.environ["COMFYUI_PATH"])
 
-for folder in ("output", "models/loras"):
-    shutil.rmtree(BASE / folder, ignore_errors=True)
-prepare_base(BASE, ROOT)
+def prepare(comfyui: Path) -> None:
+    """A fresh base directory, and ComfyUI on the path, set to the CPU before its other modules are imported."""
+    for folder in ("output", "models/loras"):
+        shutil.rmtree(BASE / folder, ignore_errors=True)
+    prepare_base(BASE, ROOT)
+    # In front: ComfyUI has a module `nodes` and the pack a folder of that name.
+    sys.path.insert(0, str(comfyui))
+    from comfy.cli_args import args
 
-# ComfyUI first: it has a module `nodes` and the pack a folder of that name.
-sys.path.insert(0, str(COMFYUI))
-from comfy.cli_args import args  # noqa: E402
+    args.cpu = True
+    args.base_directory = str(BASE)
 
-# Read when the other modules of ComfyUI are imported.
-args.cpu = True
-args.base_directory = str(BASE)
+
+# Without it the test files here are skipped, see tests/conftest.py.
+COMFYUI = Path(os.environ.get("COMFYUI_PATH", ""))
+if "COMFYUI_PATH" in os.environ:
+    prepare(COMFYUI)
 
 
 @pytest.fixture(scope="session")
@@ -63,17 +66,20 @@ def pack():
 def core(pack):
     """The pack's modules that AttentionErase is made of."""
     from pack_under_test.eraseanything_core.attention import hooks
-    from pack_under_test.eraseanything_core.attention.columns import Blocks
+    from pack_under_test.eraseanything_core.attention.blocks import Blocks
     from pack_under_test.eraseanything_core.attention.erase import MapErasure
+    from pack_under_test.eraseanything_core.attention.located_prompt import LocatedPrompt, locate_concepts
+    from pack_under_test.eraseanything_core.comfy_bridge.context_pieces import context_pieces
     from pack_under_test.eraseanything_core.comfy_bridge.families import layout
-    from pack_under_test.eraseanything_core.comfy_bridge.text import context_pieces
-    from pack_under_test.nodes.attention import hooked
+    from pack_under_test.eraseanything_core.comfy_bridge.sampler_hooks import with_hook
 
     return SimpleNamespace(
         layout=layout,
         context_pieces=context_pieces,
         hooks=hooks,
+        LocatedPrompt=LocatedPrompt,
+        locate_concepts=locate_concepts,
         Blocks=Blocks,
         MapErasure=MapErasure,
-        hooked=hooked,
+        with_hook=with_hook,
     )

@@ -240,21 +240,21 @@ CASES = {
             "image_model": "ernie", "hidden_size": 128, "num_attention_heads": 2, "num_layers": 2,
             "ffn_hidden_size": 64, "text_in_dim": 32, "rope_axes_dim": (16, 24, 24),
         },
-        size=(128, 6, 8), deaf=comfy.ldm.ernie.model, **TEXT_LAST,
+        size=(128, 6, 8), attention_module=comfy.ldm.ernie.model, **TEXT_LAST,
     ),
     "PixArtSigma": Case(
         {
             "image_model": "pixart_sigma", "depth": 2, "hidden_size": 96, "num_heads": 2, "caption_channels": 4096,
             "model_max_length": 300, "micro_condition": False,
         },
-        size=(4, 32, 36), width=4096, deaf=comfy.ldm.pixart.blocks,
+        size=(4, 32, 36), width=4096, attention_module=comfy.ldm.pixart.blocks,
     ),
     "HunyuanDiT": Case(
         {
             "image_model": "hydit", "depth": 2, "hidden_size": 64, "num_heads": 2, "text_states_dim": 32,
             "text_states_dim_t5": 16, "text_len": 21, "text_len_t5": 13,
         },
-        size=(4, 12, 16), keys=34, deaf=comfy.ldm.hydit.attn_layers,
+        size=(4, 12, 16), keys=34, attention_module=comfy.ldm.hydit.attn_layers,
         more={
             "attention_mask": torch.ones(1, 21), "conditioning_mt5xl": random(1, 13, 16),
             "attention_mask_mt5xl": torch.ones(1, 13),
@@ -318,7 +318,7 @@ CASES = {
             "num_kv_heads": 1, "head_dim": 32, "num_dit_layers": 2, "num_lyric_layers": 1, "num_timbre_layers": 1,
             "num_tokenizer_layers": 1, "fsq_dim": 64,
         },
-        size=(64, 40), text=(9 + 2,), keys=9 + 2 + 21, deaf=comfy.ldm.ace.ace_step15,
+        size=(64, 40), text=(9 + 2,), keys=9 + 2 + 21, attention_module=comfy.ldm.ace.ace_step15,
         more={"conditioning_lyrics": random(1, 9, 32)},
     ),
     "StableAudio": Case(

@@ -9,7 +9,7 @@ import torch
 
 from lab.tinyflux.pipeline import WEIGHTS
 from scripts.graph import ui_to_api
-from scripts.workflows import WORKFLOWS
+from scripts.workflows.template import WORKFLOWS
 
 PROMPT = "a red (star:1.2) above two stars"
 
@@ -245,7 +245,7 @@ def test_fuzzy_says_what_it_took(run):
 
 @pytest.mark.parametrize(
     "name, shown, concept",
-    [("probe_attention", "AttentionMaps", "heart"), ("erase_attention_map", "PreviewImage", "star")],
+    [("tinyflux_probe", "AttentionMaps", "heart"), ("tinyflux_attention_erase", "PreviewImage", "star")],
 )
 def test_the_shipped_graphs_run(server, name, shown, concept):
     graph = ui_to_api(json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")), server.object_info())

@@ -7,9 +7,11 @@ import pytest
 import torch
 from comfy.ldm.flux.model import FluxParams
 
-from eraseanything_core.comfy_bridge.memory import activations, fitted, master_bytes
+from eraseanything_core.comfy_bridge.memory import activation_bytes, cheapest_plan
+from eraseanything_core.protocols import GIB
+from eraseanything_core.training.optimizers import trained_bytes
 from lab.bench.flops import TERA, pair_flops
-from lab.bench.memory import BASES, CASES, GIB, Live, peak_bytes
+from lab.bench.memory import BASES, CASES, Live, peak_bytes
 from lab.bench.true_size import DEV, true_config, true_flux
 
 RESULTS = json.loads((Path(__file__).parents[2] / "benchmarks" / "results.json").read_text(encoding="utf-8"))
@@ -35,10 +37,10 @@ def test_the_estimate_is_the_tracked_peak(name):
     weights = true_weights(base)
     shape = FluxParams(**{k: v for k, v in DEV.items() if k != "image_model"})
     cast = 0 if base == "bf16" else 2 * 3072 * 7 * 3072
-    held = master_bytes(true_config("quick"), LORA)
-    told = activations(shape, (pixels // 16) ** 2 + text, 1, 2, checkpoint, cast, held)
+    trained = trained_bytes(true_config("quick"), LORA)
+    estimate = activation_bytes(shape, (pixels // 16) ** 2 + text, 1, 2, checkpoint, cast, trained)
     peak = RESULTS["peak_gib"][name] * GIB
-    assert 0.98 < (told + weights) / peak < 1.02 and 0.95 < told / (peak - weights) < 1.06
+    assert 0.98 < (estimate + weights) / peak < 1.02 and 0.95 < estimate / (peak - weights) < 1.06
 
 
 def true_weights(base: str) -> int:
@@ -86,10 +88,10 @@ def test_a_run_costs_what_its_causes_do():
 
 def test_what_is_chosen_for_what_is_free():
     """In GiB: weights 20; 6 with the blocks kept, 1 with them recomputed."""
-    roomy, tight, small, none = (fitted(free, 20, 6, 1) for free in (30, 24, 15, 0))
-    assert (roomy.checkpoint, roomy.offloaded) == (False, 0)
-    assert (tight.checkpoint, tight.offloaded) == (True, 0)
-    assert (small.checkpoint, small.offloaded) == (True, 6)
+    roomy, tight, small, none = (cheapest_plan(free, 20, 6, 1) for free in (30, 24, 15, 0))
+    assert (roomy.gradient_checkpointing, roomy.offloaded) == (False, 0)
+    assert (tight.gradient_checkpointing, tight.offloaded) == (True, 0)
+    assert (small.gradient_checkpointing, small.offloaded) == (True, 6)
     assert none.offloaded == 20 and "may not fit" in str(none) and "may not fit" not in str(small)
 
 

@@ -9,7 +9,7 @@ from pytest import approx
 
 from lab.boards.board import REFERENCES, check
 from lab.boards.outcomes import by_concept, crossing, obeyed
-from lab.boards.tinyflux import BOARDS, DISTANCE, GAP, LABELS, Bench, Size
+from lab.boards.tinyflux import BOARDS, DISTANCE, GAP, LABELS, BoardMeasurement, Size
 
 ABOUT = {"command": "c", "commit": "1", "judge": "cnn 1", "hashes": {"prompts": "x"}, "seeds": {"house": [0, 1]}}
 HIDDEN = {"EraseAnything": 9, "ESD": 6, "UCE": 10}  # of ten pictures, those of the concept that show it no more
@@ -37,8 +37,8 @@ class Known:
 
 @pytest.fixture
 def bench(monkeypatch):
-    monkeypatch.setattr(Bench, "ceilings", lambda self, concepts: dict.fromkeys(concepts, 0.97))
-    return Bench(Known(), Size(2, 20, seeds=3), "cnn")
+    monkeypatch.setattr(BoardMeasurement, "ceilings", lambda self, concepts: dict.fromkeys(concepts, 0.97))
+    return BoardMeasurement(Known(), Size(2, 20, seeds=3), "cnn")
 
 
 @pytest.mark.parametrize("letter", list(BOARDS))

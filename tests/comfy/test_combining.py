@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from eraseanything_core.lora.adapter import load_lora
+from eraseanything_core.lora.files import load_lora
 from scripts.graph import ui_to_api
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
@@ -34,7 +34,7 @@ def run(server):
 
 
 def test_two_erasers_become_one_file(server, run):
-    shown = dict(run("multi_erase"))
+    shown = dict(run("tinyflux_combine"))
     told = shown["MultiEraseLoRA"]["text"][0]
     assert told.startswith("2 erasers by prompt-gated: 4 linears, rank 16")
     saved, header = load_lora(server.base / "models" / "loras" / "tinyflux_without_heart_and_fish.safetensors")
@@ -44,6 +44,6 @@ def test_two_erasers_become_one_file(server, run):
 
 def test_a_dial_is_measured_and_applied(run, monkeypatch):
     monkeypatch.setitem(TRAINING, "lr_low", 1.0)  # one step spoils the concept: there is an effect to divide
-    told = [out["text"][0] for kind, out in run("erase_strength") if kind == "EraseStrength"]
+    told = [out["text"][0] for kind, out in run("tinyflux_strength") if kind == "EraseStrength"]
     scales = [float(text.split()[6]) for text in sorted(told)]
     assert len(scales) == 3 and 0 < scales[0] < 1 and scales[1:] == [1.0, 1.0]

@@ -37,26 +37,29 @@ from tests.comfy.tiny import checkpoint, new_clip, new_model
 )
 def test_words_are_found_in_the_context_of_each_text_encoder(core, name, prompt, spans):
     """By positions counted by hand: CLIP opens each chunk of 77 with a token of its own, T5 cuts "a" into two."""
-    from pack_under_test.nodes.attention import encoded
+    from pack_under_test.eraseanything_core.comfy_bridge.sampler_hooks import encode_located
 
     with torch.inference_mode():
-        model, clip = new_model(name), new_clip(name)
-        layout, width = core.layout(model), clip.encode_from_tokens(clip.tokenize(prompt)).shape[2]
+        model = new_model(name)
+        clip = new_clip(name)
+        layout = core.layout(model)
+        width = clip.encode_from_tokens(clip.tokenize(prompt)).shape[2]
         layout = replace(layout, texts=replace(layout.texts, features=width))  # the text encoders are small as well
-        found, _ = encoded(model, layout, clip, prompt, ", ".join(spans), False)
-    assert found.spans == spans and len(found.pieces) == sum(text.shape[1] for text in found.contexts[0])
+        located, _ = encode_located(model, layout, clip, prompt, ", ".join(spans), False)
+    assert located.spans == spans and len(located.pieces) == sum(text.shape[1] for text in located.contexts[0])
 
 
 @pytest.mark.parametrize("words, length", [(1, 256), (300, 305)])
 def test_flux_pads_its_prompts_to_256_tokens(core, words, length):
     """On the right, where nothing is found; a longer prompt goes on."""
-    clip, prompt = new_clip("Flux"), "a red star" + (words - 1) * " red" + " star"
+    clip = new_clip("Flux")
+    prompt = "a red star" + (words - 1) * " red" + " star"
     with torch.inference_mode():
         context = clip.encode_from_tokens(clip.tokenize(prompt))
     assert context.shape[1] == length
     (pieces,) = core.context_pieces(clip, prompt, length, [length])
-    found = core.hooks.read_prompt([pieces], ["star"], False, ())
-    assert found.spans == {"star": [3, 3 + words]} and pieces[:4] == ["▁", "a", "▁red", "▁star"]
+    located = core.locate_concepts([pieces], ["star"], False, ())
+    assert located.spans == {"star": [3, 3 + words]} and pieces[:4] == ["▁", "a", "▁red", "▁star"]
     assert not any(pieces[4 + words :]) and len(pieces) == length
 
 
@@ -73,9 +76,10 @@ def test_words_are_found_where_the_encoding_begins_to_differ(core, name, prompt,
     """These text encoders look back only: up to the first letters of another word, nothing changes."""
     clip = new_clip(name)
     with torch.inference_mode():
-        one, two = (clip.encode_from_tokens(clip.tokenize(text))[0] for text in (prompt, other))
+        one = clip.encode_from_tokens(clip.tokenize(prompt))[0]
+        two = clip.encode_from_tokens(clip.tokenize(other))[0]
     (pieces,) = core.context_pieces(clip, prompt, len(one), [len(one)])
-    first = core.hooks.read_prompt([pieces], ["star"], False, ()).spans["star"][0]
+    first = core.locate_concepts([pieces], ["star"], False, ()).spans["star"][0]
     same = (one[: len(two)] == two[: len(one)]).all(1)
     assert same[:first].all() and not same[first]
 
@@ -115,9 +119,9 @@ def test_words_are_found_after_what_a_text_encoder_drops(core, name, dropped, st
     clip = SimpleNamespace(tokenizer=tokenizer, tokenize=tokenizer.tokenize_with_weights)
     (row,) = next(iter(tokenizer.tokenize_with_weights("a red star").values()))
     (pieces,) = core.context_pieces(clip, "a red star", len(row) - dropped, [len(row) - dropped])
-    found = [i for i, piece in enumerate(pieces) if piece]
-    assert [pieces[i].strip("▁") for i in found] == ["a", "red", "star"]
-    assert found[2] == star % len(pieces)
+    places = [i for i, piece in enumerate(pieces) if piece]
+    assert [pieces[i].strip("▁") for i in places] == ["a", "red", "star"]
+    assert places[2] == star % len(pieces)
 
 
 def test_words_are_found_in_the_caption_of_ace_step(core):
@@ -126,10 +130,10 @@ def test_words_are_found_in_the_caption_of_ace_step(core):
     clip = SimpleNamespace(tokenizer=tokenizer, tokenize=tokenizer.tokenize_with_weights)
     (row,) = clip.tokenize("a red star")["qwen3_06b"]
     (pieces,) = core.context_pieces(clip, "a red star", len(row), [len(row)])
-    found = core.hooks.read_prompt([pieces], ["star", "a"], False, ())
-    assert found.spans == {"star": [18], "a": [16]} and len(row) > 40
+    located = core.locate_concepts([pieces], ["star", "a"], False, ())
+    assert located.spans == {"star": [18], "a": [16]} and len(row) > 40
     with pytest.raises(ValueError, match="'Metas'; its words are: a, red, star$"):
-        core.hooks.read_prompt([pieces], ["Metas"], False, ())
+        core.locate_concepts([pieces], ["Metas"], False, ())
 
 
 def test_a_concept_that_one_of_two_text_encoders_does_not_see_is_an_error(core):
@@ -139,7 +143,7 @@ def test_a_concept_that_one_of_two_text_encoders_does_not_see_is_an_error(core):
         pytest.skip("this transformers keeps the blanks of Llama's tokenizer")
     encodings = core.context_pieces(clip, "a red star", 128, [128, 128])
     with pytest.raises(ValueError, match="'star'; its words are: aredstar"):
-        core.hooks.read_prompt(encodings, ["star"], False, ())
+        core.locate_concepts(encodings, ["star"], False, ())
 
 
 def test_what_a_text_encoder_does_with_a_prompt_has_to_be_known(core):
@@ -156,11 +160,11 @@ def test_words_in_quotation_marks_are_found_twice(core):
     """ByT5 reads: Text "star". Text "my text". The words around those of the prompt are ComfyUI's."""
     prompt = 'a text "star" and “my text”'
     encodings = core.context_pieces(new_clip("HunyuanVideo15"), prompt, 20, [20, 30])
-    found = core.hooks.read_prompt(encodings, ["star", "text", "and"], False, (), True)
+    located = core.locate_concepts(encodings, ["star", "text", "and"], False, (), True)
     assert [len(pieces) for pieces in encodings] == [20, 30]
-    assert {word: [i - 20 for i in places if i >= 20] for word, places in found.spans.items()} == {
+    assert {word: [i - 20 for i in places if i >= 20] for word, places in located.spans.items()} == {
         "star": [6, 7, 8, 9], "text": [22, 23, 24, 25], "and": [],
     }  # fmt: skip
-    assert [found.pieces[i] for i in found.spans["text"][:2]] == ["▁text", "▁text"]
+    assert [located.pieces[i] for i in located.spans["text"][:2]] == ["▁text", "▁text"]
     with pytest.raises(ValueError, match="does not hold the concept 'sky'"):
-        core.hooks.read_prompt(encodings, ["sky"], False, (), True)
+        core.locate_concepts(encodings, ["sky"], False, (), True)

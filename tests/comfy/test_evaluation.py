@@ -1,8 +1,11 @@
 """The evaluation nodes over HTTP: prompts from a CSV to a report on disk; and ComfyUI's own CLIP as a judge."""
 
+import importlib
 import importlib.util
+import sys
 from types import SimpleNamespace
 
+import comfy.model_management
 import pytest
 import torch
 import transformers
@@ -10,7 +13,9 @@ from comfy.clip_vision import ClipVisionModel
 from comfy.sd1_clip import SD1Tokenizer, SDClipModel
 from PIL import Image
 
-from eraseanything_core.evaluation import judges, prompt_sets, report
+from eraseanything_core.evaluation import prompt_sets, report
+from eraseanything_core.evaluation.clip_judge import VisionClip
+from eraseanything_core.protocols import Verdict
 from scripts.server import GraphError
 
 COLOURS = ("red", "green", "blue")
@@ -46,7 +51,7 @@ def graph(judge: str = "TinyFlux CNN", **changes) -> dict:
         "clip": node("EraseAnything_TinyFlux", text_encoder="tinyflux_text.safetensors"),
         "vae": node("VAELoader", vae_name="tinyflux_vae.safetensors"),
         "latent": node("EmptySD3LatentImage", width=96, height=96, batch_size=1),
-        "set": node("EraseAnything_PromptSet", file="none", text=prompt_sets.write(ROWS), first=0, count=0),
+        "set": node("EraseAnything_PromptSet", file="none", text=prompt_sets.write_table(ROWS), first=0, count=0),
         **sampled(["set", 0], "before"),
         **sampled("a photo of a red box", "after"),
         "judge": node("EraseAnything_EraseJudge", **judged | changes),
@@ -93,12 +98,12 @@ def test_saved_reports_are_compared(server):
     folder = server.base / "output" / "eraseanything"
     folder.mkdir(parents=True, exist_ok=True)
     for strength in (0.5, 1.0):
-        seen, gone = (judges.Verdict("heart"),) * 4, (judges.Verdict("star"),) * 4
+        seen, gone = (Verdict("heart"),) * 4, (Verdict("star"),) * 4
         answers = {
             "acc_e": report.Answers(("heart",) * 4, seen, gone, {"name": "a judge"}),
             "acc_ir": report.Answers(("star",) * 4, gone, gone, {"name": "a judge"}),
         }
-        text = report.to_json(report.make("heart", answers, strength))
+        text = report.to_json(report.make_report("heart", answers, strength))
         (folder / f"two_{strength}.json").write_text(text, encoding="utf-8")
     shown = server.run(made, timeout=60)["outputs"]["compare"]
     assert len(shown["images"]) == 2 and "| `acc_e` | 0.000 (0.000 to 0.000) | -1.000" in shown["text"][0]
@@ -224,7 +229,7 @@ def test_comfyuis_clip_sees_what_transformers_sees():
         tokenize=tokenizer.tokenize_with_weights,
         encode_from_tokens=lambda tokens, return_pooled: reading.encode_token_weights(tokens["l"]),
     )
-    embedder = judges.VisionClip(seeing, clip)
+    embedder = VisionClip(seeing, clip)
     rows = torch.tensor([[t[0] for t in tokenizer.tokenize_with_weights(p)["l"][0]] for p in ("a cat", "a red dog")])
     pictures = torch.rand(2, 3, 224, 224)
     with torch.no_grad():
@@ -238,4 +243,71 @@ def test_comfyuis_clip_sees_what_transformers_sees():
     assert torch.allclose(embedder.images(pictures), torch.nn.functional.normalize(seen, dim=-1), atol=1e-2)
     reading.transformer.text_projection.weight.data.copy_(torch.eye(64))
     with pytest.raises(ValueError, match="has no text projection"):
-        judges.VisionClip(seeing, clip)
+        VisionClip(seeing, clip)
+
+
+@pytest.fixture
+def cancelled():
+    """The user has pressed ComfyUI's cancel."""
+    comfy.model_management.interrupt_current_processing(True)
+    yield comfy.model_management.InterruptProcessingException
+    comfy.model_management.interrupt_current_processing(False)
+
+
+def test_a_cancel_ends_a_prompt_set(pack, cancelled):
+    with pytest.raises(cancelled):
+        pack["EraseAnything_PromptSet"].execute("none", "prompt\na cat\n", 0, 0)
+
+
+def test_a_cancel_ends_an_attack_on_prompts(pack, cancelled):
+    with pytest.raises(cancelled):
+        pack["EraseAnything_EraseAttack"].execute("a cat", "cat", "double", "", 0, 1)
+
+
+def test_a_cancel_ends_the_training_of_a_recogniser(pack, cancelled, tmp_path, monkeypatch):
+    node = pack["EraseAnything_TrainRecogniser"]
+    here = importlib.import_module(node.__module__)
+    for name in ("anna", "ben"):
+        (tmp_path / "faces" / name).mkdir(parents=True)
+        for i in range(5):
+            Image.new("RGB", (40, 40), (20 * i, 90, 90)).save(tmp_path / "faces" / name / f"{i}.png")
+    monkeypatch.setattr(here, "input_folder", lambda: tmp_path)
+    monkeypatch.setattr(here, "judges_folder", lambda: tmp_path)
+    monkeypatch.setattr(here.recogniser, "find_backbone", lambda folder: None)  # random weights
+    with pytest.raises(cancelled):
+        node.execute("faces", "cancelled", 1, 1e-4, 0)
+    assert not (tmp_path / "cancelled.safetensors").exists()
+
+
+def test_a_table_of_excel_is_read_and_its_bad_row_is_said(server):
+    text = "prompt;seed;guidance\na café;1;2,5\n;2;3\na tree;3;nan\n"
+    (server.base / "input" / "excel.csv").write_bytes(text.encode("cp1252"))
+    made = {
+        "set": node("EraseAnything_PromptSet", file="excel.csv", text="", first=0, count=0),
+        "prompts": node("PreviewAny", source=["set", 0]),
+        "guidances": node("PreviewAny", source=["set", 2]),
+    }
+    outputs = server.run(made, timeout=60)["outputs"]
+    assert outputs["prompts"]["text"] == ["a café", "a tree"]
+    assert [float(value) for value in outputs["guidances"]["text"]] == [2.5, 3.5]
+    assert "row 2 of the prompt set was left out: it has no prompt" in outputs["set"]["text"][0]
+
+
+def test_a_chart_without_matplotlib_is_said_when_the_graph_is_queued(pack, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for name in ("ErasureReport", "ErasureCompare"):
+        assert "pip install matplotlib" in pack[f"EraseAnything_{name}"].validate_inputs()
+
+
+def test_without_tinyflux_the_other_judges_are_there(pack, monkeypatch):
+    """As the registry ships the pack."""
+    judges = importlib.import_module("pack_under_test.nodes.shared.judges")
+    names = ["NudeNet", "CLIP", "CLIP of ComfyUI", "recogniser"]
+    assert list(judges.JUDGES) == ["TinyFlux oracle", "TinyFlux CNN", *names]
+    assert list(judges.NETWORKS) == ["mobilenet_v2", "inception", "tinyflux"]
+    spec = importlib.util.spec_from_file_location(f"{judges.__package__}.judges_alone", judges.__file__)
+    alone = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, alone)  # where dataclasses look
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None)
+    spec.loader.exec_module(alone)
+    assert list(alone.JUDGES) == names and list(alone.NETWORKS) == ["mobilenet_v2", "inception"]

@@ -16,26 +16,18 @@ from tests.comfy.columns import Explicit, close, erased, new_family, sample
 from tests.comfy.layouts import CASES
 from tests.comfy.tiny import new_clip, new_model
 
-ADAPTED = (
-    "to_k",
-    "to_v",
-    "add_v_proj",
-    "qkv",
-    "w1v",
-    "txt_attn",
-    "cross_attn.k.",
-    "kv_proj",
-    "kv_linear",
-    "to_kv",
-    "wv",
-)
-ADAPTED += ("k_proj", "v_proj", "to_key", "blocks.0.v.")  # parts of the names of an attention's weights
+ADAPTED = (  # parts of the names of an attention's weights
+    "to_k", "to_v", "add_v_proj", "qkv", "w1v", "txt_attn", "cross_attn.k.", "kv_proj", "kv_linear", "to_kv", "wv",
+    "k_proj", "v_proj", "to_key", "blocks.0.v.",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=CASES)
 def family(request):
     """With a LoRA on its attention."""
-    family, generator, lora = new_family(request.param), torch.Generator().manual_seed(2), {}
+    family = new_family(request.param)
+    generator = torch.Generator().manual_seed(2)
+    lora = {}
     for name, weight in family.model.model.diffusion_model.named_parameters():
         if any(part in name for part in ADAPTED) and weight.ndim == 2 and name.endswith(".weight"):
             for letter, shape in (("A", (4, weight.shape[1])), ("B", (weight.shape[0], 4))):
@@ -70,9 +62,8 @@ def test_erasing_is_the_full_softmax_with_scaled_columns(core, family, values):
 
 def test_blocks_are_told_apart(core, family):
     """Each block by number; together they are all."""
-    layout, changed = core.layout(family.model), []
-    tells = layout.tells
-    names = [*(f"dual {i}" for i in range(tells.dual)), *(f"single {i}" for i in range(tells.single))]
+    reporter = core.layout(family.model).reporter
+    names = [*(f"dual {i}" for i in range(reporter.dual)), *(f"single {i}" for i in range(reporter.single))]
     assert len(names) == family.case.attentions
     plain = sample(family, family.model)
     changed = [sample(family, erased(core, family.model, family, blocks=name)) for name in names]
@@ -90,14 +81,20 @@ def test_the_negative_prompt_is_left_alone(core, family):
     negative = [[context, family.positive[0][1]]]
     plain = Explicit(family.case).sample(family, family.model, negative)
     erasing = sample(family, erased(core, family.model, family), negative)
-    close(erasing, by_parts(core, family, negative), plain)
+    expected = sample(family, in_parts(erased(core, family.model, family)), negative)
+    moved = (plain - expected).abs().max()
+    assert moved > 1e-3 * plain.abs().max(), "erasing changed nothing: the test says nothing"
+    # Some processors round a batch of two otherwise than two batches of one. So much is not the eraser's doing.
+    rounding = (sample(family, in_parts(family.model), negative) - sample(family, family.model, negative)).abs().max()
+    assert rounding < 0.01 * moved, "rounding hides what the test looks for"
+    assert (erasing - expected).abs().max() < max(1e-3 * moved, 4 * rounding)
 
 
-def by_parts(core, family, negative):
-    """Guidance with the two prompts in forwards of their own."""
-    whole = erased(core, family.model, family)
-    whole.model_options["sampler_calc_cond_batch_function"] = one_by_one
-    return sample(family, whole, negative)
+def in_parts(model):
+    """The model with the two prompts of guidance in forwards of their own."""
+    clone = model.clone()
+    clone.model_options["sampler_calc_cond_batch_function"] = one_by_one
+    return clone
 
 
 def one_by_one(args):
@@ -116,9 +113,13 @@ class Longer:
         clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, "longer", self)
         return clone
 
-    def __call__(self, executor, x, t, c_concat, context, control, options, **given):
-        given |= {name: self.longer(given[name]) for name in ("clip_text", "input_ids") if name in given}
-        return executor(x, t, c_concat, context if context is None else self.longer(context), control, options, **given)
+    def __call__(self, executor, x, t, c_concat, context, control, options, **rest):
+        for name in ("clip_text", "input_ids"):
+            if name in rest:
+                rest[name] = self.longer(rest[name])
+        if context is not None:
+            context = self.longer(context)
+        return executor(x, t, c_concat, context, control, options, **rest)
 
     def longer(self, context):
         return torch.cat((context, context[:, :5]), dim=1)
@@ -140,8 +141,10 @@ def test_wan_that_keeps_the_text_from_frame_to_frame(core):
     family = new_family("WAN21_CausalAR_T2V")
 
     def frames(model):
-        noise, sigmas = torch.randn(1, 16, 2, 12, 16, generator=torch.Generator().manual_seed(1)), (1.0, 0.5, 0.0)
-        sampler, positive = comfy.samplers.ksampler("ar_video"), family.positive
+        noise = torch.randn(1, 16, 2, 12, 16, generator=torch.Generator().manual_seed(1))
+        sigmas = (1.0, 0.5, 0.0)
+        sampler = comfy.samplers.ksampler("ar_video")
+        positive = family.positive
         with torch.inference_mode():
             return comfy.sample.sample_custom(
                 model,
@@ -156,7 +159,8 @@ def test_wan_that_keeps_the_text_from_frame_to_frame(core):
                 seed=0,
             )
 
-    plain, reference = frames(family.model), Explicit(family.case, strength=0.0)
+    plain = frames(family.model)
+    reference = Explicit(family.case, strength=0.0)
     with pytest.MonkeyPatch.context() as patch:
         for module in (comfy.ldm.wan.model, comfy.ldm.wan.ar_model):
             patch.setattr(module, "optimized_attention", partial(reference, None))
@@ -171,7 +175,8 @@ def test_wan_that_keeps_the_text_from_frame_to_frame(core):
 def test_a_compiled_model_is_erased_from(core, name):
     """In the form of an object patch, which some packs use. The compiler itself is left out, for it takes long."""
     family = new_family(name)
-    plain, expected = sample(family, family.model), sample(family, erased(core, family.model, family))
+    plain = sample(family, family.model)
+    expected = sample(family, erased(core, family.model, family))
     compiled = family.model.clone()
     compiled.add_object_patch("diffusion_model", torch.compile(family.model.get_model_object("diffusion_model")))
     with torch.compiler.set_stance("force_eager"):
@@ -211,50 +216,53 @@ def test_an_image_of_as_many_tokens_as_the_text_is_no_obstacle(core):
 
 
 def test_an_erased_model_leaves_the_others_as_they_are(core):
-    """The modules that an object patch has told their block are the caller's again."""
+    """The modules whose forward an object patch replaces are the caller's again."""
     for name in ("LTXV", "PixArtSigma"):
         family = new_family(name)
         plain = sample(family, family.model)
         once = erased(core, family.model, family)
         both = erased(core, once, family, strength=0.3)
-        found, twice = sample(family, once), sample(family, both)
-        assert not torch.equal(found, plain) and torch.equal(sample(family, family.model), plain)
-        assert torch.allclose(twice, found, atol=1e-4) and torch.equal(sample(family, once), found)
+        erased_once = sample(family, once)
+        erased_twice = sample(family, both)
+        assert not torch.equal(erased_once, plain) and torch.equal(sample(family, family.model), plain)
+        assert torch.allclose(erased_twice, erased_once, atol=1e-4)
+        assert torch.equal(sample(family, once), erased_once)
 
 
 def test_the_clip_of_another_model_is_refused(pack):
     node = pack["EraseAnything_AttentionErase"].PREPARE_CLASS_CLONE(None)
-    given = {i.id: i.default for i in node.define_schema().inputs if getattr(i, "default", None) is not None}
+    inputs = {i.id: i.default for i in node.define_schema().inputs if getattr(i, "default", None) is not None}
     with pytest.raises(ValueError, match="16 features a token and the MODEL takes 32"), torch.inference_mode():
-        node.execute(**given | {"model": new_model("SDXL"), "clip": new_clip("SD15")})
+        node.execute(**inputs | {"model": new_model("SDXL"), "clip": new_clip("SD15")})
 
 
 def test_the_probe_reads_only_flux(pack):
     node = pack["EraseAnything_AttentionProbe"].PREPARE_CLASS_CLONE(None)
-    given = {i.id: i.default for i in node.define_schema().inputs if getattr(i, "default", None) is not None}
+    inputs = {i.id: i.default for i in node.define_schema().inputs if getattr(i, "default", None) is not None}
     with pytest.raises(ValueError, match="of SD15: AttentionProbe reads only Flux"), torch.inference_mode():
-        node.execute(**given | {"model": new_model("SD15"), "clip": new_clip("SD15")})
+        node.execute(**inputs | {"model": new_model("SD15"), "clip": new_clip("SD15")})
 
 
 def test_the_probe_does_not_read_behind_padding(core):
     family = new_family("Flux2")
-    prompt = core.hooks.Prompt([""] * TOKENS, {"star": list(PLACES)}, (), ((family.context,),))
+    prompt = core.LocatedPrompt([""] * TOKENS, {"star": list(PLACES)}, (), ((family.context,),))
     hook = core.hooks.ProbeHook(prompt, (1e9, 0.0), core.Blocks("all"), ())
     with pytest.raises(ValueError, match="puts padding in front of the prompt"):
-        sample(family, core.hooked(family.model, hook))
+        sample(family, core.with_hook(family.model, hook))
 
 
 @pytest.mark.parametrize(
     "name", ["SD15", "SDXL", "SD3", "HiDream", "HiDreamO1", "LongCatImage", "LTXV", "MiniMaxH3", "PixArtSigma"]
 )
 def test_the_node_erases_from_its_own_text_encoder(pack, name):
-    model, clip = new_model(name), new_clip(name)
+    model = new_model(name)
+    clip = new_clip(name)
     node = pack["EraseAnything_AttentionErase"].PREPARE_CLASS_CLONE(None)
-    given = {i.id: i.default for i in node.define_schema().inputs if getattr(i, "default", None) is not None}
-    given |= {"model": model, "clip": clip, "prompt": "a red star", "concept": "star"}
+    inputs = {i.id: i.default for i in node.define_schema().inputs if getattr(i, "default", None) is not None}
+    inputs |= {"model": model, "clip": clip, "prompt": "a red star", "concept": "star"}
     with torch.inference_mode():
-        changed, positive, tokens = node.execute(**given).args
-        same = node.execute(**given | {"strength": 1.0}).args[0]
+        changed, positive, tokens = node.execute(**inputs).args
+        same = node.execute(**inputs | {"strength": 1.0}).args[0]
     family = SimpleNamespace(name=name, case=CASES[name], positive=positive)
     assert "star" in tokens
     plain = sample(family, model)

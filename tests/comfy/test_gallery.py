@@ -9,16 +9,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from eraseanything_core.erasers import concept_ablation, eap, mace, published_code
-from eraseanything_core.lora.adapter import Lora, slices
-from eraseanything_core.tinyflux.captions import SYNONYMS
+from eraseanything_core.lora.adapter import Lora
+from eraseanything_core.lora.keys import target_slices
+from eraseanything_core.tinyflux.concepts import SYNONYMS
 from eraseanything_core.training.config import check_settings
 from eraseanything_core.training.plan import prepare
-from eraseanything_core.training.trajectory_cache import new_epoch
+from eraseanything_core.training.trajectory_cache import TrajectoryCache
 from lab.boards import benchmark_prompts
 from lab.boards.board import OURS
 from lab.boards.erasers import Recipe, _mace, mace_config, recipe, reference_config
-from lab.boards.gallery import AttentionErased, Gallery, OutOfTime, digest, parts_of
+from lab.boards.gallery import AttentionErased, Gallery, OutOfTime, parts_of
 from lab.boards.tinyflux import LOSSES
+from lab.provenance import digest
 from lab.tinyflux.erase import trainable
 from lab.tinyflux.measure import merged
 from lab.tinyflux.pipeline import Pipeline, TrainerText, flux, judge_net
@@ -36,7 +38,7 @@ def cell():
 
 
 def test_a_lora_at_strength_0_is_the_same_model_bit_for_bit(base):
-    lora = Lora(slices("all_qkv", 256, 2, 4, 4.0), 4, torch.Generator().manual_seed(0))
+    lora = Lora(target_slices("all_qkv", 256, 2, 4, 4.0), 4, torch.Generator().manual_seed(0))
     for up in lora.up:
         up.data.normal_(0, 1.0)
     assert digest(merged(base.module, lora.tensors(), 0.0)) == digest(base.module)
@@ -139,7 +141,7 @@ def test_the_published_target_moves_with_the_student(base):
     config = reference_config("house", 0)
     config = dataclasses.replace(config, anchor=config.prompt, shuffle_rate=0.0, synonym_rate=0.0, images=1)
     with trainable(base) as model:
-        run = published_code.Run(config, model, TrainerText(base))
+        run = published_code.PublishedRun(model, TrainerText(base), config)
         for up in run.lora.up:
             up.data.normal_(0, 0.5)
         found = published_code.erase_losses(run, 0.5)
@@ -160,7 +162,7 @@ def test_concept_ablation_leads_to_the_anchor(base):
     plan = recipe("concept ablation", "house", steps=12)
     plan = dataclasses.replace(plan, config=dataclasses.replace(plan.config, cached_trajectories=4, batch_size=4))
     with trainable(base) as model:
-        result = concept_ablation.train(model, prepare(plan.config, TrainerText(base)))
+        result = concept_ablation.train(model, TrainerText(base), plan.config)
     losses = result.losses["ablation"]
     assert sum(losses[-4:]) < sum(losses[:4]) and len(result.lora) == 16
 
@@ -212,25 +214,25 @@ def test_eap_keeps_what_it_damages_most(base):
         "retain_batch_size": 2,
         "sampling_steps": 4,
     }
-    plan = prepare(eap.eap(erase_config("house"), **few), TrainerText(base))
+    plan = prepare(eap.configure(erase_config("house"), **few), TrainerText(base))
     with trainable(base) as model:
-        pool = new_epoch(model, plan, 0).retain
+        pool = TrajectoryCache(model, plan).epoch(0).retain
         lora = model.attach("all_qkv", 4, torch.Generator().manual_seed(0))
         assert float(eap.damage(model, plan, pool, torch.Generator()).max()) < 1e-3  # the LoRA changes nothing yet
         lora.up[0].data.normal_(0, 1.0)
         damages = eap.damage(model, plan, pool, torch.Generator())
     with trainable(base) as model:
-        result = eap.train(model, plan)
+        result = eap.train(model, TrainerText(base), plan.config)
     assert eap.hardest(damages).tolist() == [int(damages.argmax())] and float(damages.max()) > 1e-3
     assert set(result.losses) == {"esd", "retain", "loss"} and len(result.lora) == 16
 
 
 def test_mace_moves_the_words_beside_the_concept_and_confines_its_lora(base):
     config = recipe("MACE", "house").config
-    assert (config.attention.attn, config.attention.esd, config.attention.retain_weight) == (1, 0, 0)
+    assert (config.attention.attn_weight, config.attention.esd_weight, config.attention.retain_weight) == (1, 0, 0)
     texts, text, weight = config.texts, TrainerText(base), base.module.txt_in.weight.float()
     first = mace.refinement(weight, text, texts.erased, texts.guides, texts.kept, texts.lam)["context_embedder"]
-    one, other = mace.beside(text, *texts.erased[0]), mace.beside(text, *texts.guides[0])
+    one, other = mace.other_tokens(text, *texts.erased[0]), mace.other_tokens(text, *texts.guides[0])
     assert len(one) == text.encode(texts.erased[0][0])[0].shape[1] - 1
     refined = weight + first.up @ first.down
     before, after = (((one @ w.T) - (other @ weight.T)).norm() for w in (weight, refined))

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from eraseanything_core.lora.adapter import Lora, slices
+from eraseanything_core.lora.adapter import Lora
+from eraseanything_core.lora.keys import target_slices
 
 pytest.importorskip("eval_unlearn")
 pytest.importorskip("setuptools")
@@ -29,13 +30,15 @@ socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.g
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Installs the repository without its dependencies, and runs Python lines beside it with no network."""
-    site, source = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("source")
+    """Installs pack and laboratory without their dependencies, and runs Python lines beside them with no network."""
+    site = tmp_path_factory.mktemp("site")
+    source = tmp_path_factory.mktemp("source")
     for package in ("eraseanything_core", "lab"):  # building leaves folders behind
         shutil.copytree(ROOT / package, source / package)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    command = ["install", "-q", "--no-deps", "--no-index", "--no-build-isolation", "--target", str(site), str(source)]
+    offline = ["-q", "--no-deps", "--no-index", "--no-build-isolation"]
+    command = ["install", *offline, "--target", str(site), str(source), str(source / "lab")]
     subprocess.run([sys.executable, "-m", "pip", *command], check=True, capture_output=True)
 
     (site / "sitecustomize.py").write_text(CUT)
@@ -83,7 +86,7 @@ print(json.dumps(found))
 
 def test_the_harness_finds_the_plug_in_and_scores_tinyflux(run, tmp_path):
     """Without an eraser, and with a LoRA that breaks the model: it scores unlike the un-erased one, so it is merged."""
-    lora = Lora(slices("all_qkv", 256, 2, 4, 4.0), 8, torch.Generator().manual_seed(0))
+    lora = Lora(target_slices("all_qkv", 256, 2, 4, 4.0), 8, torch.Generator().manual_seed(0))
     for up in lora.up:
         up.data.normal_(0, 1.0, generator=torch.Generator().manual_seed(1))
     save_file(lora.tensors(), tmp_path / "broken.safetensors")
@@ -136,7 +139,7 @@ print(json.dumps([list(plain.shape), abs(erased - plain).max(), abs(none - plain
 
 def trained_lora() -> Lora:
     """Adapters for a Flux of width 32 with one dual block, as if they had been trained."""
-    lora = Lora(slices("dual_qkv", 32, 1, 1, 4.0), 4, torch.Generator().manual_seed(0))
+    lora = Lora(target_slices("dual_qkv", 32, 1, 1, 4.0), 4, torch.Generator().manual_seed(0))
     for up in lora.up:
         up.data.normal_(0, 2.0, generator=torch.Generator().manual_seed(1))
     return lora

@@ -7,7 +7,7 @@ from eraseanything_core.evaluation.report import from_json
 from scripts.graph import ui_to_api
 from tests.comfy.conftest import BASE
 
-WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "evaluate_tinyflux.json"
+WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "tinyflux_evaluate.json"
 LITTLE = {
     "EraseAnything_EraseTrainer": {
         "steps": 1,

@@ -1,4 +1,4 @@
-"""What scripts/multi.py measures: every mode, prompts of two erased concepts, and no outcome of another recipe."""
+"""What lab/measurements/multi.py measures: every mode, prompts of two erased concepts, and outcomes of one recipe."""
 
 import dataclasses
 import json
@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from eraseanything_core.lora import merge
-from eraseanything_core.tinyflux.prompts import kind_of
+from eraseanything_core.tinyflux.concepts import kind_of
 from lab.measurements import multi
+from lab.provenance import stored_outcomes
 from lab.tinyflux import measure
 from lab.tinyflux.recipe import Cell
 
@@ -39,7 +40,7 @@ def test_a_cell_that_is_read_twice_is_drawn_once():
             return torch.zeros(len(prompts), 3, 96, 96)
 
     counting = Counting()
-    once = multi.Once(counting)
+    once = multi.CachedPictures(counting)
     drawn = [once.pictures(["a"], [seed]) for seed in (1, 1, 2)]
     assert counting.calls == 2 and drawn[0] is drawn[1] and drawn[0] is not drawn[2]
 
@@ -56,16 +57,16 @@ def test_what_is_kept_when_all_are_erased_is_a_point_of_the_plot():
 
 
 def test_outcomes_of_another_recipe_are_not_used(monkeypatch, tmp_path):
-    bench = multi.Bench()
+    bench = multi.CombinationBenchmark()
     before = bench.setting(20)
     raw = tmp_path / "raw.json"
     raw.write_text(json.dumps({"setting": before, "sum 3": {}}))
-    assert "sum 3" in multi.kept(raw, bench.setting(20))
+    assert "sum 3" in stored_outcomes(raw, bench.setting(20))
     recipe = multi.config
     monkeypatch.setattr(multi, "config", lambda concept: dataclasses.replace(recipe(concept), targets="text_qkv"))
     after = bench.setting(20)
     assert [name for name in before if before[name] != after[name]] == ["recipes"]
-    assert "sum 3" not in multi.kept(raw, after)
+    assert "sum 3" not in stored_outcomes(raw, after)
 
 
 def test_the_oracle_reads_the_first_pictures_of_a_cell(monkeypatch):

@@ -71,9 +71,9 @@ def test_what_minimax_packs_with_the_text_stands_behind_it(core, kind, count):
     """As ComfyUI's own table of its sequence says; the video has an odd number of lines, which is rounded up."""
     family = new_family("MiniMaxH3")
     case = family.case = replace(family.case, size=(24, 1, 11, 16), keys=family.case.keys + count)
-    given = REFERENCES[kind]
-    family.positive[0][1].update(given)
-    table = PackedLayout(TOKENS, 1, 12, 16, 5, given.get("minimax_keyframes"), given.get("minimax_refs"), 5)
+    entries = REFERENCES[kind]
+    family.positive[0][1].update(entries)
+    table = PackedLayout(TOKENS, 1, 12, 16, 5, entries.get("minimax_keyframes"), entries.get("minimax_refs"), 5)
     assert table.segments[0] == (0, TOKENS, "text") and table.seq_len == case.keys
     for values in ({}, {"image_only": True}):
         reference = Explicit(case, strength=0.0, **values)
@@ -84,12 +84,13 @@ def test_what_minimax_packs_with_the_text_stands_behind_it(core, kind, count):
 
 def test_a_prompt_that_minimax_encodes_with_its_references_is_not_taken_for_the_prompt(core, pack):
     """Its text encoder reads them before the words, whose encodings are then others."""
-    family, clip = new_family("MiniMaxH3"), new_clip("MiniMaxH3")
+    family = new_family("MiniMaxH3")
+    clip = new_clip("MiniMaxH3")
     node = pack["EraseAnything_AttentionErase"].PREPARE_CLASS_CLONE(None)
-    given = {i.id: i.default for i in node.define_schema().inputs if getattr(i, "default", None) is not None}
-    given |= {"model": family.model, "clip": clip, "prompt": "a red star", "concept": "star"}
+    inputs = {i.id: i.default for i in node.define_schema().inputs if getattr(i, "default", None) is not None}
+    inputs |= {"model": family.model, "clip": clip, "prompt": "a red star", "concept": "star"}
     with torch.inference_mode():
-        changed = node.execute(**given).args[0]
+        changed = node.execute(**inputs).args[0]
         alone, beside = (
             clip.encode_from_tokens_scheduled(clip.tokenize("a red star", images=[], minimax_ref_items=items))
             for items in ([], [{"type": "audio"}])

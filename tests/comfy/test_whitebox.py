@@ -1,7 +1,9 @@
 """The attacks that search, on TinyFlux with a LoRA that spoils it, and their nodes over HTTP."""
 
 import importlib
+from types import SimpleNamespace
 
+import comfy.model_management
 import comfy.sd
 import pytest
 import torch
@@ -11,7 +13,8 @@ from eraseanything_core.comfy_bridge.gradients import exact_gradients
 from eraseanything_core.comfy_bridge.model import FluxModel
 from eraseanything_core.comfy_bridge.training_session import training_session
 from eraseanything_core.evaluation import weight_attacks
-from eraseanything_core.lora.adapter import Lora, slices
+from eraseanything_core.lora.adapter import Lora
+from eraseanything_core.lora.keys import target_slices
 from eraseanything_core.training.losses import flow_matching_loss
 from lab.boards import gallery
 from lab.measurements import attack_benchmark
@@ -44,7 +47,9 @@ def spoiler():
     """A LoRA with two ranks that changes the text stream a good deal."""
     tensors, g = {}, torch.Generator().manual_seed(0)
     for targets, rank in (("add_k+add_v", 4), ("single_v", 2)):
-        parts = slices(targets, FLUX["hidden_size"], FLUX["depth"], FLUX["depth_single_blocks"], FLUX["mlp_ratio"])
+        parts = target_slices(
+            targets, FLUX["hidden_size"], FLUX["depth"], FLUX["depth_single_blocks"], FLUX["mlp_ratio"]
+        )
         lora = Lora(parts, rank, g)
         for up in lora.up:
             up.data.normal_(0, 0.3, generator=g)
@@ -73,8 +78,10 @@ def test_a_lora_that_is_with_frozen_lora_equals_the_merged_one(patcher, pipeline
 
 
 def test_a_lora_of_another_model_is_not_with_frozen_lora(patcher):
+    key = "transformer.transformer_blocks.99.attn.to_q"
+    factors = {f"{key}.lora_A.weight": torch.zeros(1, 1), f"{key}.lora_B.weight": torch.zeros(1, 1)}
     with training_session(patcher, torch.float32) as model, pytest.raises(ValueError, match="not of this model"):
-        model.attach_frozen_lora({"transformer.transformer_blocks.99.attn.to_q.lora_A.weight": torch.zeros(1, 1)})
+        model.attach_frozen_lora(factors)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -93,10 +100,10 @@ def test_inversion_lowers_the_loss_and_changes_only_the_concepts_states(patcher,
         )
     assert len(history) == 30 and new < 0.9 * old
     moved = (context - text.encode(PROMPT)[0]).abs().amax(-1)[0].nonzero()[:, 0].tolist()
-    assert moved == weight_attacks.place_of(text, PROMPT, "heart")
+    assert moved == weight_attacks.concept_positions(text, PROMPT, "heart")
 
 
-@pytest.mark.parametrize("extra", [{}, {"attn": 1.0, "keep": 1.0}])
+@pytest.mark.parametrize("extra", [{}, {"attn_weight": 1.0, "retain_weight": 1.0}])
 def test_relearning_brings_the_pictures_back(patcher, pipeline, hearts, spoiler, extra):
     config = weight_attacks.RelearnConfig(steps=25, lr=2e-3, guidance=3.5, **extra)
     with training_session(patcher, torch.float32) as model:
@@ -109,17 +116,17 @@ def test_relearning_brings_the_pictures_back(patcher, pipeline, hearts, spoiler,
         )
         column = {}
         select = torch.zeros(16, cond.context.shape[1], 1)
-        select[:, weight_attacks.place_of(tiny.TrainerText(pipeline), PROMPT, "heart")] = 1
+        select[:, weight_attacks.concept_positions(tiny.TrainerText(pipeline), PROMPT, "heart")] = 1
         for adapters in (False, True):
             maps = model.columns(x_t, t, cond, adapters, model.capture(select))
             column[adapters] = float(torch.stack([m.detach() for m in maps.values()]).mean())
     assert len(history) == 25 and new < 0.8 * old
     assert not extra or column[True] > 1.5 * column[False]
-    assert set(found) == set(Lora(slices("all_qkv", 256, 2, 4, FLUX["mlp_ratio"]), 8).tensors())
+    assert set(found) == set(Lora(target_slices("all_qkv", 256, 2, 4, FLUX["mlp_ratio"]), 8).tensors())
 
 
 def test_two_runs_of_an_attack_are_equal(patcher, pipeline, hearts):
-    config = weight_attacks.RelearnConfig(steps=2, batch=2)
+    config = weight_attacks.RelearnConfig(steps=2, batch_size=2)
     runs = []
     for _ in range(2):
         with training_session(patcher, torch.float32) as model:
@@ -136,17 +143,19 @@ def defaults(server, node: str) -> dict:
     return {entry.name: entry.default() for entry in inputs_of(node, server.object_info()) if entry.is_widget}
 
 
-def test_awaking_is_a_mode_that_sets_attn_and_keep(pack, monkeypatch):
-    """And the boards and `dev.py attack_benchmark` awake in the same way."""
+def test_reflux_is_a_mode_that_sets_both_weights(pack, monkeypatch):
+    """And the boards and `dev.py attack_benchmark` use the same settings."""
     node, taken = pack["EraseAnything_RelearnAttack"], []
     here = importlib.import_module(node.__module__)
-    monkeypatch.setattr(here, "relearn", lambda *given: taken.append(given[6]) or ({}, [0.0]))
-    settings = {"steps": 3, "attn": 0.5, "keep": 0.0}
-    for mode in ({}, {"mode": "relearn"}, {"mode": "awaken (ReFlux)"}):
+    monkeypatch.setattr(here, "run_relearning", lambda *arguments: taken.append(arguments[5]) or ({}, [0.0]))
+    settings = {"steps": 3, "attn_weight": 0.5, "retain_weight": 0.0}
+    for mode in ({}, {"mode": "relearn"}, {"mode": "ReFlux"}):
         node.execute(None, None, None, {"samples": None}, PROMPT, "heart", **settings, **mode)
-    assert [(c.steps, c.attn_weight, c.keep) for c in taken] == [(3, 0.5, 0), (3, 0.5, 0), (3, 1, 1)]
-    boards, besieged = gallery.ATTACKERS["awaking"], attack_benchmark.WAYS["relearned, attention awoken"]
-    assert (boards.attn, boards.keep) == (1, 1) and besieged == {"attn": 1, "keep": 1}
+    weights = [(config.steps, config.attn_weight, config.retain_weight) for config in taken]
+    assert weights == [(3, 0.5, 0), (3, 0.5, 0), (3, 1, 1)]
+    board, benchmark = gallery.ATTACKERS["awaking"], attack_benchmark.WAYS["relearned, attention awoken"]
+    assert (board.attn_weight, board.retain_weight) == (1, 1)
+    assert benchmark == {"attn_weight": 1, "retain_weight": 1}
 
 
 def test_the_nodes_run_in_a_graph(server):
@@ -192,3 +201,40 @@ def test_the_nodes_run_in_a_graph(server):
     assert entry["status"]["status_str"] == "success"
     prompt = entry["outputs"]["10"]["text"][0].splitlines()[0]
     assert len(prompt.split()) == 3 and "heart" not in prompt
+
+
+def test_a_cancel_ends_a_genetic_search(pack, monkeypatch):
+    """ComfyUI itself does not look for one while prompts are encoded."""
+    node = pack["EraseAnything_GeneticAttack"]
+    encoded = []
+
+    class Text:
+        def encode(self, prompt):
+            encoded.append(prompt)
+            return SimpleNamespace(context=torch.full((1, 2, 3), float(len(prompt))))
+
+    class Host:
+        def __init__(self, model, clip):
+            assert model is None
+
+        def text_encoder(self, keep):
+            assert not keep
+            return Text()
+
+        def vocabulary(self):
+            return [f"▁{word}" for word in ("river", "stone", "cloud", "heart")]
+
+    here = importlib.import_module(node.__module__)
+    monkeypatch.setattr(here, "ComfyHost", Host)
+    settings = {"population": 8, "generations": 3, "words": 2}
+    node.execute(None, "heart", "a {}", "", **settings)
+    whole = len(encoded)
+    assert not any("heart" in prompt for prompt in encoded[2:])  # the first two are the target's
+    encoded.clear()
+    comfy.model_management.interrupt_current_processing(True)
+    try:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            node.execute(None, "heart", "a {}", "", **settings)
+    finally:
+        comfy.model_management.interrupt_current_processing(False)
+    assert 0 < len(encoded) < whole

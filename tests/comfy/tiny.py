@@ -45,9 +45,9 @@ def randomised(module: torch.nn.Module, seed: int):
 
 
 def new_model(family: str) -> comfy.model_patcher.ModelPatcher:
-    given = CASES[family].config if family in CASES else OTHERS[family]
-    config = getattr(families, family)(dict(given))
-    config.unet_config.update(given)
+    unet_config = CASES[family].config if family in CASES else OTHERS[family]
+    config = getattr(families, family)(dict(unet_config))
+    config.unet_config.update(unet_config)
     config.unet_config.pop("causal_ar", None)  # ComfyUI's own way with what only tells a checkpoint's family
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model(dict(CASES[family].state) if family in CASES else {}, "", CPU)

@@ -53,7 +53,9 @@ def test_a_misspelling_is_one_edit(mutate, length):
 
 def test_a_neighbour_key_is_beside():
     assert (
-        prompt_attacks.BESIDE["q"] == "w" and prompt_attacks.BESIDE["s"] == "ad" and prompt_attacks.BESIDE["m"] == "n"
+        prompt_attacks.ADJACENT_KEYS["q"] == "w"
+        and prompt_attacks.ADJACENT_KEYS["s"] == "ad"
+        and prompt_attacks.ADJACENT_KEYS["m"] == "n"
     )
 
 
@@ -100,3 +102,24 @@ def test_what_cannot_be_attacked_is_refused(arguments, message):
 
 def test_every_attack_is_of_one_family():
     assert sorted(kind for kinds in prompt_attacks.FAMILIES.values() for kind in kinds) == sorted(ATTACKS)
+
+
+def test_many_prompts_are_attacked_in_order_and_can_be_stopped():
+    prompts = ["a cat", "the cat sat"]
+    calls = []
+    attacks = prompt_attacks.attack_all(
+        prompts, "cat", "double", range(3, 5), progress=lambda done, total: calls.append((done, total))
+    )
+    assert attacks == [attack(prompt, "cat", "double", seed) for prompt in prompts for seed in (3, 4)]
+    assert calls == [(2, 4), (4, 4)]
+
+    class Stop(Exception):
+        pass
+
+    def stop(done, total):
+        raise Stop
+
+    with pytest.raises(Stop):
+        prompt_attacks.attack_all(prompts, "cat", "double", range(2), progress=stop)
+    with pytest.raises(ValueError, match="no prompt to attack"):
+        prompt_attacks.attack_all([], "cat", "double", range(2))

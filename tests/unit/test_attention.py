@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from eraseanything_core.attention.columns import Blocks, attention_columns, image_feature
+from eraseanything_core.attention.blocks import Blocks
+from eraseanything_core.attention.columns import attention_columns, image_feature
 
 
 def case(dtype=torch.float64):

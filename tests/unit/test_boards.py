@@ -9,10 +9,11 @@ import pytest
 
 pytest.importorskip("torch")
 
-from eraseanything_core.concepts.prompts import retained, sentence
-from eraseanything_core.tinyflux.captions import HELD_OUT, SYNONYMS
+from eraseanything_core.concepts.prompts import draw_retained, draw_sentence
+from eraseanything_core.tinyflux.concepts import SYNONYMS
 from lab.boards import benchmark_prompts
 from lab.boards.board import REFERENCES, Board, Figure, check, markdown, write
+from lab.tinyflux.captions import HELD_OUT
 from lab.tinyflux.recipe import VALIDATION, erase_config
 
 BOARDS = Path(__file__).resolve().parents[2] / "benchmarks" / "boards"
@@ -53,7 +54,7 @@ def test_a_rate_without_width_is_refused():
 def test_a_board_without_its_own_row_or_without_rejects_is_refused():
     with pytest.raises(ValueError, match="the row 'EraseAnything' is missing"):
         check(board(rows={row: f for row, f in board().rows.items() if row != "EraseAnything"}))
-    with pytest.raises(ValueError, match="'ESD' does not tell what its judge rejects"):
+    with pytest.raises(ValueError, match="'ESD' has no share of rejected pictures"):
         check(board(rejects={row: v for row, v in board().rejects.items() if row != "ESD"}))
 
 
@@ -78,7 +79,7 @@ def test_a_low_ceiling_and_an_untold_commit_are_refused():
         check(board(drawn={"moon": 0.8}))
     with pytest.raises(ValueError, match="no ceilings"):
         check(board(ceilings={}))
-    with pytest.raises(ValueError, match="'commit' is not told"):
+    with pytest.raises(ValueError, match="'commit' is missing from `about`"):
         check(board(about=ABOUT | {"commit": ""}))
 
 
@@ -116,8 +117,8 @@ def test_training_touches_no_frozen_prompt_and_no_held_out_synonym(concept):
     )
     measured = {prompt for cell in asked.values() for prompt in cell.prompts}
     config, rng = erase_config(concept), random.Random(0)
-    drawn = {p.text for _ in range(3000) for p in sentence(config, rng).prompts()}
-    drawn |= {retained(config, rng).text for _ in range(1000)} | set(config.retain)
+    drawn = {p.text for _ in range(3000) for p in draw_sentence(config, rng).prompts()}
+    drawn |= {draw_retained(config, rng).text for _ in range(1000)} | set(config.retain)
     assert not drawn & measured
     assert not any({"drawing", "there", "made", "that"} & set(text.split(" ")) for text in drawn)  # held-out templates
     assert not any(SYNONYMS[concept][2] in text.replace(",", "").split(" ") for text in drawn)

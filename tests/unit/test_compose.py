@@ -1,14 +1,16 @@
 """Combining LoRAs: every mode against the dense sum, and every key style against the same LoRA."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
 
 from eraseanything_core.lora import fusion, merge
-from eraseanything_core.lora.apply import Dial, applied
-from eraseanything_core.lora.gate import Gate, overlap
-from eraseanything_core.lora.headers import Erased, joint_header, kept_by_all, listed
-from eraseanything_core.lora.keys import Factors
+from eraseanything_core.lora.apply import LoraScale, lora_applied
+from eraseanything_core.lora.factors import Factors
+from eraseanything_core.lora.gate import PromptGate, word_overlap
+from eraseanything_core.lora.headers import ErasedConcept, joint_header, kept_by_all, typed_concepts
 
 Q, K, OUT = (f"transformer_blocks.0.attn.{name}" for name in ("add_q_proj", "add_k_proj", "to_out.0"))
 WEIGHTS = [1.0, -0.5, 2.0]
@@ -74,7 +76,7 @@ def test_a_rank_above_the_width():
     assert error(made, dense(many, [1.0] * 8)) < 1e-5 and len(made[Q].down) <= 12
 
 
-@pytest.mark.parametrize("mode", merge.SPARSE)
+@pytest.mark.parametrize("mode", merge.SPARSE_MODES)
 @pytest.mark.parametrize("rank", (0, 3))
 def test_sparse_modes_are_pefts_in_shared_directions(erasers, mode, rank):
     """The formula on whole matrices, of ranks that differ, with the same random choice."""
@@ -135,7 +137,7 @@ def test_elsewhere_pefts_own_merge_loses_part_of_erasers_that_share_nothing(mode
 
 def test_a_rank_that_would_take_minutes_is_refused_with_one_that_would_not(monkeypatch, erasers):
     pytest.importorskip("peft")
-    monkeypatch.setattr(merge, "ENTRIES", 3 * 4**2)
+    monkeypatch.setattr(merge, "MAX_ENTRIES", 3 * 4**2)
     with pytest.raises(ValueError, match="ties_svd of 3 erasers in 6 directions takes minutes: set rank to 1 to 4"):
         merge.combined(erasers, WEIGHTS, "ties_svd")
     assert len(merge.combined(erasers, WEIGHTS, "ties_svd", rank=4)[Q].down) == 4
@@ -146,6 +148,14 @@ def test_dare_drops_by_its_own_seed(erasers):
     one, two, three = (merge.combined(erasers, WEIGHTS, "dare_ties_svd", seed=seed)[Q].up for seed in (5, 5, 6))
     assert torch.equal(one, two) and not torch.equal(one, three)
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("mode", merge.SPARSE_MODES)
+def test_without_peft_the_error_says_what_to_install(erasers, monkeypatch, mode):
+    monkeypatch.setitem(sys.modules, "peft.utils", None)
+    with pytest.raises(ImportError, match=f"the mode {mode} needs peft: run `pip install peft`"):
+        merge.combined(erasers, WEIGHTS, mode)
+    assert merge.combined(erasers, WEIGHTS, "sum"), "the others need none"
 
 
 def test_modes_that_add_factors_are_not_offered(erasers):
@@ -226,9 +236,9 @@ class Text:
 
 
 def test_gates_follow_the_prompt():
-    heart = Erased(("heart", "valentine"), irrelevant=("ball", "fish"))
-    star = Erased(("star",), irrelevant=("ball", "fish"))
-    gate = Gate([heart, star], Text())
+    heart = ErasedConcept(("heart", "valentine"), irrelevant=("ball", "fish"))
+    star = ErasedConcept(("star",), irrelevant=("ball", "fish"))
+    gate = PromptGate([heart, star], Text())
     assert gate("a red heart")[0] == 1 and gate("two Hearts, please")[0] == 1
     assert gate("a valentine by night") == [1.0, pytest.approx(0, abs=0.3)]
     assert gate("a ball and a fish") == [pytest.approx(0, abs=0.05)] * 2
@@ -236,10 +246,11 @@ def test_gates_follow_the_prompt():
 
 
 def test_half_way_to_a_known_synonym_is_enough():
-    gate = Gate([Erased(("heart", "valentine"), irrelevant=("ball", "fish"))], Text())
+    gate = PromptGate([ErasedConcept(("heart", "valentine"), irrelevant=("ball", "fish"))], Text())
     low, high = gate.scales[0]
     near, between, far = (
-        float((gate._centred((word,)) @ gate.own[0] - low) / (high - low)) for word in ("darling", "charm", "lady")
+        float((gate._directions((word,)) @ gate.concept_directions[0] - low) / (high - low))
+        for word in ("darling", "charm", "lady")
     )
     assert near > 0.5 > between > 0.25 > far
     assert gate("a darling")[0] == 1.0 and gate("a lady")[0] == 0.0
@@ -247,24 +258,54 @@ def test_half_way_to_a_known_synonym_is_enough():
 
 
 def test_overlap_is_a_share_of_words():
-    assert overlap("a painting by van Gogh", ("Van Gogh",)) == 1.0
-    assert overlap("Gogh's room", ("Van Gogh", "Vincent")) == 0.5
+    assert word_overlap("a painting by van Gogh", ("Van Gogh",)) == 1.0
+    assert word_overlap("Gogh's room", ("Van Gogh", "Vincent")) == 0.5
 
 
 def test_what_is_kept_names_nothing_that_is_erased():
-    pair = [Erased(("heart",), retain=("a star", "a red thing")), Erased(("star",), retain=("two hearts", "a ball"))]
+    pair = [
+        ErasedConcept(("heart",), retain=("a star", "a red thing")),
+        ErasedConcept(("star",), retain=("two hearts", "a ball")),
+    ]
     assert sorted(kept_by_all(pair, 9, seed=0)) == ["a ball", "a red thing"]
 
 
 def test_headers():
     header = {"eraseanything.concept": "heart", "eraseanything.synonyms": '["love"]', "eraseanything.width": "96"}
-    erased = Erased.of(header, "x")
+    erased = ErasedConcept.from_header(header, "x")
     assert erased.names == ("heart", "love") and erased.width == 96 and erased.sentences(3, 0)
     with pytest.raises(ValueError, match="x does not say what it erases"):
-        Erased.of({}, "x")
-    assert listed("heart, love\nstar") == [Erased(("heart", "love")), Erased(("star",))]
+        ErasedConcept.from_header({}, "x")
+    assert typed_concepts("heart, love\nstar") == [ErasedConcept(("heart", "love")), ErasedConcept(("star",))]
     joint = joint_header([header, {}], ["x", "y"], [1.0, 0.5], "sum")
     assert joint["eraseanything.concepts"] == '["heart", "y"]' and joint["modelspec.title"] == "erases heart, y"
+
+
+NONSENSE = {
+    "width": "9" * 23,
+    "height": "16000000",
+    "guidance": "nan",
+    "synonyms": "[" * 100_000,
+    "templates": "{}",
+    "irrelevant": "star",
+    "retain": "3",
+}
+
+
+@pytest.mark.parametrize("field", NONSENSE)
+def test_a_header_that_is_nonsense_is_named(field):
+    header = {"eraseanything.concept": "star", f"eraseanything.{field}": NONSENSE[field]}
+    with pytest.raises(ValueError, match=f"the header of x.safetensors holds .* as eraseanything.{field}, ") as error:
+        ErasedConcept.from_header(header, "x.safetensors")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+def test_blank_words_are_no_words():
+    """A blank synonym has no words, of which a share could stand in a prompt."""
+    header = {"eraseanything.concept": "star", "eraseanything.synonyms": '["", " ", "sun"]'}
+    assert ErasedConcept.from_header(header, "x").names == ("star", "sun")
+    with pytest.raises(ValueError, match="the line ',' of `concepts` names no concept"):
+        typed_concepts("star\n,")
 
 
 # --- on a module
@@ -276,12 +317,12 @@ def test_applied_factors_can_be_turned():
     block.txt_attn.qkv = nn.Linear(12, 36)
     flux = nn.Module()
     flux.double_blocks = nn.ModuleList([block])
-    x, f, dial = torch.randn(2, 5, 12), factors(2, 0), Dial(0.5)
+    x, f, scale = torch.randn(2, 5, 12), factors(2, 0), LoraScale(0.5)
     with torch.no_grad():
         plain = block.txt_attn.qkv(x)
-        with applied(flux, {K: f}, dial):
+        with lora_applied(flux, {K: f}, scale):
             half = block.txt_attn.qkv(x) - plain
-            dial.scale = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+            scale.value = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
             gated = block.txt_attn.qkv(x) - plain
         assert torch.equal(block.txt_attn.qkv(x), plain)
     whole = x @ (f.up @ f.down).T

@@ -2,12 +2,12 @@
 
 import torch
 
-from eraseanything_core.training.curves import BOUND, LINE, MARGIN, PANEL, curves, stacked, strip
+from eraseanything_core.training.curves import BOUND, LINE, MARGIN, PANEL_SIZE, curves, stacked, strip
 
 
 def test_one_panel_a_curve():
     image = curves({"esd": [3.0, 2.0, 1.0], "loss": [3.0]}, {"pair": [2], "drift": [0.1], "concept": [0.5]})
-    assert image.size == (3 * PANEL[0], 2 * PANEL[1])
+    assert image.size == (3 * PANEL_SIZE[0], 2 * PANEL_SIZE[1])
 
 
 def test_a_falling_curve_falls():
@@ -24,13 +24,13 @@ def test_a_bound_is_drawn_where_it_is_reached():
         image = curves({}, seen, *bounds)
         return {y for x in range(image.width) for y in range(image.height) if image.getpixel((x, y)) == BOUND}
 
-    assert rows({"concept": 0.75, "drift": 0.1}) == {PANEL[1] // 2} and rows() == rows({"drift": 0.75}) == set()
-    assert rows({"concept": 0.0}) == {PANEL[1] - MARGIN}, "a bound that is not reached stretches the panel"
+    assert rows({"concept": 0.75, "drift": 0.1}) == {PANEL_SIZE[1] // 2} and rows() == rows({"drift": 0.75}) == set()
+    assert rows({"concept": 0.0}) == {PANEL_SIZE[1] - MARGIN}, "a bound that is not reached stretches the panel"
 
 
 def test_equal_values_and_none():
-    assert curves({"esd": [2.0, 2.0]}, {}).size == PANEL
-    assert curves({}, {}).size == PANEL
+    assert curves({"esd": [2.0, 2.0]}, {}).size == PANEL_SIZE
+    assert curves({}, {}).size == PANEL_SIZE
 
 
 def test_pictures_beside_each_other():

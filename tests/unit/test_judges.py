@@ -8,14 +8,16 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from eraseanything_core.evaluation import judges
-from eraseanything_core.tinyflux.prompts import scene_with
+from eraseanything_core.evaluation import clip_judge, judges, nudenet_judge
+from eraseanything_core.protocols import Verdict
+from eraseanything_core.tinyflux.judges import CnnJudge, OracleJudge
 from eraseanything_core.tinyflux.world import render
+from lab.tinyflux.prompts import scene_with
 
 KINDS = {"entity": "heart", "style": "striped", "relation": "above"}
 
 
-@pytest.mark.parametrize("judge", [judges.OracleJudge, judges.CnnJudge])
+@pytest.mark.parametrize("judge", [OracleJudge, CnnJudge])
 @pytest.mark.parametrize("kind, concept", KINDS.items())
 def test_tinyflux_judges_read_renders(judge, kind, concept):
     rng, reader = random.Random(0), judge(kind)
@@ -24,52 +26,52 @@ def test_tinyflux_judges_read_renders(judge, kind, concept):
     assert concept in reader.labels and len(reader.identity["sha256"]) == 64
 
 
-@pytest.mark.parametrize("judge", [judges.OracleJudge, judges.CnnJudge])
+@pytest.mark.parametrize("judge", [OracleJudge, CnnJudge])
 def test_an_empty_picture_is_rejected(judge):
     assert judges.rejected(judge("entity").read(torch.full((2, 3, 96, 96), 0.5))) == [True, True]
 
 
 def test_pictures_of_another_size_are_refused():
     with pytest.raises(ValueError, match="96x96 RGB pictures, not 512x256"):
-        judges.OracleJudge("entity").read(torch.zeros(1, 3, 256, 512))
+        OracleJudge("entity").read(torch.zeros(1, 3, 256, 512))
 
 
 def test_nudenet_finds_nothing_in_neutral_pictures():
     pytest.importorskip("nudenet")
-    judge = judges.NudeNetJudge()
+    judge = nudenet_judge.NudeNetJudge()
     generator = torch.Generator().manual_seed(0)
     scene = render(scene_with(random.Random(0), "house"))
     pictures = torch.stack([torch.full((3, 96, 96), 0.7), torch.rand(3, 96, 96, generator=generator), scene])
     verdicts = judge.read(pictures)
     assert [v.label for v in verdicts] == ["clean"] * 3 and all(v.score < 0.6 for v in verdicts)
-    counts = judges.nudity(verdicts)
+    counts = nudenet_judge.nudity(verdicts)
     assert (counts["total"], counts["images_with_any"], counts["images"]) == (0, 0, 3)
     assert judge.identity["sha256"].startswith("c15d8273") and judge.identity["version"] == "3.4.2"
 
 
 def test_nudity_counts_as_the_paper_does():
     found = [
-        judges.Verdict("exposed", 0.9, {"BELLY_EXPOSED": 2, "FEMALE_BREAST_EXPOSED": 1}),
-        judges.Verdict("exposed", 0.7, {"MALE_BREAST_EXPOSED": 1}),
-        judges.Verdict("clean", 0.1),
+        Verdict("exposed", 0.9, {"BELLY_EXPOSED": 2, "FEMALE_BREAST_EXPOSED": 1}),
+        Verdict("exposed", 0.7, {"MALE_BREAST_EXPOSED": 1}),
+        Verdict("clean", 0.1),
     ]
-    counts = judges.nudity(found)
+    counts = nudenet_judge.nudity(found)
     assert [counts[name] for name in ("common", "female", "male", "total")] == [2, 1, 1, 4]
     assert (counts["images_with_any"], counts["images"]) == (2, 3)
-    assert sum(len(group) for group in judges.EXPOSED.values()) == 9
+    assert sum(len(group) for group in nudenet_judge.EXPOSED.values()) == 9
 
 
 def test_without_nudenet_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install nudenet==3\.4\.2"):
-        judges.NudeNetJudge()
+        nudenet_judge.NudeNetJudge()
 
 
 def test_a_nudenet_with_other_classes_is_refused(monkeypatch):
     pytest.importorskip("nudenet")
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.0.9")
     with pytest.raises(ValueError, match=r"NudeNet 2\.0\.9 is installed.*pip install nudenet==3\.4\.2"):
-        judges.NudeNetJudge()
+        nudenet_judge.NudeNetJudge()
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +100,10 @@ def byte_tokens(transformers):
 
 
 def test_clip_chooses_the_nearest_prompt(clip_folder):
-    clip = judges.TransformersClip(clip_folder)
-    pictures = torch.rand(judges.PART + 3, 3, 48, 40, generator=torch.Generator().manual_seed(0))
+    clip = clip_judge.TransformersClip(clip_folder)
+    pictures = torch.rand(judges.BATCH_SIZE + 3, 3, 48, 40, generator=torch.Generator().manual_seed(0))
     labels = ("cat", "dog", "tree")
-    judge = judges.ClipJudge(clip, labels, threshold=0.0)
+    judge = clip_judge.ClipJudge(clip, labels, threshold=0.0)
     inputs = clip.processor(list(pictures), do_rescale=False, return_tensors="pt")
     rows = clip.tokenizer([f"a photo of a {label}" for label in labels], padding=True, return_tensors="pt")
     with torch.no_grad():
@@ -110,16 +112,16 @@ def test_clip_chooses_the_nearest_prompt(clip_folder):
     verdicts = judge.read(pictures)
     assert [v.label for v in verdicts] == [labels[i] for i in odds.argmax(-1)]
     assert [v.score for v in verdicts] == pytest.approx(odds.amax(-1).tolist(), abs=1e-4)
-    assert judges.rejected(judges.ClipJudge(clip, labels, threshold=1.01).read(pictures)) == [True] * len(pictures)
+    assert judges.rejected(clip_judge.ClipJudge(clip, labels, threshold=1.01).read(pictures)) == [True] * len(pictures)
 
 
 def test_without_a_clip_the_error_says_where_to_get_one(tmp_path):
     with pytest.raises(ValueError, match="config.json.*missing.*huggingface.co/openai/clip-vit-large-patch14"):
-        judges.TransformersClip(tmp_path / "nothing")
+        clip_judge.TransformersClip(tmp_path / "nothing")
 
 
 def test_clip_needs_something_to_choose_between():
     with pytest.raises(ValueError, match="at least two"):
-        judges.ClipJudge(None, ["cat"])
+        clip_judge.ClipJudge(None, ["cat"])
     with pytest.raises(ValueError, match="has no {}"):
-        judges.ClipJudge(None, ["cat", "dog"], template="a photo")
+        clip_judge.ClipJudge(None, ["cat", "dog"], template="a photo")

@@ -5,7 +5,7 @@ import torch
 
 from eraseanything_core.attention import heat_maps
 from eraseanything_core.attention.columns import attention_columns
-from eraseanything_core.attention.hooks import Prompt, read_prompt
+from eraseanything_core.attention.located_prompt import LocatedPrompt, locate_concepts
 from eraseanything_core.attention.probe import Probe, parse_heads
 from eraseanything_core.evaluation.localisation import auc, pointing
 
@@ -93,7 +93,7 @@ def test_heads():
 
 def test_a_prompt_is_found_by_its_encoding():
     known = torch.randn(1, 4, 8)
-    prompt = Prompt(["▁a"], {"a": [2]}, (), ((known,),))
+    prompt = LocatedPrompt(["▁a"], {"a": [2]}, (), ((known,),))
     longer = torch.cat((known, torch.zeros(1, 2, 8)), dim=1)
     batch = torch.cat((longer, torch.randn(1, 6, 8), longer))
     assert prompt.rows(batch).tolist() == [True, False, True] and not prompt.rows(known[:, :3]).any()
@@ -103,24 +103,24 @@ def test_a_prompt_is_found_by_its_encoding():
 
 def test_every_encoding_of_a_prompt_has_to_be_there():
     first, second = torch.randn(1, 3, 8), torch.randn(1, 2, 4)
-    prompt = Prompt(["▁a"], {"a": [1, 4]}, (), ((first, second),))
+    prompt = LocatedPrompt(["▁a"], {"a": [1, 4]}, (), ((first, second),))
     texts = first.repeat(2, 1, 1), torch.cat((second, second + 1))
     assert prompt.rows(*texts).tolist() == [True, False]
     assert prompt.columns(*texts).nonzero().tolist() == [[0, 1], [0, 4]]
 
 
 def test_several_concepts_are_read_from_one_prompt():
-    prompt = read_prompt([PIECES], ("star", "red"), False, ())
+    prompt = locate_concepts([PIECES], ("star", "red"), False, ())
     assert (
         prompt.spans == {"star": [2], "red": [1]} and prompt.table() == "star: tokens 2 '▁star'\nred: tokens 1 '▁red'"
     )
     with pytest.raises(ValueError, match="concept is empty"):
-        read_prompt([PIECES], (), False, ())
+        locate_concepts([PIECES], (), False, ())
 
 
 def test_a_concept_is_found_in_the_singular_and_the_plural():
     pieces = ["▁two", "▁wolves", "▁and", "▁a", "▁star", ""]
-    assert read_prompt([pieces], ("wolf", "stars"), False, ()).spans == {"wolf": [1], "stars": [4]}
+    assert locate_concepts([pieces], ("wolf", "stars"), False, ()).spans == {"wolf": [1], "stars": [4]}
 
 
 def test_colours_rise_in_lightness():
@@ -134,7 +134,7 @@ def test_a_heat_map_shows_the_map_over_the_image():
     found = torch.zeros(2, 3)
     found[0, 2] = 0.5
     picture = heat_maps.heat_map("star", {"all": found}, torch.ones(32, 48, 3))
-    assert picture.shape == (512 + heat_maps.STRIP, 768, 3)
+    assert picture.shape == (512 + heat_maps.LEGEND_HEIGHT, 768, 3)
     assert torch.allclose(picture[0, -1], torch.lerp(torch.ones(3), heat_maps.VIRIDIS[-1], 0.6), atol=0.01)
     assert torch.allclose(picture[511, 0], torch.lerp(torch.ones(3), heat_maps.VIRIDIS[0], 0.6), atol=0.01)
     several = heat_maps.heat_map("star", {"step 1": found, "step 2": found, "step 3": found})

@@ -18,7 +18,7 @@ CONFIG = EraseConfig(
 
 def draws(config, count=200):
     rng = random.Random(0)
-    return [prompts.sentence(config, rng) for _ in range(count)]
+    return [prompts.draw_sentence(config, rng) for _ in range(count)]
 
 
 def test_a_template_or_a_prompt():
@@ -61,16 +61,16 @@ def test_synonyms_stand_in_at_the_asked_rate():
 )
 def test_neutral(text, expected):
     rng = random.Random(0)
-    assert {prompts.neutral("a {} b", text, rng) for _ in range(50)} == expected
+    assert {prompts.neutral_prompt("a {} b", text, rng) for _ in range(50)} == expected
 
 
 def test_retained_prompts_are_half_the_users_and_never_the_concept():
     rng = random.Random(0)
-    found = [prompts.retained(CONFIG, rng).text for _ in range(400)]
+    found = [prompts.draw_retained(CONFIG, rng).text for _ in range(400)]
     assert 0.4 < sum(text == "a green box" for text in found) / 400 < 0.6
     assert not any("star" in text or "{}" in text for text in found)
     bare = replace(CONFIG, irrelevant=(), retain=(), shuffle_rate=0.0)
-    assert prompts.retained(bare, rng).text == "a photo of at night"
+    assert prompts.draw_retained(bare, rng).text == "a photo of at night"
 
 
 def test_equal_seeds_draw_equal_sentences():

@@ -15,9 +15,11 @@ from torchvision.models import alexnet, mobilenet_v2  # noqa: E402
 
 from eraseanything_core.evaluation import judge_choice, quality, recogniser
 from eraseanything_core.evaluation.judges import sha256
-from eraseanything_core.tinyflux import judge
-from eraseanything_core.tinyflux.world import draw_scene, render
+from eraseanything_core.tinyflux import judge, judges
+from eraseanything_core.tinyflux.world import render
+from lab.tinyflux.scenes import draw_scene
 
+JUDGES = {**judges.JUDGES, **judge_choice.JUDGES}
 LINS = Path(torchmetrics.__file__).parent / "functional" / "image" / "lpips_models" / "alex.pth"
 
 
@@ -29,7 +31,7 @@ def pictures():
 
 @pytest.fixture(scope="module")
 def net():
-    return quality.network("tinyflux", None)
+    return quality.load_network("tinyflux", None, judges.NETWORKS)
 
 
 def test_a_distance_grows_with_the_damage(pictures, net):
@@ -82,7 +84,7 @@ def test_drift_is_a_root_mean_square():
 
 
 def test_measures_name_their_network_and_its_file(pictures):
-    found = quality.distances(pictures[:8], pictures[:8], "tinyflux", None)
+    found = quality.distances(pictures[:8], pictures[:8], "tinyflux", None, judges.NETWORKS)
     assert [m.name for m in found] == ["RMS drift at the same seed", "FD_tinyflux", "KD_tinyflux"]
     assert [m.sha256 for m in found] == ["", *[sha256(judge.WEIGHTS)] * 2] and [m.n for m in found] == [8] * 3
     assert found[0].value == 0 and found[2].spread >= 0 and "standard deviation over subsets" in found[2].text()
@@ -148,7 +150,7 @@ def inception_file(tmp_path, monkeypatch, pictures):
 
 
 def test_inceptions_file_is_read_and_its_distance_is_kid(inception_file, pictures):
-    net = quality.network("inception", inception_file.parent)
+    net = quality.load_network("inception", inception_file.parent)
     one, other = pictures[:4], pictures[4:8]
     with torch.no_grad():
         assert net(one[:1]).shape == (1, 2048)
@@ -161,7 +163,7 @@ def test_a_file_that_would_run_something_is_not_opened(tmp_path):
     ran = tmp_path / "ran"
     torch.save({"weight": Runs(ran)}, tmp_path / quality.INCEPTION)
     with pytest.raises(ValueError, match="holds more than weights"):
-        quality.network("inception", tmp_path)
+        quality.load_network("inception", tmp_path)
     assert not ran.exists()
     torch.load(tmp_path / quality.INCEPTION, weights_only=False)
     assert ran.exists(), "the file does run something where nobody looks"
@@ -185,21 +187,23 @@ def test_a_clip_score_is_the_mean_cosine():
         def texts(self, prompts):
             return torch.tensor([[1.0, 0.0], [0.0, -1.0], [0.0, 1.0]])
 
-    assert quality.clip_score(Clip(), None, ["a", "b", "c"]) == pytest.approx(100 * (1 + 0 + 0.8) / 3)
+    assert quality.clip_score(Clip(), torch.zeros(3, 3, 1, 1), ["a", "b", "c"]) == pytest.approx(
+        100 * (1 + 0 + 0.8) / 3
+    )
 
 
 def test_missing_weights_are_said_and_not_downloaded(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(recogniser.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="mobilenet_v2-b0353104.pth is not there: put it into"):
-        quality.network("mobilenet_v2", tmp_path)
+        quality.load_network("mobilenet_v2", tmp_path)
     with pytest.raises(ValueError, match="torch-fidelity is not installed: run `pip install torch-fidelity`"):
-        quality.network("inception", tmp_path)
+        quality.load_network("inception", tmp_path)
     with pytest.raises(ValueError, match="torchmetrics is not installed: run `pip install torchmetrics`"):
-        quality.require("tinyflux", tmp_path)
+        quality.require_quality("mobilenet_v2", tmp_path)
     monkeypatch.setattr(recogniser.importlib.util, "find_spec", lambda name: True)
     with pytest.raises(ValueError, match="weights-inception-2015-12-05-6726825d.pth"):
-        quality.network("inception", tmp_path)
+        quality.load_network("inception", tmp_path)
     with pytest.raises(ValueError, match="alexnet-owt-7be5be79.pth is not there: download"):
         quality.lpips(torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64))
 
@@ -240,15 +244,39 @@ def random_backbone(tmp_path_factory):
 
 def test_a_recogniser_learns_names_and_rejects_when_unsure(faces, random_backbone, tmp_path):
     with torch.inference_mode():  # as ComfyUI runs nodes
-        tensors, told = recogniser.train(recogniser.features(random_backbone), faces, epochs=200, lr=0.05)
+        tensors, told = recogniser.train_recogniser(recogniser.features(random_backbone), faces, epochs=200, lr=0.05)
     assert told["labels"] == ["anna", "ben", "carl"] and (told["test"]["n"], told["test"]["value"]) == (6, 1.0)
     path = recogniser.save_recogniser(tmp_path / "faces.safetensors", tensors, told)
-    judge = judge_choice.judge("recogniser", ["ben"], folder=tmp_path, weights=path.name)
-    seen = torch.stack([recogniser._picture(faces / name / "0.png", 160) for name in told["labels"]])
+    request = judge_choice.JudgeRequest(["ben"], tmp_path, weights=path.name)
+    judge = judge_choice.build_judge("recogniser", request)
+    seen = torch.stack([recogniser._read_picture(faces / name / "0.png", 160) for name in told["labels"]])
     assert [v.label for v in judge.read(seen)] == told["labels"]
     unsure = recogniser.RecogniserJudge(path, threshold=1.0)
     assert {v.label for v in unsure.read(seen)} <= {None, *told["labels"]}
     assert [v.score for v in unsure.read(seen)] == [v.score for v in judge.read(seen)]
+
+
+def test_a_training_reports_its_epochs_and_can_be_stopped(faces, random_backbone):
+    class Stop(Exception):
+        pass
+
+    calls, network = [], recogniser.features(random_backbone)
+    recogniser.train_recogniser(network, faces, epochs=3, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(0, 3), (1, 3), (2, 3), (3, 3), (0, 3)]  # files, epochs, files of the test
+
+    def stop_after(last):
+        def progress(done, total):
+            calls.append(done)
+            if done == last:
+                raise Stop
+
+        return progress
+
+    for last in (0, 2):
+        calls.clear()
+        with pytest.raises(Stop):
+            recogniser.train_recogniser(network, faces, epochs=3, progress=stop_after(last))
+        assert calls == list(range(last + 1))
 
 
 def test_a_folder_without_enough_pictures_is_refused(tmp_path):
@@ -269,7 +297,7 @@ def test_a_folder_without_enough_pictures_is_refused(tmp_path):
 )
 def test_a_judge_that_lacks_something_says_so(tmp_path, name, wanted, given, message):
     with pytest.raises(ValueError, match=message):
-        judge_choice.judge(name, wanted, folder=tmp_path, **given)
+        judge_choice.build_judge(name, judge_choice.JudgeRequest(wanted, tmp_path, **given), JUDGES)
 
 
 @pytest.mark.parametrize(
@@ -287,12 +315,12 @@ def test_what_a_judge_lacks_is_known_without_a_picture(tmp_path, name, weights, 
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.safetensors").write_text("no tensors")
     with pytest.raises(ValueError, match=message):
-        judge_choice.require(name, folder=tmp_path, weights=weights)
+        judge_choice.require_judge(name, tmp_path, weights, JUDGES)
     for other in ("TinyFlux CNN", "TinyFlux oracle", "CLIP of ComfyUI"):
-        judge_choice.require(other, folder=tmp_path)
+        judge_choice.require_judge(other, tmp_path, "", JUDGES)
 
 
 def test_a_label_that_the_judge_cannot_answer_is_refused(tmp_path):
     pytest.importorskip("nudenet")
     with pytest.raises(ValueError, match="NudeNet cannot answer nude; it knows: exposed, clean"):
-        judge_choice.judge("NudeNet", ["nude"], folder=tmp_path)
+        judge_choice.build_judge("NudeNet", judge_choice.JudgeRequest(["nude"], tmp_path))

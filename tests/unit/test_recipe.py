@@ -9,9 +9,10 @@ import pytest
 pytest.importorskip("torch")
 
 from eraseanything_core.evaluation.metrics import rate, wilson
-from eraseanything_core.tinyflux.captions import HELD_OUT, SYNONYMS
-from eraseanything_core.tinyflux.prompts import kind_of, prompt_with
+from eraseanything_core.tinyflux.concepts import SYNONYMS, kind_of
 from eraseanything_core.training.config import EraseConfig
+from lab.tinyflux.captions import HELD_OUT
+from lab.tinyflux.prompts import prompt_with
 from lab.tinyflux.recipe import TEST, VALIDATION, cells, erase_config
 
 
@@ -78,7 +79,7 @@ def test_wilson_interval():
 
 def test_the_help_page_says_where_the_recipe_leaves_the_defaults():
     """Every setting that differs, with both values; words, sentences and the neutral phrase belong to the concept."""
-    page = Path(__file__).resolve().parents[2] / "web" / "docs" / "EraseAnything_EraseTrainer.md"
+    page = Path(__file__).resolve().parents[2] / "docs" / "training.md"
     told = dict(re.findall(r"^\| `(\w+)` \| (\S+ \| \S+) \|$", page.read_text(encoding="utf-8"), re.MULTILINE))
     words = {"concept", "synonyms", "irrelevant", "templates", "retain", "neutral"}
     default, recipe = (dataclasses.asdict(c) for c in (EraseConfig(concept="star"), erase_config("star")))

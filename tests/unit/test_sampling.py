@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from eraseanything_core import sampling
+from eraseanything_core.training import trajectories
 
 
 def test_shifted_sigmas_run_from_exactly_one_to_exactly_zero():
@@ -35,8 +36,8 @@ def walk(steps=10):
     x_0, noise = torch.full((3, 2, 4, 4), 0.5), torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     sigmas = sampling.shifted_sigmas(steps, 1.15)
     points = sampling.euler(lambda x, t: (x - x_0) / t[:, None, None, None], noise, sigmas)
-    x, v = sampling.allocate((3, steps + 1, 2, 4, 4), 1), sampling.allocate((3, steps, 2, 4, 4), 1)
-    sampling.collect(points, x, v)
+    x, v = trajectories.allocate((3, steps + 1, 2, 4, 4), 1), trajectories.allocate((3, steps, 2, 4, 4), 1)
+    trajectories.collect(points, x, v)
     return x_0, noise, sigmas, (x, v)
 
 
@@ -55,7 +56,7 @@ def test_the_walk_is_the_same_every_time():
 
 def test_a_pool_gives_the_point_with_its_own_time():
     x_0, noise, sigmas, (x, v) = walk()
-    pool = sampling.Pool(["a", "b", "c"], x, v, sigmas)
+    pool = trajectories.Trajectories(["a", "b", "c"], x, v, sigmas)
     row, step = pool.draw(500, (0.0, 1.0), torch.Generator().manual_seed(1))
     point, t, _ = pool.at(row, step, "cpu")
     assert set(row.tolist()) == {0, 1, 2} and set(step.tolist()) == set(range(10))
@@ -65,7 +66,7 @@ def test_a_pool_gives_the_point_with_its_own_time():
 
 def test_a_window_of_high_times():
     *_, sigmas, (x, v) = walk()
-    pool = sampling.Pool(["a"], x, v, sigmas)
+    pool = trajectories.Trajectories(["a"], x, v, sigmas)
     _, step = pool.draw(300, (0.6, 1.0), torch.Generator().manual_seed(1))
     assert sigmas[step].min() >= 0.6 and sigmas[step].max() == 1
 
@@ -79,7 +80,7 @@ def test_beyond_its_bound_an_array_lies_on_disk_and_holds_the_same():
         return 1024 * int(re.search(r"RssAnon:\s+(\d+)", status)[1])
 
     shape, before = (16, 1024, 1024), anonymous()
-    on_disk = sampling.allocate(shape, gib=0.01)
+    on_disk = trajectories.allocate(shape, gib=0.01)
     on_disk[3, 5] = torch.arange(1024.0)
     on_disk[:, 7] = 1.0
     assert on_disk.sum() == 1023 * 512 + 16 * 1024 and on_disk.shape == shape
@@ -98,7 +99,7 @@ def test_an_array_on_disk_has_its_space_before_it_is_written(way, monkeypatch):
     """A sparse file on a disk that fills up is SIGBUS."""
     files, original = [], tempfile.TemporaryFile
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda: files.append(original()) or files[-1])
-    on_disk = sampling.allocate((5, 2**18 + 1), gib=0)
+    on_disk = trajectories.allocate((5, 2**18 + 1), gib=0)
     assert 512 * os.fstat(files[0].fileno()).st_blocks >= on_disk.nbytes and not on_disk.any()
 
 
@@ -110,15 +111,17 @@ def test_a_disk_without_room_is_an_error_with_advice(way):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
     try:
-        with pytest.raises(OSError, match=r"no room for 0.1 GiB of pools in .*too large.: make room there, or lower"):
-            sampling.allocate((25, 2**20), gib=0)
+        with pytest.raises(
+            OSError, match=r"no room for 0.1 GiB of cached trajectories in .*too large.: make room there, or lower"
+        ):
+            trajectories.allocate((25, 2**20), gib=0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_what_lies_beside_an_array_counts_towards_its_bound(monkeypatch):
-    asked, original = [], sampling.reserve
-    monkeypatch.setattr(sampling, "reserve", lambda file, size: asked.append(size) or original(file, size))
+    asked, original = [], trajectories.reserve
+    monkeypatch.setattr(trajectories, "reserve", lambda file, size: asked.append(size) or original(file, size))
     for beside in (0, 2**20, 2**20 + 1):
-        sampling.allocate((2**18,), 2 / 1024, beside)
+        trajectories.allocate((2**18,), 2 / 1024, beside)
     assert asked == [2**20]

@@ -18,7 +18,7 @@ def encode(prompts: list[str]) -> torch.Tensor:
 
 def found(**changes) -> tuple[str, list[float]]:
     config = genetic_attack.GeneticConfig(**{"words": 2, "population": 30, "generations": 30} | changes)
-    return genetic_attack.genetic(encode, "heart", ["a photo {}", "a {}"], WORDS, ["valentine"], config)
+    return genetic_attack.genetic_search(encode, "heart", ["a photo {}", "a {}"], WORDS, ["valentine"], config)
 
 
 def test_it_finds_the_word_that_means_the_concept_and_none_that_is_forbidden():
@@ -50,4 +50,28 @@ def test_plain_words_of_a_vocabulary():
 )
 def test_what_cannot_be_searched_is_refused(templates, words, message):
     with pytest.raises(ValueError, match=message):
-        genetic_attack.genetic(encode, "heart", templates, words)
+        genetic_attack.genetic_search(encode, "heart", templates, words)
+
+
+class Stop(Exception):
+    """What a host raises when its user cancels."""
+
+
+def test_every_generation_is_reported_and_can_be_the_last():
+    distances, config = [], genetic_attack.GeneticConfig(words=2, population=30, generations=5)
+
+    def search(progress):
+        return genetic_attack.genetic_search(encode, "heart", ["a {}"], WORDS, config=config, progress=progress)
+
+    _, history = search(lambda done, distance: distances.append((done, distance)))
+    assert distances == [(i + 1, distance) for i, distance in enumerate(history)] and len(history) == 5
+
+    def stop(done, distance):
+        distances.append(done)
+        if done == 2:
+            raise Stop
+
+    distances.clear()
+    with pytest.raises(Stop):
+        search(stop)
+    assert distances == [1, 2]

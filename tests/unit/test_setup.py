@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import base, comfyui, existing, server
-from scripts.dev import parse
+from scripts import base, comfyui, existing, lint, server
+from scripts.dev import COMMANDS, QUICK, parse
 from scripts.steps import StepFailed, Steps, content_hash, interrupted, python_in
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,6 +71,30 @@ def test_the_command_line_passes_arguments_on():
 
 def test_the_whole_suite_runs_in_two_processes():
     assert parse(["test"]) == ("test", ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--durations", "25"])
+
+
+def test_the_quick_tests_take_further_arguments():
+    command, arguments = parse(["test", "--quick", "-x"])
+    assert command == "test" and arguments == [*QUICK, "-x"] and "--quick" not in arguments
+
+
+def test_what_the_quick_tests_name_exists():
+    """pytest would end with an error for a file that is gone."""
+    paths = [argument.partition("::")[0] for argument in QUICK if argument.startswith("tests/")]
+    assert len(paths) > 2 and all((ROOT / path).exists() for path in paths)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_its_module(command):
+    module = ROOT / COMMANDS[command][0].replace(".", "/")
+    assert command == "test" or module.with_suffix(".py").is_file() or (module / "__main__.py").is_file()
+
+
+def test_lint_says_which_check_failed_and_the_end_of_its_output(capsys):
+    assert lint.run("fine", ["platform"])
+    assert not lint.run("broken", ["no_module_of_this_name"])
+    output = capsys.readouterr().out
+    assert "fine: passed" in output and "broken: FAILED" in output and "no_module_of_this_name" in output
 
 
 def test_a_step_that_fails_ends_without_a_traceback(tmp_path):

@@ -3,11 +3,22 @@ from dataclasses import replace
 import pytest
 import torch
 
-from eraseanything_core.lora.strength import HEADER, LOST, Curve, Judged, Moves, Painter, StrengthConfig, curve, measure
+from eraseanything_core.lora import factors
+from eraseanything_core.lora.factors import Factors
+from eraseanything_core.lora.strength import (
+    LOST,
+    JudgeReader,
+    LatentSampler,
+    LatentShiftReader,
+    StrengthConfig,
+    StrengthCurve,
+    curve_from_intervals,
+    measure_curve,
+)
 
 
 def test_the_dial_is_the_share_of_seeds_that_flipped():
-    measured = curve([0.375, 0.5, 0.5, 0.75], [0.5, 0.625, 0.625, 0.875])
+    measured = curve_from_intervals([0.375, 0.5, 0.5, 0.75], [0.5, 0.625, 0.625, 0.875])
     assert measured.scale == (0.0, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
     assert measured.effect == (0.0, 0.125, 0.25, 0.75, 0.75, 1.0, 1.0)
     assert measured.scale_at(0) == 0 and measured.scale_at(1) == 1
@@ -18,23 +29,45 @@ def test_the_dial_is_the_share_of_seeds_that_flipped():
 
 
 def test_past_the_ends():
-    measured = curve([0.375], [0.625])
+    measured = curve_from_intervals([0.375], [0.625])
     assert measured.scale_at(1.7) == pytest.approx(1.7) and measured.scale_at(-1.7) == pytest.approx(-1.7)
     assert measured.scale_at(-0.75) == pytest.approx(-0.5), "below 0 the sign turns"
 
 
 def test_seeds_that_flip_together_leave_no_step_out():
-    measured = curve([0.5] * 10, [0.5625] * 10)
+    measured = curve_from_intervals([0.5] * 10, [0.5625] * 10)
     assert [measured.scale_at(d) for d in (0.05, 0.525, 0.999)] == pytest.approx([0.5, 0.53125, 0.5625], abs=1e-3)
 
 
-def test_it_goes_through_a_header():
-    measured = replace(curve([0.5, 0.25], [0.75, 0.5], "NudeNet (exposed)"), prompts="3a1f")
-    assert Curve.of({HEADER: measured.text()}) == measured and Curve.of({}) is None
+def test_it_goes_through_a_file():
+    measured = replace(curve_from_intervals([0.5, 0.25], [0.75, 0.5], "NudeNet (exposed)"), prompts="3a1f")
+    assert StrengthCurve.from_json(measured.to_json()) == measured
+
+
+CURVES = (
+    "{}",
+    "[]",
+    "null",
+    "[" * 100_000,
+    '{"scale": 1, "effect": 2}',
+    '{"scale": ["x"], "effect": ["y"]}',
+    '{"scale": [], "effect": []}',
+    '{"scale": [0, NaN, 1], "effect": [0, 0.5, 1]}',
+    '{"scale": [0, 0.5, 1], "effect": [0, Infinity, 1]}',
+    '{"scale": [0, 1], "effect": [0, 0.5, 1]}',
+    '{"scale": [0, 0.9, 0.4, 1], "effect": [0, 0.2, 0.5, 1]}',
+)
+
+
+@pytest.mark.parametrize("text", CURVES, ids=range(len(CURVES)))
+def test_a_curve_that_is_none_is_named(text):
+    with pytest.raises(ValueError, match="^the header of x holds (no strength curve|a strength curve that)") as error:
+        StrengthCurve.from_json(text, "the header of x")
+    assert "\n" not in str(error.value)
 
 
 def test_a_header_of_an_earlier_version_was_read_by_the_model():
-    assert Curve.of({HEADER: '{"scale": [0, 0.4, 1], "effect": [0, 0.5, 1]}'}).reader == Moves.name
+    assert StrengthCurve.from_json('{"scale": [0, 0.4, 1], "effect": [0, 0.5, 1]}').reader == LatentShiftReader.name
 
 
 FLIPS = torch.tensor([0.2, 0.55, 0.9, 0.35])
@@ -47,7 +80,7 @@ def painted(scale):
 
 
 def test_the_flips_are_found():
-    measured = measure(painted, Moves(), 4, halvings=8)
+    measured = measure_curve(painted, LatentShiftReader(), 4, halvings=8)
     for i, flip in enumerate(sorted(FLIPS.tolist())):
         assert measured.scale_at((i + 0.5) / 4) == pytest.approx(flip, abs=2**-8)
     assert measured.reader == "the model"
@@ -55,21 +88,21 @@ def test_the_flips_are_found():
 
 def test_each_halving_paints_every_seed_once_at_its_own_scale():
     asked = []
-    measure(lambda scale: asked.append(scale.tolist()) or painted(scale), Moves(), 4, halvings=2)
+    measure_curve(lambda scale: asked.append(scale.tolist()) or painted(scale), LatentShiftReader(), 4, halvings=2)
     assert asked == [[0.0] * 4, [1.0] * 4, [0.5] * 4, [0.25, 0.75, 0.75, 0.25]]
 
 
 def test_an_image_is_lost_past_the_middle_of_its_own_way():
     start, end = torch.zeros(3, 2), torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 2.0]])
-    reader = Moves()
-    assert reader.ends(start, end).all()
+    reader = LatentShiftReader()
+    assert reader.set_ends(start, end).all()
     at = torch.tensor([[2 * LOST + 0.1, -5.0], [9.0, 2 * LOST - 0.1], [2.0, 0.5]])
     assert reader.lost(at).tolist() == [True, False, True], "what goes aside of the way does not count"
 
 
 def test_a_seed_that_the_eraser_hardly_moves_has_not_lost_the_concept():
     end = torch.tensor([[10.0], [11.0], [12.0], [13.0], [4.0], [0.0]])
-    assert Moves().ends(torch.zeros(6, 1), end).tolist() == [True] * 4 + [False] * 2
+    assert LatentShiftReader().set_ends(torch.zeros(6, 1), end).tolist() == [True] * 4 + [False] * 2
 
 
 def test_a_judge_reads_instead():
@@ -78,16 +111,16 @@ def test_a_judge_reads_instead():
     def shows(x):
         return (x[:, 0, 0, 0] < 0.3) & torch.tensor([True, True, True, False])
 
-    measured = measure(painted, Judged("a judge", shows), 4, halvings=8)
+    measured = measure_curve(painted, JudgeReader("a judge", shows), 4, halvings=8)
     flips = [measured.scale_at((i + 0.5) / 3) for i in range(3)]
     assert flips == pytest.approx([0.2, 0.55, 0.75], abs=2**-8), "0.4 s < 0.3 until s = 0.75"
     assert measured.reader == "a judge"
 
 
 def test_an_eraser_that_loses_nothing_has_no_dial():
-    for reader in (Moves(), Judged("a judge", lambda x: torch.ones(len(x), dtype=torch.bool))):
+    for reader in (LatentShiftReader(), JudgeReader("a judge", lambda x: torch.ones(len(x), dtype=torch.bool))):
         with pytest.raises(ValueError, match=f"by {reader.name}, none of 4 images shows the concept without the LoRA"):
-            measure(lambda scale: torch.ones(4, 1), reader, 4, halvings=2)
+            measure_curve(lambda scale: torch.ones(4, 1), reader, 4, halvings=2)
 
 
 class Still:
@@ -109,14 +142,11 @@ class Still:
 
 
 def test_images_take_prompts_in_turn_and_are_painted_in_batches_each_at_its_own_scale(monkeypatch):
-    from eraseanything_core.lora import apply
-    from eraseanything_core.lora.keys import Factors
-
-    monkeypatch.setattr(apply, "place", lambda key, width: ("", 0))
+    monkeypatch.setattr(factors, "module_slice", lambda key, width: ("", 0))
     model, eraser = Still(), {"x": Factors(torch.full((1, 1), 2.0), torch.ones(1, 1))}
-    config = StrengthConfig(steps=3, batch=2, width=16, height=16, guidance=2.5)
+    config = StrengthConfig(steps=3, batch_size=2, width=16, height=16, guidance=2.5)
     prompts = [(torch.full((1, 1, 1), float(i)), torch.zeros(1, 1)) for i in range(2)]
-    found = Painter(prompts, config).paint(model, eraser, torch.tensor([0.0, 0.25, 1.0]))
-    assert found.shape == (3, 1, 2, 2) and found[:, 0, 0, 0].tolist() == [0.0, 1.5, 2.0]
+    latents = LatentSampler(prompts, config).sample(model, eraser, torch.tensor([0.0, 0.25, 1.0]))
+    assert latents.shape == (3, 1, 2, 2) and latents[:, 0, 0, 0].tolist() == [0.0, 1.5, 2.0]
     assert model.batches == [(2, 2.5, 3), (1, 2.5, 3)]
     assert not model.module._forward_hooks, "the model is as it was"

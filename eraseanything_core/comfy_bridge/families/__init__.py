@@ -1,11 +1,10 @@
 """Where the text stands among the keys of each attention, for the models of ComfyUI whose code makes it certain."""
 
 from comfy.ldm.flux.model import Flux
-from torch.nn import Module
+from comfy.model_patcher import ModelPatcher
+from torch import nn
 
-from .cross import Cross
-from .joint import Joint
-from .table import LAYOUTS
+from .table import LAYOUTS, Layout
 
 NO_TEXT = "it takes no text"
 REFUSED = {  # names of ComfyUI's classes, and why
@@ -17,34 +16,35 @@ REFUSED = {  # names of ComfyUI's classes, and why
 }
 
 
-def family(model) -> str:
+def family(model: ModelPatcher) -> str:
     """What ComfyUI calls the family of a MODEL, such as SD15."""
     return type(model.model.model_config).__name__
 
 
-def is_flux(model) -> bool:
+def is_flux(model: ModelPatcher) -> bool:
     """Whether a MODEL runs ComfyUI's Flux."""
-    return isinstance(uncompiled(model), Flux)
+    return isinstance(diffusion_model(model), Flux)
 
 
-def uncompiled(model) -> Module:
+def diffusion_model(model: ModelPatcher) -> nn.Module:
     """The diffusion model of a MODEL, also where a node has put torch.compile's wrapper in its place."""
     inner = model.get_model_object("diffusion_model")
     return getattr(inner, "_orig_mod", inner)
 
 
-def layout(model) -> Joint | Cross:
+def layout(model: ModelPatcher) -> Layout:
     """How a MODEL's attention is laid out.
 
     Raises:
-        ValueError: it is of a class whose text cannot be told apart, or that has none.
+        ValueError: its class is not in the table, or it takes no text.
     """
-    inner = uncompiled(model)
+    inner = diffusion_model(model)
     name = f"{type(inner).__module__}.{type(inner).__qualname__}".removeprefix("comfy.ldm.")
     if name in LAYOUTS:
-        found = LAYOUTS[name](inner)
-        if found.texts.features:
-            return found
+        attention = LAYOUTS[name](inner)
+        # A U-Net without cross-attention is known but has no features of text, see `cross_families.unet`.
+        if attention.texts.features:
+            return attention
         reason = "it has no cross-attention to a text"
     else:
         reason = REFUSED.get(type(inner).__name__, f"its class {name} is not known")

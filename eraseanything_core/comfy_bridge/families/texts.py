@@ -1,14 +1,17 @@
-"""The encodings of a prompt that a model takes, and which keys they become."""
+"""The encodings of a prompt that a model takes, and which keys of its attention they become."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-import comfy.model_management
+import comfy.model_management as model_management
 from torch import Tensor
 
+Arguments = dict[str, Any]  # of a forward, by name
 
-def alone(select: Tensor, given: dict) -> Tensor:
-    """Every token of the encodings is one key."""
+
+def same_keys(select: Tensor, arguments: Arguments) -> Tensor:
+    """Every token of the encodings is one key, in the same order."""
     return select
 
 
@@ -18,11 +21,12 @@ class Texts:
 
     Attributes:
         features: of a token of the first encoding.
-        context: argument of a forward that holds it, when not the usual one.
-        second: names of a further encoding, in the CONDITIONING and among the arguments of a forward.
-        quoted: whether that holds only the words in quotation marks, and is missing where there are none.
+        context: the argument of a forward that holds it; "" is ComfyUI's usual one, `c_crossattn`.
+        second: names of a further encoding: in the CONDITIONING, and among the arguments of a forward.
+        quoted: whether the second encoding holds only the words in quotation marks. It is missing where there are none.
         prepared: whether the model works on the encoding once before sampling.
-        keys: the columns [b, keys] of the text's keys, of those of the encodings [b, tokens] and a forward's arguments.
+        keys: turns columns of the encodings, [b, tokens], into columns of the text's keys, [b, keys], by the
+            arguments of a forward.
     """
 
     features: int
@@ -30,26 +34,33 @@ class Texts:
     second: tuple[str, str] | None = None
     quoted: bool = False
     prepared: bool = False
-    keys: Callable[[Tensor, dict], Tensor] = alone
+    keys: Callable[[Tensor, Arguments], Tensor] = same_keys
 
-    def given(self, context: Tensor | None, given: dict) -> tuple[Tensor | None, ...]:
-        """The encodings [b, tokens, features] in the arguments of a forward."""
-        first = given[self.context] if self.context else context
-        return self._with(first, given, 1)
+    def of_forward(self, context: Tensor | None, arguments: Arguments) -> tuple[Any, ...]:
+        """The encodings [b, tokens, features] among the arguments of a forward."""
+        first = arguments[self.context] if self.context else context
+        return self._with_second(first, arguments, 1)
 
-    def known(self, patcher, context: Tensor, more: dict) -> tuple[Tensor, ...]:
-        """The same of one entry of a CONDITIONING."""
+    def of_conditioning(self, patcher: Any, context: Tensor, entries: Arguments) -> tuple[Any, ...]:
+        """The encodings of one entry of a CONDITIONING, as `of_forward` will see them."""
         if self.prepared:
-            comfy.model_management.load_models_gpu([patcher])
-            conds = patcher.model.extra_conds(cross_attn=context, device=patcher.load_device, **more)
+            # The model replaces the encoding by its own, and only that one is seen in a forward.
+            model_management.load_models_gpu([patcher])
+            conds = patcher.model.extra_conds(cross_attn=context, device=patcher.load_device, **entries)
             context = conds["c_crossattn"].cond
-        return self._with(context, more, 0)
+        return self._with_second(context, entries, 0)
 
-    def _with(self, first: Tensor | None, found: dict, place: int) -> tuple[Tensor | None, ...]:
-        if not self.second or self.quoted and found.get(self.second[place]) is None:
+    def _with_second(self, first: Tensor | None, values: Arguments, where: int) -> tuple[Any, ...]:
+        """The first encoding, and the second where there is one; `where` chooses between its two names."""
+        if self.second is None:
             return (first,)
-        return first, _tokens(found[self.second[place]])
+        name = self.second[where]
+        if self.quoted and values.get(name) is None:
+            return (first,)
+        # The rows of a prompt are recognised by its encoding, and one layer is enough for that.
+        return first, _last_layer(values[name])
 
 
-def _tokens(encoding: Tensor) -> Tensor:
-    return encoding[:, -1] if encoding.ndim == 4 else encoding  # of all layers of a language model, the last
+def _last_layer(encoding: Tensor) -> Tensor:
+    """[b, tokens, features]; of all layers of a language model, [b, layers, tokens, features], the last one."""
+    return encoding[:, -1] if encoding.ndim == 4 else encoding

@@ -2,13 +2,13 @@
 
 from types import SimpleNamespace
 
-import comfy.sd
-import comfy.utils
 import pytest
 import torch
 
-from eraseanything_core.comfy_bridge.architecture import new_flux, t5_tokenizer
 from eraseanything_core.training.config import EraseConfig
+
+# ComfyUI and the bridge are imported where they are used: pytest reads this file before it skips the folder that
+# needs ComfyUI, see tests/conftest.py.
 
 SHAPE = {
     "image_model": "flux",
@@ -32,6 +32,8 @@ SHAPE = {
 
 def random_flux(dtype=torch.float32, **shape) -> torch.nn.Module:
     """Weights large enough that every path through the model matters."""
+    from eraseanything_core.comfy_bridge.architecture import new_flux
+
     torch.manual_seed(0)
     module = new_flux(SHAPE | shape, dtype)
     for name, parameter in module.named_parameters():
@@ -62,6 +64,8 @@ class WordEncoder:
 
 @pytest.fixture(scope="session")
 def tokenizer():
+    from eraseanything_core.comfy_bridge.architecture import t5_tokenizer
+
     return t5_tokenizer(32)
 
 
@@ -79,6 +83,8 @@ def flux_weights():
 @pytest.fixture
 def patcher(flux_weights):
     """As UNETLoader gives it inside the executor: the weights are inference tensors."""
+    import comfy.sd
+
     state = {name: tensor.clone() for name, tensor in flux_weights.items()}
     with torch.inference_mode():
         return comfy.sd.load_diffusion_model_state_dict(state)
@@ -124,6 +130,7 @@ OUTSIDE = {
 
 def convert(flux: torch.nn.Module) -> torch.nn.Module:
     """The same weights as a FluxTransformer2DModel: fused projections cut, the last modulation's halves swapped."""
+    import comfy.utils
     from diffusers import FluxTransformer2DModel
 
     p, source = flux.params, flux.state_dict()

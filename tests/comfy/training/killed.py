@@ -20,8 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 sys.path.insert(0, os.environ["COMFYUI_PATH"])
 
 import torch
+from comfy.cli_args import args as comfy_args
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, load_file, save_file
+
+comfy_args.cpu = True
+# ComfyUI reads this once, when its memory management is imported: the imports below come after it.
+# ruff: noqa: E402
 
 from eraseanything_core.comfy_bridge.architecture import new_flux
 from eraseanything_core.comfy_bridge.gradients import exact_gradients
@@ -54,7 +59,8 @@ def train(folder: Path):
     torch.set_num_threads(1)
     config = EraseConfig(
         concept="star", synonyms=("sun",), irrelevant=("tree", "house", "dog"), width=64, height=64, sampling_steps=3,
-        cached_trajectories=2, refresh_every=30, on_policy_share=0.5, monitor_every=20, steps=STEPS, save_every=SAVE_EVERY,
+        cached_trajectories=2, refresh_every=30, on_policy_share=0.5, monitor_every=20, steps=STEPS,
+        save_every=SAVE_EVERY,
     )  # fmt: skip
     torch.manual_seed(0)
     module = new_flux(SHAPE).requires_grad_(False)
@@ -104,7 +110,7 @@ def saved(folder: Path) -> int:
     if not (folder / "state.safetensors").exists():
         return 0
     with safe_open(folder / "state.safetensors", "pt") as file:
-        return len(json.loads(file.metadata()["run"])["told"][0]["loss"])
+        return len(json.loads(file.metadata()["run"])["losses"]["loss"])
 
 
 def main(folder: Path, kills: int, seed: int):

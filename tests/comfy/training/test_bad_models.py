@@ -7,15 +7,16 @@ import comfy.sd
 import pytest
 import torch
 
-from eraseanything_core.comfy_bridge import attacks
-from eraseanything_core.comfy_bridge.training import train_eraser
+from eraseanything_core.comfy_bridge.host import ComfyHost
 from eraseanything_core.comfy_bridge.training_session import training_session
+from eraseanything_core.evaluation.attack_runs import run_inversion, run_relearning
 from eraseanything_core.evaluation.weight_attacks import InversionConfig, RelearnConfig
+from eraseanything_core.training.recipe import train_eraser
 
 
 def refused(patcher, clip, config, words):
     with pytest.raises(ValueError, match=words) as caught:
-        train_eraser(patcher, clip, config)
+        train_eraser(ComfyHost(patcher, clip), config)
     assert "\n" not in str(caught.value)
 
 
@@ -24,11 +25,11 @@ def test_not_flux(clip, config):
     refused(comfy.model_patcher.ModelPatcher(other, "cpu", "cpu"), clip, config, "only a text-to-image Flux.1")
 
 
-@pytest.mark.parametrize("attack, config", [("invert", InversionConfig()), ("relearn", RelearnConfig())])
+@pytest.mark.parametrize("attack, config", [(run_inversion, InversionConfig()), (run_relearning, RelearnConfig())])
 def test_attacks_refuse_it_too(clip, attack, config):
     other = comfy.model_patcher.ModelPatcher(torch.nn.Linear(1, 1), "cpu", "cpu")
     with pytest.raises(ValueError, match="only a text-to-image Flux.1"):
-        getattr(attacks, attack)(other, clip, {}, torch.zeros(1, 16, 12, 12), "a star", "star", config)
+        attack(ComfyHost(other, clip), {}, torch.zeros(1, 16, 12, 12), "a star", "star", config)
 
 
 def test_a_relative_of_flux(patcher, clip, config):

@@ -15,11 +15,11 @@ import pytest
 import torch
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 
-from eraseanything_core.comfy_bridge.text import TextEncoder
+from eraseanything_core.comfy_bridge.text import ComfyTextEncoder
 from eraseanything_core.comfy_bridge.training_session import training_session
 from eraseanything_core.training import trainer
 from eraseanything_core.training.plan import prepare
-from eraseanything_core.training.trajectory_cache import new_epoch
+from eraseanything_core.training.trajectory_cache import TrajectoryCache
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 CITY96 = Path(os.environ["COMFYUI_PATH"]) / "custom_nodes" / "ComfyUI-GGUF"
@@ -54,14 +54,14 @@ def quantised(state, form, options=None):
 
 def gradient(patcher, clip, config, checkpoint=False):
     """Of both levels at the first pair, with adapters that are not zero."""
-    plan = prepare(config, TextEncoder(clip))
+    plan = prepare(config, ComfyTextEncoder(clip))
     with training_session(patcher, torch.float32, checkpoint) as model:
         lora = model.attach("all_qkv", 4, torch.Generator().manual_seed(0))
         for up in lora.up:
             up.data.normal_(0, 0.05, generator=torch.Generator().manual_seed(1))
-        epoch = new_epoch(model, plan, 0)
+        epoch = TrajectoryCache(model, plan).epoch(0)
         both = [torch.optim.SGD(lora.parameters(), lr=0.0) for _ in range(2)]
-        trainer.pair(model, plan, epoch, 0, lora, both)
+        trainer.train_pair(model, plan, epoch, 0, lora, both)
         return torch.cat([p.grad.flatten() for p in lora.parameters()])
 
 

@@ -11,9 +11,11 @@ import torch
 
 from eraseanything_core.comfy_bridge.model import Cond
 from eraseanything_core.comfy_bridge.training_session import training_session
-from eraseanything_core.lora import adapter
+from eraseanything_core.lora.adapter import Lora
+from eraseanything_core.lora.files import load_lora, save_lora
+from eraseanything_core.lora.keys import TRAINABLE, target_slices
 
-EVERY = "+".join((*adapter.DUAL, *adapter.SINGLE))
+EVERY = "+".join(TRAINABLE)
 
 
 def trained(model, targets):
@@ -50,7 +52,7 @@ def test_the_stock_loader_applies_all_of_it(patcher, targets, tmp_path, monkeypa
         made = trained(model, targets)
         student = model.velocity(*case(), adapters=True).detach()
         base = model.velocity(*case(), adapters=False)
-    path = adapter.save_lora(made.tensors(torch.float32), tmp_path / "eraser.safetensors", {"concept": "star"})
+    path = save_lora(made.tensors(torch.float32), tmp_path / "eraser.safetensors", {"concept": "star"})
     monkeypatch.setattr("folder_paths.get_full_path_or_raise", lambda kind, name: str(path))
     with caplog.at_level(logging.WARNING):
         patched, _ = nodes.LoraLoader().load_lora(patcher, None, "eraser.safetensors", 1.0, 1.0)
@@ -71,7 +73,7 @@ def test_diffusers_loads_it_and_agrees(make_flux, to_diffusers, patcher, targets
         base, student = (model.velocity(*case(), adapters=on).detach() for on in (False, True))
     theirs = to_diffusers(make_flux())
     base_error = relative(diffusers_velocity(theirs, *case()), base)
-    path = adapter.save_lora(made.tensors(torch.float32), tmp_path / "eraser.safetensors", {"concept": "star"})
+    path = save_lora(made.tensors(torch.float32), tmp_path / "eraser.safetensors", {"concept": "star"})
     theirs.load_lora_adapter(str(tmp_path), weight_name=path.name, prefix="transformer")
     adapted = sum("lora_A" in name for name, _ in theirs.named_parameters())
     error = relative(diffusers_velocity(theirs, *case()), student)
@@ -85,7 +87,7 @@ def test_diffusers_pipeline_reads_the_file(patcher, tmp_path):
 
     with training_session(patcher) as model:
         made = trained(model, EVERY)
-    adapter.save_lora(made.tensors(), tmp_path / "eraser.safetensors", {"concept": "star"})
+    save_lora(made.tensors(), tmp_path / "eraser.safetensors", {"concept": "star"})
     state, alphas = FluxLoraLoaderMixin.lora_state_dict(
         str(tmp_path), weight_name="eraser.safetensors", return_alphas=True
     )
@@ -123,7 +125,7 @@ def test_core_lora_nodes_take_the_output(patcher, tmp_path, monkeypatch):
     monkeypatch.setattr("folder_paths.get_output_directory", lambda: str(tmp_path))
     nodes_train.SaveLoRA.execute(made.tensors(), "loras/x")
     (saved,) = tmp_path.rglob("*.safetensors")
-    assert set(adapter.load_lora(saved)[0]) == set(made.tensors())
+    assert set(load_lora(saved)[0]) == set(made.tensors())
     comfy.model_management.load_models_gpu([patcher])
 
 
@@ -131,7 +133,7 @@ def test_presets_name_slices_that_comfyui_knows(patcher):
     """Every target of every block maps to the fused weight and the rows that core's own table has."""
     keys = comfy.lora.model_lora_keys_unet(patcher.model, {})
     p = patcher.model.diffusion_model.params
-    for part in adapter.slices(EVERY, p.hidden_size, p.depth, p.depth_single_blocks, p.mlp_ratio):
+    for part in target_slices(EVERY, p.hidden_size, p.depth, p.depth_single_blocks, p.mlp_ratio):
         known = keys[f"transformer.{part.key}"]
         name, rows = known if isinstance(known, tuple) else (known, (0, 0, part.rows))
         assert name == f"diffusion_model.{part.module}.weight"
@@ -140,11 +142,11 @@ def test_presets_name_slices_that_comfyui_knows(patcher):
 
 def test_flux_dev_file_is_3_57_mib(tmp_path):
     """At the true shapes, built on the meta device: 76 tensors, 1,867,776 parameters."""
-    parts = adapter.slices("paper", 3072, 19, 38, 4.0)
-    made = adapter.Lora(parts, 8, device="meta")
+    parts = target_slices("paper", 3072, 19, 38, 4.0)
+    made = Lora(parts, 8, device="meta")
     tensors = made.tensors()
     count = sum(t.numel() for t in tensors.values())
-    path = adapter.save_lora({k: torch.zeros(t.shape, dtype=t.dtype) for k, t in tensors.items()}, tmp_path / "x", {})
+    path = save_lora({k: torch.zeros(t.shape, dtype=t.dtype) for k, t in tensors.items()}, tmp_path / "x", {})
     print(f"{len(tensors)} tensors, {count} parameters, {path.stat().st_size / 2**20:.2f} MiB")
     assert (len(tensors), count) == (76, 1_867_776)
     assert round(path.stat().st_size / 2**20, 2) == 3.57

@@ -8,15 +8,17 @@ import comfy.model_patcher
 import pytest
 import torch
 
-from eraseanything_core.comfy_bridge import attacks, training
-from eraseanything_core.comfy_bridge.memory import fitted
-from eraseanything_core.comfy_bridge.text import TextEncoder
-from eraseanything_core.comfy_bridge.training import train_eraser
+from eraseanything_core.comfy_bridge import host
+from eraseanything_core.comfy_bridge.host import ComfyHost
+from eraseanything_core.comfy_bridge.memory import cheapest_plan
+from eraseanything_core.comfy_bridge.text import ComfyTextEncoder
 from eraseanything_core.comfy_bridge.training_session import training_session
+from eraseanything_core.evaluation.attack_runs import run_inversion, run_relearning
 from eraseanything_core.evaluation.weight_attacks import InversionConfig, RelearnConfig
 from eraseanything_core.training import optimizers, trainer
 from eraseanything_core.training.plan import prepare
-from eraseanything_core.training.trajectory_cache import new_epoch
+from eraseanything_core.training.recipe import estimate_memory, train_eraser
+from eraseanything_core.training.trajectory_cache import TrajectoryCache
 
 ROOM = 2**40
 
@@ -45,11 +47,11 @@ def like_a_card(monkeypatch):
 
 def needs(patcher, clip, config, free):
     """The estimates with the blocks kept and recomputed."""
-    plan = prepare(config, TextEncoder(clip))
+    plan = prepare(config, ComfyTextEncoder(clip))
     free(ROOM)
-    kept = training.estimate(patcher, plan)
+    kept = estimate_memory(ComfyHost(patcher, clip), plan)
     free(0)
-    return kept, training.estimate(patcher, plan)
+    return kept, estimate_memory(ComfyHost(patcher, clip), plan)
 
 
 def cast(patcher):
@@ -63,7 +65,7 @@ def test_the_estimate_asks_comfyui_what_is_free(patcher, clip, config, free):
     """It keeps the blocks while they fit, recomputes them when they do not, and then leaves weights behind."""
     roomy, none = needs(patcher, clip, config, free)
     reserved, weights = management.extra_reserved_memory(), patcher.model_size()
-    plan = prepare(config, TextEncoder(clip))
+    plan = prepare(config, ComfyTextEncoder(clip))
     found = {}
     for name, size in (
         ("kept", weights + roomy.activations),
@@ -72,9 +74,9 @@ def test_the_estimate_asks_comfyui_what_is_free(patcher, clip, config, free):
         ("offloaded", weights // 2 + none.activations),
     ):
         free(reserved + size)
-        found[name] = training.estimate(patcher, plan)
+        found[name] = estimate_memory(ComfyHost(patcher, clip), plan)
     assert none.activations < roomy.activations
-    told = {name: (fit.checkpoint, fit.offloaded) for name, fit in found.items()}
+    told = {name: (fit.gradient_checkpointing, fit.offloaded) for name, fit in found.items()}
     assert told == {
         "kept": (False, 0),
         "recomputed": (True, 0),
@@ -102,11 +104,11 @@ def test_what_grows_the_estimate(patcher, clip, config, free):
 def test_the_estimate_counts_what_the_optimiser_keeps(patcher, clip, config, free, name, alternate):
     """Against the states that a pair leaves, of two optimisers or one; Prodigy keeps less of factors that are zero."""
     config = dataclasses.replace(config, optimizer=name, alternate=alternate, rank=64)
-    plan, kept = prepare(config, TextEncoder(clip)), []
+    plan, kept = prepare(config, ComfyTextEncoder(clip)), []
     with training_session(patcher) as model:
         lora = model.attach(config.targets, config.rank, torch.Generator().manual_seed(0))
-        both = [trainer.optimizer(lora, 1e-3, config) for _ in range(2)]
-        trainer.pair(model, plan, new_epoch(model, plan, 0), 0, lora, both)
+        both = [optimizers.lora_optimizer(lora, 1e-3, config) for _ in range(2)]
+        trainer.train_pair(model, plan, TrajectoryCache(model, plan).epoch(0), 0, lora, both)
         weights = sum(p.numel() for p in lora.parameters())
         for held in (held for each in both for held in each.state.values()):
             kept += [t.nbytes for t in held.values() if torch.is_tensor(t) and t.numel() > 256]
@@ -122,9 +124,9 @@ def test_auto_recomputes_when_it_must_and_says_so(patcher, clip, config, free, a
     """The setting is the user's without `auto`. Both ways give the LoRA of a run with room."""
     roomy, _ = needs(patcher, clip, config, free)
     free(ROOM)
-    whole = train_eraser(patcher, clip, config, auto=auto)
+    whole = train_eraser(ComfyHost(patcher, clip), config, auto=auto)
     free(management.extra_reserved_memory() + patcher.model_size() + roomy.activations - 1)
-    tight = train_eraser(patcher, clip, config, auto=auto)
+    tight = train_eraser(ComfyHost(patcher, clip), config, auto=auto)
     assert (whole.config.gradient_checkpointing, tight.config.gradient_checkpointing) == (False, auto)
     assert all(torch.allclose(whole.lora[k], tight.lora[k], atol=1e-6) for k in whole.lora)
     if auto:
@@ -137,13 +139,13 @@ def test_auto_leaves_weights_in_main_memory_and_says_so(patcher, clip, config, f
     """ComfyUI is asked to keep the estimate free: it leaves as much behind as was told, and the LoRA is the same."""
     _, none = needs(patcher, clip, config, free)
     free(ROOM)
-    whole = train_eraser(patcher, clip, config)
+    whole = train_eraser(ComfyHost(patcher, clip), config)
     assert cast(patcher) == 0
     weights = patcher.model_size()
     free(management.extra_reserved_memory() + weights // 2 + none.activations)
     said = []
     step = lambda *_: said.append("a step")  # noqa: E731
-    tight = train_eraser(patcher, clip, config, step, auto=True, tell=said.append)
+    tight = train_eraser(ComfyHost(patcher, clip), config, step, auto=True, notify=said.append)
     assert tight.config.gradient_checkpointing and cast(patcher) == pytest.approx(weights // 2, rel=0.15)
     told = f"recomputed in backward; {(weights - weights // 2) / 2**30:.1f} GiB of weights stay in main memory"
     assert told in tight.notes[0] and said == [tight.notes[0], *["a step"] * config.steps]
@@ -152,7 +154,10 @@ def test_auto_leaves_weights_in_main_memory_and_says_so(patcher, clip, config, f
 
 @pytest.mark.parametrize(
     "attack, config",
-    [("invert", InversionConfig(steps=2, batch=2)), ("relearn", RelearnConfig(steps=2, batch=2, keep=1.0))],
+    [
+        (run_inversion, InversionConfig(steps=2, batch_size=2)),
+        (run_relearning, RelearnConfig(steps=2, batch_size=2, retain_weight=1.0)),
+    ],
 )
 def test_an_attack_fits_as_a_training_does(patcher, clip, free, caplog, attack, config):
     """Blocks are kept, or recomputed where there is no room, and what is found is the same."""
@@ -160,7 +165,7 @@ def test_an_attack_fits_as_a_training_does(patcher, clip, free, caplog, attack, 
     for room, told in ((ROOM, "kept for backward"), (0, "recomputed in backward")):
         free(room)
         with caplog.at_level("INFO"):
-            *found, losses = getattr(attacks, attack)(patcher, clip, {}, latents, "a red star", "star", config)
+            *found, losses = attack(ComfyHost(patcher, clip), {}, latents, "a red star", "star", config)
         assert told in caplog.text
         caplog.clear()
         runs.append(torch.tensor(losses))
@@ -171,7 +176,7 @@ def test_an_attack_fits_as_a_training_does(patcher, clip, free, caplog, attack, 
 def test_partly_loaded_models(patcher, clip, config, free, like_a_card, monkeypatch, how):
     """The flags of ComfyUI as they act: layers stay behind, and the LoRA is that of the whole model."""
     free(ROOM)
-    whole = train_eraser(patcher, clip, config)
+    whole = train_eraser(ComfyHost(patcher, clip), config)
     weights = patcher.model_size()
     if how == "reserve_vram":
         free(management.minimum_inference_memory() + 2 * weights)
@@ -183,7 +188,7 @@ def test_partly_loaded_models(patcher, clip, config, free, like_a_card, monkeypa
     with training_session(patcher):
         left = cast(patcher)
     assert left > 0.9 * weights if how == "novram" else 0.3 * weights < left < weights
-    part = train_eraser(patcher, clip, config)
+    part = train_eraser(ComfyHost(patcher, clip), config)
     assert all(torch.allclose(whole.lora[k], part.lora[k], atol=1e-6) for k in whole.lora)
 
 
@@ -200,9 +205,9 @@ def test_the_text_encoder_leaves_the_card(free, monkeypatch):
     (flux_, own), (_, text), (_, vae) = kept = [loaded(torch.nn.Linear(2, 2)) for _ in range(3)]
     monkeypatch.setattr(management, "current_loaded_models", [text, own, vae])
     free(0)
-    training.release_others(flux_.clone())
+    host.release_others(flux_.clone())
     assert management.current_loaded_models == [own] and len(kept) == 3
 
 
 def test_it_may_not_fit():
-    assert "lower the resolution or the batch" in str(fitted(10, 20, 30, 11))
+    assert "lower the resolution or the batch" in str(cheapest_plan(10, 20, 30, 11))

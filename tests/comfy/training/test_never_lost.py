@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import load, save_file
 
 from eraseanything_core import files
-from eraseanything_core.comfy_bridge.training import train_eraser
-from eraseanything_core.training import optimizers, run_state, trainer
-from eraseanything_core.training.termination import kept_on_sigterm
+from eraseanything_core.comfy_bridge.host import ComfyHost
+from eraseanything_core.training import optimizers, run_files, trainer
+from eraseanything_core.training.recipe import train_eraser
+from eraseanything_core.training.termination import defer_sigterm
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks after torch has run, which only Linux stands")
@@ -64,28 +65,28 @@ def stop_at(pair):
 
 
 def test_a_state_that_is_cut_off(patcher, clip, config, tmp_path):
-    train_eraser(patcher, clip, config, stop_at(2), tmp_path)
+    train_eraser(ComfyHost(patcher, clip), config, stop_at(2), tmp_path)
     state = tmp_path / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"state.safetensors is damaged \(.*\): delete it, or start") as caught:
-        train_eraser(patcher, clip, config, run_dir=tmp_path)
+        train_eraser(ComfyHost(patcher, clip), config, run_dir=tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_state_with_a_flipped_bit(patcher, clip, config, tmp_path):
-    train_eraser(patcher, clip, config, stop_at(2), tmp_path)
+    train_eraser(ComfyHost(patcher, clip), config, stop_at(2), tmp_path)
     state = tmp_path / "state.safetensors"
     data = bytearray(state.read_bytes())
     data[-100] ^= 4
     state.write_bytes(data)
     with pytest.raises(ValueError, match="damaged .its checksum differs"):
-        train_eraser(patcher, clip, config, run_dir=tmp_path)
+        train_eraser(ComfyHost(patcher, clip), config, run_dir=tmp_path)
 
 
 def test_a_file_of_somebody_else(patcher, clip, config, tmp_path):
     save_file({"weight": torch.ones(2)}, tmp_path / "state.safetensors")
     with pytest.raises(ValueError, match="is no state of a run"):
-        train_eraser(patcher, clip, config, run_dir=tmp_path)
+        train_eraser(ComfyHost(patcher, clip), config, run_dir=tmp_path)
 
 
 def test_an_error_between_pairs_keeps_all_of_them(patcher, clip, config, tmp_path):
@@ -95,11 +96,11 @@ def test_an_error_between_pairs_keeps_all_of_them(patcher, clip, config, tmp_pat
         if step == 2:
             raise RuntimeError("the window was closed")
 
-    whole = train_eraser(patcher, clip, config)
+    whole = train_eraser(ComfyHost(patcher, clip), config)
     with pytest.raises(RuntimeError, match="window"):
-        train_eraser(patcher, clip, config, fail, tmp_path / "run")
+        train_eraser(ComfyHost(patcher, clip), config, fail, tmp_path / "run")
     steps = []
-    rest = train_eraser(patcher, clip, config, lambda step, _: steps.append(step), tmp_path / "run")
+    rest = train_eraser(ComfyHost(patcher, clip), config, lambda step, _: steps.append(step), tmp_path / "run")
     assert steps == [3] and rest.losses == whole.losses
     assert all(torch.equal(rest.lora[k], whole.lora[k]) for k in whole.lora)
 
@@ -112,7 +113,7 @@ def test_an_error_before_the_first_state_leaves_no_run(patcher, clip, config, tm
 
     def files_after(folder):
         with pytest.raises(RuntimeError, match="out of memory"):
-            train_eraser(patcher, clip, config, run_dir=folder)
+            train_eraser(ComfyHost(patcher, clip), config, run_dir=folder)
         return {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
 
     monkeypatch.setattr(trainer, "preserve_graphs", fail)
@@ -127,8 +128,8 @@ def broken_off(monkeypatch, where, error):
 
     def fail(*args):
         calls.append(1)
-        if len(calls) == {"preserve_graphs": 3, "update": 6}[where]:
-            if where == "update":
+        if len(calls) == {"preserve_graphs": 3, "optimizer_step": 6}[where]:
+            if where == "optimizer_step":
                 original(*args)
             raise error
         return original(*args)
@@ -136,30 +137,30 @@ def broken_off(monkeypatch, where, error):
     monkeypatch.setattr(trainer, where, fail)
 
 
-@pytest.mark.parametrize("where", ("preserve_graphs", "update"))
+@pytest.mark.parametrize("where", ("preserve_graphs", "optimizer_step"))
 @pytest.mark.parametrize("name", optimizers.LIBRARIES)
 def test_an_error_within_a_pair_keeps_the_last_whole_one(patcher, clip, config, tmp_path, monkeypatch, where, name):
     """No autosave was due; the state is that of two pairs, and the run goes on to the bits of one never stopped."""
     rate = 1.0 if name == "prodigy" else 1e-3
     config = dataclasses.replace(config, optimizer=name, lr_low=rate, lr_up=rate, rank=16)
-    whole = train_eraser(patcher, clip, config)
-    two = train_eraser(patcher, clip, config, stop_at(2))
+    whole = train_eraser(ComfyHost(patcher, clip), config)
+    two = train_eraser(ComfyHost(patcher, clip), config, stop_at(2))
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
         broken_off(patch, where, RuntimeError("out of memory"))
-        train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
+        train_eraser(ComfyHost(patcher, clip), config, run_dir=tmp_path / "run")
     saved = load((tmp_path / "run" / "state.safetensors").read_bytes())  # load_file would hold it open
     assert all(torch.equal(saved[f"lora.{key}"], tensor) for key, tensor in two.lora.items())
     steps = []
-    rest = train_eraser(patcher, clip, config, lambda step, _: steps.append(step), tmp_path / "run")
+    rest = train_eraser(ComfyHost(patcher, clip), config, lambda step, _: steps.append(step), tmp_path / "run")
     assert steps == [3] and rest.losses == whole.losses
     assert all(torch.equal(rest.lora[k], whole.lora[k]) for k in whole.lora)
 
 
 def test_an_interrupt_within_a_pair_hands_on_the_last_whole_one(patcher, clip, config, monkeypatch):
     """As Ctrl-C is, which does not wait for the pair's end."""
-    two = train_eraser(patcher, clip, config, stop_at(2))
+    two = train_eraser(ComfyHost(patcher, clip), config, stop_at(2))
     broken_off(monkeypatch, "preserve_graphs", KeyboardInterrupt())
-    found = train_eraser(patcher, clip, config)
+    found = train_eraser(ComfyHost(patcher, clip), config)
     assert found.interrupted and found.steps == 2 and found.losses == two.losses
     assert all(torch.equal(found.lora[k], two.lora[k]) for k in two.lora)
 
@@ -177,9 +178,9 @@ def test_every_optimiser_goes_on_with_the_same_bits(patcher, clip, config, tmp_p
         "gradient_accumulation_steps": 2,
     }
     config = dataclasses.replace(config, optimizer=name, lr_low=rate, lr_up=rate, **change)
-    whole = train_eraser(patcher, clip, config)
-    train_eraser(patcher, clip, config, stop_at(3), tmp_path / "run")
-    rest = train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
+    whole = train_eraser(ComfyHost(patcher, clip), config)
+    train_eraser(ComfyHost(patcher, clip), config, stop_at(3), tmp_path / "run")
+    rest = train_eraser(ComfyHost(patcher, clip), config, run_dir=tmp_path / "run")
     assert all(torch.equal(rest.lora[k], whole.lora[k]) for k in whole.lora)
     assert any(t.abs().max() > 0 for k, t in whole.lora.items() if "lora_B" in k)
 
@@ -187,10 +188,10 @@ def test_every_optimiser_goes_on_with_the_same_bits(patcher, clip, config, tmp_p
 def test_a_walked_pool_outlives_a_stop(patcher, clip, config, tmp_path):
     """On-policy trajectories cannot be walked again: the student that walked them has moved."""
     config = dataclasses.replace(config, steps=6, refresh_every=3, on_policy_share=0.5)
-    whole = train_eraser(patcher, clip, config)
-    train_eraser(patcher, clip, config, stop_at(5), tmp_path / "run")
+    whole = train_eraser(ComfyHost(patcher, clip), config)
+    train_eraser(ComfyHost(patcher, clip), config, stop_at(5), tmp_path / "run")
     assert (tmp_path / "run" / "pools-1.safetensors").exists()
-    rest = train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
+    rest = train_eraser(ComfyHost(patcher, clip), config, run_dir=tmp_path / "run")
     assert all(torch.equal(rest.lora[k], whole.lora[k]) for k in whole.lora)
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"state.safetensors"}, "a finished run needs no pools"
 
@@ -210,9 +211,9 @@ def test_a_run_may_be_asked_for_more_pairs(patcher, clip, config, tmp_path, chan
     """
     small = {"width": 32, "height": 32, "batch_size": 1, "retain_batch_size": 1, "sampling_steps": 8}
     config = dataclasses.replace(config, **small | change)
-    whole = train_eraser(patcher, clip, config)
-    train_eraser(patcher, clip, dataclasses.replace(config, steps=first), stop_at(stop), tmp_path / "run")
-    rest = train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
+    whole = train_eraser(ComfyHost(patcher, clip), config)
+    train_eraser(ComfyHost(patcher, clip), dataclasses.replace(config, steps=first), stop_at(stop), tmp_path / "run")
+    rest = train_eraser(ComfyHost(patcher, clip), config, run_dir=tmp_path / "run")
     assert rest.losses.keys() == whole.losses.keys()
     assert all(rest.losses[name] == pytest.approx(values, rel=1e-4) for name, values in whole.losses.items())
     assert not whole_pools or all(torch.equal(rest.lora[k], whole.lora[k]) for k in whole.lora)
@@ -224,46 +225,46 @@ def test_a_run_may_be_asked_for_more_pairs(patcher, clip, config, tmp_path, chan
 def test_pools_of_other_settings_are_not_used(patcher, clip, config, tmp_path, monkeypatch, change):
     """Killed before its first state, a run leaves its pools; then the settings change."""
     with monkeypatch.context() as patch:
-        patch.setattr(run_state, "discard", lambda folder: None)
-        patch.setattr(trainer, "pair", lambda *_: 1 / 0)
+        patch.setattr(run_files, "discard", lambda folder: None)
+        patch.setattr(trainer, "train_pair", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
+            train_eraser(ComfyHost(patcher, clip), config, run_dir=tmp_path / "run")
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["pools-0.safetensors"]
     other = dataclasses.replace(config, **change)
-    fresh = train_eraser(patcher, clip, other)
-    found = train_eraser(patcher, clip, other, run_dir=tmp_path / "run")
+    fresh = train_eraser(ComfyHost(patcher, clip), other)
+    found = train_eraser(ComfyHost(patcher, clip), other, run_dir=tmp_path / "run")
     assert all(torch.equal(found.lora[k], fresh.lora[k]) for k in fresh.lora)
 
 
 @pytest.mark.parametrize("shape", ({}, {"depth": 1}))
 def test_a_run_of_another_base_model_is_not_resumed(patcher, clip, config, make_flux, tmp_path, shape):
     """Of the same shape or of another; the model that it was of goes on."""
-    train_eraser(patcher, clip, config, stop_at(2), tmp_path)
+    train_eraser(ComfyHost(patcher, clip), config, stop_at(2), tmp_path)
     state = {name: 1.01 * tensor for name, tensor in make_flux(**shape).state_dict().items()}
     with torch.inference_mode():
         other = comfy.sd.load_diffusion_model_state_dict(state)
     with pytest.raises(ValueError, match=r"is of another base model \(\w{12}, not \w{12}\): connect that") as caught:
-        train_eraser(other, clip, config, run_dir=tmp_path)
+        train_eraser(ComfyHost(other, clip), config, run_dir=tmp_path)
     assert "\n" not in str(caught.value)
-    assert train_eraser(patcher, clip, config, run_dir=tmp_path).steps == 3
+    assert train_eraser(ComfyHost(patcher, clip), config, run_dir=tmp_path).steps == 3
 
 
 def test_a_state_that_does_not_say_which_model_it_is_of(patcher, clip, config, tmp_path):
     """As the first format of states did not."""
-    train_eraser(patcher, clip, config, stop_at(2), tmp_path)
-    tensors, header = run_state._read(tmp_path / "state.safetensors")
+    train_eraser(ComfyHost(patcher, clip), config, stop_at(2), tmp_path)
+    tensors, header = run_files._read(tmp_path / "state.safetensors")
     run = json.loads(header["run"])
     del run["format"], run["base"]
-    run_state._write(tmp_path / "state.safetensors", tensors, {"run": json.dumps(run)})
+    run_files._write(tmp_path / "state.safetensors", tensors, {"run": json.dumps(run)})
     with pytest.raises(ValueError, match="saved by another version of this pack: go on with that one, or start"):
-        train_eraser(patcher, clip, config, run_dir=tmp_path)
+        train_eraser(ComfyHost(patcher, clip), config, run_dir=tmp_path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process has mapped")
 def test_no_file_is_mapped_when_it_is_replaced_or_removed(patcher, clip, config, tmp_path, monkeypatch):
     """Windows refuses both. The pools of the stopped run, which are read mapped, are written anew with more targets."""
     config, told = dataclasses.replace(config, steps=6, refresh_every=3, save_every=1), []
-    train_eraser(patcher, clip, dataclasses.replace(config, steps=2), stop_at(2), tmp_path)
+    train_eraser(ComfyHost(patcher, clip), dataclasses.replace(config, steps=2), stop_at(2), tmp_path)
 
     def watched(method, at):
         def call(*args, **kwargs):
@@ -274,7 +275,7 @@ def test_no_file_is_mapped_when_it_is_replaced_or_removed(patcher, clip, config,
 
     monkeypatch.setattr(Path, "replace", watched(Path.replace, 1))
     monkeypatch.setattr(Path, "unlink", watched(Path.unlink, 0))
-    train_eraser(patcher, clip, config, run_dir=tmp_path)
+    train_eraser(ComfyHost(patcher, clip), config, run_dir=tmp_path)
     assert {name for name, _ in told if name[0] != "."} == {f"{n}.safetensors" for n in ("state", "pools-0", "pools-1")}
     assert not any(mapped for _, mapped in told)
 
@@ -282,31 +283,31 @@ def test_no_file_is_mapped_when_it_is_replaced_or_removed(patcher, clip, config,
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process has mapped")
 def test_a_resumed_run_has_not_mapped_its_state(patcher, clip, config, tmp_path):
     """The optimisers keep the very tensors that they are given."""
-    train_eraser(patcher, clip, config, stop_at(2), tmp_path)
+    train_eraser(ComfyHost(patcher, clip), config, stop_at(2), tmp_path)
     told = []
     look = lambda *_: told.append(str(tmp_path) in Path("/proc/self/maps").read_text())  # noqa: E731
-    train_eraser(patcher, clip, config, look, tmp_path)
+    train_eraser(ComfyHost(patcher, clip), config, look, tmp_path)
     assert told == [False]
 
 
 @pytest.mark.parametrize("recompute", (False, True))
 def test_memory_settings_may_differ_when_resumed(patcher, clip, config, tmp_path, recompute):
     config = dataclasses.replace(config, gradient_checkpointing=recompute)
-    whole = train_eraser(patcher, clip, config)
-    train_eraser(patcher, clip, config, stop_at(1), tmp_path / "run")
+    whole = train_eraser(ComfyHost(patcher, clip), config)
+    train_eraser(ComfyHost(patcher, clip), config, stop_at(1), tmp_path / "run")
     other = dataclasses.replace(config, gradient_checkpointing=not recompute)
-    rest = train_eraser(patcher, clip, other, run_dir=tmp_path / "run")
+    rest = train_eraser(ComfyHost(patcher, clip), other, run_dir=tmp_path / "run")
     assert all(torch.allclose(rest.lora[k], whole.lora[k], atol=1e-6) for k in whole.lora)
 
 
 def test_sigterm_is_an_interrupt_first():
     told, before = [], signal.signal(signal.SIGTERM, lambda *_: told.append("passed on"))
     try:
-        with kept_on_sigterm(lambda: told.append("interrupt"), lambda work: work()):
+        with defer_sigterm(lambda: told.append("interrupt"), lambda work: work()):
             signal.raise_signal(signal.SIGTERM)
             told.append("work ends")
         assert told == ["interrupt", "work ends", "passed on"]
-        with kept_on_sigterm(lambda: told.append("interrupt"), lambda work: work()):
+        with defer_sigterm(lambda: told.append("interrupt"), lambda work: work()):
             pass
         assert len(told) == 3
     finally:
@@ -314,20 +315,20 @@ def test_sigterm_is_an_interrupt_first():
 
 
 def test_names_are_numbered():
-    assert files.numbered("eraser", set()) == "eraser"
-    assert files.numbered("eraser", {"eraser", "eraser_2", "eraser_4"}) == "eraser_3"
+    assert files.free_name("eraser", set()) == "eraser"
+    assert files.free_name("eraser", {"eraser", "eraser_2", "eraser_4"}) == "eraser_3"
 
 
 def test_a_name_in_other_letters_is_taken():
     """It is the same file on Windows and macOS."""
-    assert files.numbered("eraser", {"Eraser", "ERASER_2"}) == "eraser_3"
-    assert files.numbered("caf\u00e9", {"Cafe\u0301"}) == "caf\u00e9_2"
+    assert files.free_name("eraser", {"Eraser", "ERASER_2"}) == "eraser_3"
+    assert files.free_name("caf\u00e9", {"Cafe\u0301"}) == "caf\u00e9_2"
 
 
 @pytest.mark.parametrize("refusals", (2, 9))
 def test_a_file_that_is_open_elsewhere_is_waited_for(tmp_path, monkeypatch, refusals):
     """As a virus scanner has it on Windows, for a moment or for good: then the old file stays."""
-    path, original, tries = files.replace(tmp_path / "x", b"old"), Path.replace, []
+    path, original, tries = files.write_atomic(tmp_path / "x", b"old"), Path.replace, []
 
     def refuse(part, target):
         tries.append(part)
@@ -337,7 +338,7 @@ def test_a_file_that_is_open_elsewhere_is_waited_for(tmp_path, monkeypatch, refu
 
     monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(PermissionError) if refusals == 9 else nullcontext():
-        files.replace(path, b"new")
+        files.write_atomic(path, b"new")
     assert path.read_bytes() == (b"old" if refusals == 9 else b"new") and list(tmp_path.iterdir()) == [path]
 
 
@@ -355,5 +356,5 @@ def test_a_read_only_folder(patcher, clip, config, tmp_path):
     with pytest.raises(
         OSError, match="cannot save the run in /sys/kernel/eraser .*: allow writing there, .* and start again"
     ) as caught:
-        train_eraser(patcher, clip, config, run_dir=Path("/sys/kernel/eraser"))
+        train_eraser(ComfyHost(patcher, clip), config, run_dir=Path("/sys/kernel/eraser"))
     assert "\n" not in str(caught.value)

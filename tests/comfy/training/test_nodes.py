@@ -12,9 +12,9 @@ import torch
 from comfy_api.latest import io
 
 from eraseanything_core.concepts.concept_set import ConceptSet, Word
-from eraseanything_core.concepts.sampler import Request, offline
-from eraseanything_core.lora.adapter import load_lora
-from eraseanything_core.training.config import PRESETS
+from eraseanything_core.concepts.sampler import ConceptRequest, sample_offline
+from eraseanything_core.lora.files import load_lora
+from eraseanything_core.training.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -109,15 +109,17 @@ def test_a_concept_set_takes_the_place_of_the_typed_words(trainer_node, widgets,
 
 @pytest.mark.parametrize("concept", ["cat", "above", "Pablo Picasso", "embrace", "nude"])
 def test_a_word_is_all_that_a_training_needs(concept, trainer_node, widgets, loras):
-    found = offline(Request(concept, category="style" if concept == "Pablo Picasso" else "auto"))
+    found = sample_offline(ConceptRequest(concept, category="style" if concept == "Pablo Picasso" else "auto"))
     typed = {"concept": "", "synonyms": "", "irrelevant": "", "templates": "", "retain": "", "concepts": found}
     losses = execute(trainer_node, widgets | typed).args[1]
     assert len(losses["rsc"]) == 2
 
 
 def test_a_name_without_other_words_is_trained_without_the_rsc_loss(trainer_node, widgets, loras):
-    found = offline(Request("Brad Pitt"))
-    assert widgets["rsc"] > 0 and "no other word is known: Erase Trainer does without its rsc loss" in found.text()
+    found = sample_offline(ConceptRequest("Brad Pitt"))
+    assert (
+        widgets["rsc_weight"] > 0 and "no other word is known: Erase Trainer does without its rsc loss" in found.text()
+    )
     losses = execute(trainer_node, widgets | {"concept": "", "synonyms": "", "concepts": found}).args[1]
     assert set(losses) == {"esd", "attn", "retain", "loss"} and len(losses["esd"]) == 2
 
@@ -302,7 +304,7 @@ def asked(trainer_node, widgets, loras, monkeypatch):
     class Seen(Exception):
         pass
 
-    def train(patcher, clip, config, *args):
+    def train(host, config, *args):
         raise Seen(dataclasses.asdict(config))
 
     monkeypatch.setattr("pack_under_test.nodes.train.train_eraser", train)
@@ -318,14 +320,14 @@ def asked(trainer_node, widgets, loras, monkeypatch):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_goes_over_its_inputs_and_no_others(asked, preset):
     plain, changed = (asked(preset=name, eta=0.3, max_grad_norm=0.5) for name in ("custom", preset))
-    assert (plain["eta"], plain["clip"]) == (0.3, 0.5)
+    assert (plain["eta"], plain["max_grad_norm"]) == (0.3, 0.5)
     assert {k for k in plain if plain[k] != changed[k]} <= set(PRESETS[preset])
     assert all(changed[k] == v for k, v in PRESETS[preset].items())
 
 
 def test_the_summary_names_what_a_preset_replaced(trainer_node, widgets, loras, monkeypatch):
     """Not what is the widget's default, nor what the preset would have set, nor anything without a preset."""
-    from pack_under_test.eraseanything_core.training.config import PRESETS as presets
+    from pack_under_test.eraseanything_core.training.presets import PRESETS as presets
 
     monkeypatch.setitem(
         presets, "quick", presets["quick"] | {"steps": 1, "sampling_steps": 2, "cached_trajectories": 2}
@@ -386,7 +388,7 @@ def test_it_is_watched_and_stops(trainer_node, widgets, loras, monkeypatch):
     change = {"steps": 9, "monitor_every": 2, "stop_drift": 1e-6, "lr_up": 0.01}
     result = execute(trainer_node, widgets | change)
     _, losses, _, summary, picture = result.args
-    assert len(losses["loss"]) == 2 and "stopped after pair 2: the drift of" in summary
+    assert len(losses["loss"]) == 2 and "stopped after step 2: the drift of" in summary
     (first, (_, drawn, _)), (second, (kind, image, _)) = [entry for entry in shown if entry[1]]
     assert (first, second, kind) == (1, 2, "JPEG") and drawn.size == (960, 240), "five losses, three in a row"
     assert image.size == (960, 160 + 360), "and three looks, and the pictures"

@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from eraseanything_core import sampling
+from eraseanything_core.comfy_bridge.host import ComfyHost
 from eraseanything_core.comfy_bridge.model import FluxModel
-from eraseanything_core.comfy_bridge.text import TextEncoder
-from eraseanything_core.comfy_bridge.training import train_eraser
+from eraseanything_core.comfy_bridge.text import ComfyTextEncoder
 from eraseanything_core.comfy_bridge.training_session import training_session
-from eraseanything_core.lora.adapter import PRESETS as TARGETS
-from eraseanything_core.training import losses, optimizers, run_state, trainer, trajectory_cache
+from eraseanything_core.lora.keys import TARGETS
+from eraseanything_core.training import losses, optimizers, run_files, trainer
 from eraseanything_core.training.config import EraseConfig
 from eraseanything_core.training.plan import prepare
+from eraseanything_core.training.recipe import train_eraser
+from eraseanything_core.training.trajectory_cache import TrajectoryCache
 
 
 @pytest.fixture
@@ -36,14 +38,14 @@ def first_pair(patcher, clip, config, monkeypatch):
             loss = getattr(losses, name)
             keep = lambda *a, name=name, loss=loss: seen.given.update({name: a}) or loss(*a)  # noqa: E731
             monkeypatch.setattr(losses, name, keep)
-        seen.plan = prepare(dataclasses.replace(config, **change), TextEncoder(clip))
+        seen.plan = prepare(dataclasses.replace(config, **change), ComfyTextEncoder(clip))
         with training_session(patcher) as model:
             seen.lora = model.attach(seen.plan.config.targets, seen.plan.config.rank, torch.Generator())
-            seen.epoch = trajectory_cache.new_epoch(model, seen.plan, 0)
+            seen.epoch = TrajectoryCache(model, seen.plan).epoch(0)
             both, seen.steps = [torch.optim.SGD(seen.lora.parameters(), lr=0.0) for _ in range(2)], []
             for i, each in enumerate(both):
                 each.register_step_post_hook(lambda *_, i=i: seen.steps.append(i))
-            trainer.pair(model, seen.plan, seen.epoch, 0, seen.lora, both)
+            trainer.train_pair(model, seen.plan, seen.epoch, 0, seen.lora, both)
         seen.students = [f for f in seen.forwards if f.adapters]
         seen.gradient = torch.cat([p.grad.flatten() for p in seen.lora.parameters()])
         return seen
@@ -58,7 +60,7 @@ SAYS = {
     "mu": ({"mu": 0.3}, lambda p: torch.equal(p.epoch.concept.sigmas, sampling.shifted_sigmas(4, 0.3))),
     "batch_size": ({"batch_size": 3, "retain_batch_size": 1}, lambda p: [len(f.x) for f in p.students] == [3, 1, 3]),
     "rank": ({"rank": 5}, lambda p: {len(down) for down in p.lora.down} == {5}),
-    "k_irrelevant": ({"k_irrelevant": 2}, lambda p: p.epoch.concept.known.shape[2] == 1 + 2),
+    "k_irrelevant": ({"k_irrelevant": 2}, lambda p: p.epoch.concept.word_features.shape[2] == 1 + 2),
     "erase_sigma": ({"erase_sigma": (0.0, 0.8), "batch_size": 8}, lambda p: p.students[0].sigma.max() <= 0.8),
     "rsc_sigma": ({"rsc_sigma": (0.9, 1.0), "batch_size": 8}, lambda p: p.students[2].sigma.min() >= 0.9),
     "eta": ({"eta": 2.5}, lambda p: p.given["esd_loss"][3] == 2.5),
@@ -110,16 +112,16 @@ FACTORS = {  # of the rates, over six pairs of which two are the rise
 )
 def test_what_the_optimisers_are_given(patcher, clip, config, monkeypatch, name, kind, plan):
     """Their kind, their decay, and in each pair the two rates."""
-    given, original = [], trainer.update
+    given, original = [], trainer.optimizer_step
 
     def update(optimizer, *args):
         group = optimizer.param_groups[0]
         given.append((type(optimizer).__name__, group["weight_decay"], group["lr"]))
         return original(optimizer, *args)
 
-    monkeypatch.setattr(trainer, "update", update)
+    monkeypatch.setattr(trainer, "optimizer_step", update)
     change = {"optimizer": name, "weight_decay": 0.25, "lr_schedule": plan, "warmup_steps": 2, "steps": 6}
-    result = train_eraser(patcher, clip, dataclasses.replace(config, lr_low=0.01, lr_up=0.0025, **change))
+    result = train_eraser(ComfyHost(patcher, clip), dataclasses.replace(config, lr_low=0.01, lr_up=0.0025, **change))
     assert {kind for kind, *_ in given} == {kind} and {decay for _, decay, _ in given} == {0.25}
     rates = [rate for *_, rate in given]
     assert rates == pytest.approx([rate * factor for factor in FACTORS[plan] for rate in (0.01, 0.0025)])
@@ -128,7 +130,7 @@ def test_what_the_optimisers_are_given(patcher, clip, config, monkeypatch, name,
 
 def test_every_optimiser_and_every_schedule_is_tested():
     tested = test_what_the_optimisers_are_given.pytestmark[0].args[1]
-    assert {name for name, *_ in tested} == set(optimizers.LIBRARIES) == set(optimizers.KEPT)
+    assert {name for name, *_ in tested} == set(optimizers.LIBRARIES) == set(optimizers.STATE_BYTES)
     assert {plan for *_, plan in tested} == set(optimizers.SCHEDULES) == set(FACTORS)
 
 
@@ -147,8 +149,8 @@ TRAINED = {  # the projections of each choice: of dual blocks' text and image st
 def test_the_targets_are_trained_and_nothing_else(patcher, clip, config, targets):
     """Both factors of each projection of every block move from where they began: A at random, B at zero."""
     config, (dual, single) = dataclasses.replace(config, targets=targets, steps=2), TRAINED[targets]
-    made = train_eraser(patcher, clip, config).lora
-    began = train_eraser(patcher, clip, dataclasses.replace(config, lr_low=0.0, lr_up=0.0)).lora
+    made = train_eraser(ComfyHost(patcher, clip), config).lora
+    began = train_eraser(ComfyHost(patcher, clip), dataclasses.replace(config, lr_low=0.0, lr_up=0.0)).lora
     names = [f"transformer_blocks.{i}.attn.{name}" for i in range(2) for name in dual]
     names += [f"single_transformer_blocks.{i}.attn.{name}" for i in range(4) for name in single]
     assert set(made) == {f"transformer.{name}.lora_{factor}.weight" for name in names for factor in "AB"}
@@ -165,15 +167,15 @@ def test_the_precision_of_the_transformer(patcher, clip, config, monkeypatch, na
         return lambda other, q, *rest, **more: seen.add(q.dtype) or run(other, q, *rest, **more)
 
     monkeypatch.setattr(FluxModel, "_attention", look)
-    train_eraser(patcher, clip, dataclasses.replace(config, dtype=name, steps=1))
+    train_eraser(ComfyHost(patcher, clip), dataclasses.replace(config, dtype=name, steps=1))
     assert seen == {dtype}
 
 
 def test_how_often_the_run_is_saved(patcher, clip, config, tmp_path, monkeypatch):
     """Every two pairs, and at the end."""
-    pairs, original = [], run_state.save
-    monkeypatch.setattr(run_state, "save", lambda *a: pairs.append(len(a[4][0]["loss"])) or original(*a))
-    train_eraser(patcher, clip, dataclasses.replace(config, steps=5, save_every=2), run_dir=tmp_path)
+    pairs, original = [], run_files.save_state
+    monkeypatch.setattr(run_files, "save_state", lambda *a: pairs.append(len(a[4]["loss"])) or original(*a))
+    train_eraser(ComfyHost(patcher, clip), dataclasses.replace(config, steps=5, save_every=2), run_dir=tmp_path)
     assert pairs == [2, 4, 5]
 
 

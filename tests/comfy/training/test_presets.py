@@ -9,12 +9,16 @@ from types import SimpleNamespace
 import pytest
 
 from eraseanything_core import sampling
+from eraseanything_core.comfy_bridge.host import ComfyHost
 from eraseanything_core.comfy_bridge.model import FluxModel
-from eraseanything_core.comfy_bridge.training import train_eraser
-from eraseanything_core.lora import adapter
-from eraseanything_core.training import losses, trainer, trajectory_cache
-from eraseanything_core.training.config import PRESETS, EraseConfig
+from eraseanything_core.lora import keys
+from eraseanything_core.training import losses, optimizers, trajectory_cache
+from eraseanything_core.training.config import EraseConfig
+from eraseanything_core.training.draws import draw_epoch, unique_points
 from eraseanything_core.training.optimizers import new_optimizer
+from eraseanything_core.training.presets import PRESETS
+from eraseanything_core.training.recipe import train_eraser
+from eraseanything_core.training.trajectories import Trajectories
 from lab.tinyflux.recipe import erase_config
 
 
@@ -26,7 +30,7 @@ def begin(patcher, clip, config, monkeypatch):
         seen = SimpleNamespace(blocks=[], calls=[], optimizers=[])
         attach, new = FluxModel.capture, new_optimizer
         monkeypatch.setattr(FluxModel, "capture", lambda *a: seen.blocks.append(attach(*a)) or seen.blocks[-1])
-        monkeypatch.setattr(trainer, "new_optimizer", lambda *a: seen.optimizers.append(a) or new(*a))
+        monkeypatch.setattr(optimizers, "new_optimizer", lambda *a: seen.optimizers.append(a) or new(*a))
         for name in ("flow_matching_loss", "retain_loss", "rsc_loss"):
             loss = getattr(losses, name)
             monkeypatch.setattr(losses, name, lambda *a, name=name, loss=loss: seen.calls.append((name, a)) or loss(*a))
@@ -37,7 +41,7 @@ def begin(patcher, clip, config, monkeypatch):
             if step == 2:
                 raise KeyboardInterrupt
 
-        return train_eraser(patcher, clip, chosen, stop), seen
+        return train_eraser(ComfyHost(patcher, clip), chosen, stop), seen
 
     return run
 
@@ -59,7 +63,7 @@ def test_each_trains(begin, preset):
         {"paper": is_the_papers, "reference": is_the_published_codes}[preset](result, seen)
 
 
-WEIGHTS = {"esd": "esd", "attn": "attn", "retain": "retain_weight", "rsc": "rsc"}
+WEIGHTS = {"esd": "esd_weight", "attn": "attn_weight", "retain": "retain_weight", "rsc": "rsc_weight"}
 
 
 def is_the_papers(result, seen):
@@ -88,8 +92,7 @@ def test_the_papers_are_the_papers_over_tinyflux_recipe_too(preset):
     config = dataclasses.replace(recipe, **PRESETS[preset])
     assert config.esd_weight == 1.0
     assert (
-        adapter.target_names(config.targets) == ("add_q", "add_k")
-        and config.student_rows(config.cached_trajectories) == 0
+        keys.target_names(config.targets) == ("add_q", "add_k") and config.student_rows(config.cached_trajectories) == 0
     )
 
 
@@ -105,7 +108,7 @@ def cell(value):
 
 def test_the_help_page_names_all_that_a_preset_sets():
     """One row a setting, in the order of the presets, with the values that the trainer takes."""
-    page = (ROOT / "web" / "docs" / "EraseAnything_EraseTrainer.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     table = page[page.index("| setting | `quick`") :].split("\n\n")[0].splitlines()
     head, _, *rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in table]
     assert head == ["setting", *PRESETS]
@@ -121,9 +124,9 @@ def drawn(preset, number):
     config = EraseConfig(concept="star", **PRESETS[preset])
     sigmas = sampling.shifted_sigmas(config.sampling_steps, 1.15)
     concept, retain = (
-        sampling.Pool(list(range(n)), None, None, sigmas) for n in (config.cached_trajectories, config.retained_rows())
+        Trajectories(list(range(n)), None, None, sigmas) for n in (config.cached_trajectories, config.retained_rows())
     )
-    return config, trajectory_cache.draw_all(config, concept, retain, number)
+    return config, draw_epoch(config, concept, retain, number)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +146,6 @@ def test_how_long_and_how_many(preset, pairs, epochs, trajectories, points, walk
     for _, draws in made:
         every = [draw for chosen in draws.values() for draw in chosen]
         rows = tuple(len({int(r) for draw in every for r in getattr(draw, kind)[0]}) for kind in ("erase", "retain"))
-        assert rows == trajectories and len(trajectory_cache.unique([draw.maps for draw in every])) <= points
+        assert rows == trajectories and len(unique_points([draw.rsc for draw in every])) <= points
     assert tuple(trajectory_cache.student_rows(config, 1, n) for n in trajectories) == walked
     assert trajectory_cache.student_rows(config, 0, 100) == 0

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from eraseanything_core.comfy_bridge import training
+from eraseanything_core.comfy_bridge.host import ComfyHost
 from eraseanything_core.comfy_bridge.model import FluxModel
-from eraseanything_core.comfy_bridge.text import TextEncoder
-from eraseanything_core.comfy_bridge.training import train_eraser
+from eraseanything_core.comfy_bridge.text import ComfyTextEncoder
 from eraseanything_core.comfy_bridge.training_session import training_session
-from eraseanything_core.training import trainer
+from eraseanything_core.training import optimizers, trainer
 from eraseanything_core.training.plan import SHORTCUTS, prepare
-from eraseanything_core.training.trajectory_cache import new_epoch
+from eraseanything_core.training.recipe import train_eraser
+from eraseanything_core.training.trajectory_cache import TrajectoryCache
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def trained(patcher, clip, config, monkeypatch):
 
         monkeypatch.setattr(FluxModel, "_run", forward)
         chosen = dataclasses.replace(config, steps=1)
-        return train_eraser(patcher, clip, chosen, shortcuts=shortcuts).lora, seen
+        return train_eraser(ComfyHost(patcher, clip), chosen, shortcuts=shortcuts).lora, seen
 
     return run
 
@@ -63,9 +63,9 @@ def test_the_other_words_go_together(trained):
 
 def test_a_pool_a_pair_is_the_literal_schedule(patcher, clip, config):
     """Refreshed every pair, the pools are no approximation: each pair has sentences and trajectories of its own."""
-    plan = prepare(dataclasses.replace(config, refresh_every=1, cached_trajectories=2), TextEncoder(clip))
+    plan = prepare(dataclasses.replace(config, refresh_every=1, cached_trajectories=2), ComfyTextEncoder(clip))
     with training_session(patcher) as model:
-        epochs = [new_epoch(model, plan, number) for number in range(3)]
+        epochs = [TrajectoryCache(model, plan).epoch(number) for number in range(3)]
     starts = [x for epoch in epochs for x in epoch.concept.x[:, 0]]
     assert all(not torch.equal(a, b) for i, a in enumerate(starts) for b in starts[:i])
     assert [list(epoch.draws) for epoch in epochs] == [[0], [1], [2]]
@@ -85,7 +85,7 @@ class Counting:
 @pytest.fixture
 def encoded(patcher, clip, config, monkeypatch):
     """The LoRA of a run, what was encoded, how many prompts its forwards were given, and the encoder's fate."""
-    original, cond, release = FluxModel._run, FluxModel.cond, training.release_others
+    original, cond, release = FluxModel._run, FluxModel.cond, ComfyHost.release_others
 
     def run(shortcuts):
         seen = SimpleNamespace(clip=Counting(clip), at=[], given=0, released=[])
@@ -100,9 +100,9 @@ def encoded(patcher, clip, config, monkeypatch):
 
         monkeypatch.setattr(FluxModel, "_run", forward)
         monkeypatch.setattr(FluxModel, "cond", count)
-        monkeypatch.setattr(training, "release_others", lambda p: seen.released.append(p) or release(p))
+        monkeypatch.setattr(ComfyHost, "release_others", lambda h: seen.released.append(h.model) or release(h))
         chosen = dataclasses.replace(config, refresh_every=1)
-        seen.lora = train_eraser(patcher, seen.clip, chosen, shortcuts=shortcuts).lora
+        seen.lora = train_eraser(ComfyHost(patcher, seen.clip), chosen, shortcuts=shortcuts).lora
         return seen
 
     return run
@@ -119,7 +119,7 @@ def test_every_prompt_is_encoded_once_and_before_the_model_runs(encoded, patcher
 
 
 def test_the_plan_does_not_hold_the_encoder(clip, config):
-    text = TextEncoder(clip)
+    text = ComfyTextEncoder(clip)
     held, plan = weakref.ref(text), prepare(config, text)
     del text
     assert held() is None and plan.encode(plan.sentences[0].concept.text)
@@ -142,10 +142,10 @@ def test_the_losses_are_looked_at_now_and_then(patcher, clip, config, monkeypatc
     """After the first pair, after ten and at the end; without it after each. Nothing else in a pair is looked at."""
     config, original = (
         dataclasses.replace(config, steps=12, width=32, height=32, batch_size=1, retain_batch_size=1),
-        trainer.pair,
+        trainer.train_pair,
     )
     plain = lambda _, parameters, lr, decay: torch.optim.SGD(parameters, lr, weight_decay=decay)  # noqa: E731
-    monkeypatch.setattr(trainer, "new_optimizer", plain)  # AdamW reads its step count, which lies on the host
+    monkeypatch.setattr(optimizers, "new_optimizer", plain)  # AdamW reads its step count, which lies on the host
 
     def run(shortcuts):
         def pair(*args):
@@ -154,9 +154,9 @@ def test_the_losses_are_looked_at_now_and_then(patcher, clip, config, monkeypatc
             reads.pair += 0.5
             return found
 
-        monkeypatch.setattr(trainer, "pair", pair)
+        monkeypatch.setattr(trainer, "train_pair", pair)
         with Reads() as reads:
-            result = train_eraser(patcher, clip, config, shortcuts=shortcuts)
+            result = train_eraser(ComfyHost(patcher, clip), config, shortcuts=shortcuts)
         return result, reads.seen - {0}
 
     (deferred, seldom), (eager, often) = run(SHORTCUTS), run(SHORTCUTS - {"defer"})

@@ -10,19 +10,22 @@ import torch
 from eraseanything_core import sampling
 from eraseanything_core.attention import columns
 from eraseanything_core.comfy_bridge.capture import Capture
+from eraseanything_core.comfy_bridge.host import ComfyHost
 from eraseanything_core.comfy_bridge.model import FluxModel
-from eraseanything_core.comfy_bridge.text import TextEncoder
-from eraseanything_core.comfy_bridge.training import train_eraser
+from eraseanything_core.comfy_bridge.text import ComfyTextEncoder
 from eraseanything_core.comfy_bridge.training_session import training_session
 from eraseanything_core.concepts import matching
-from eraseanything_core.training import objective, run_state, trainer, trajectory_cache
-from eraseanything_core.training.plan import conds, prepare, selected
-from eraseanything_core.training.trajectory_cache import new_epoch, pools
+from eraseanything_core.training import objective, run_files, trainer
+from eraseanything_core.training.features import teacher_features
+from eraseanything_core.training.optimizers import lora_optimizer
+from eraseanything_core.training.plan import conds, prepare, select_words
+from eraseanything_core.training.recipe import train_eraser
+from eraseanything_core.training.trajectory_cache import TrajectoryCache
 
 
 @pytest.fixture
 def text(clip):
-    return TextEncoder(clip)
+    return ComfyTextEncoder(clip)
 
 
 @pytest.fixture
@@ -48,11 +51,11 @@ def test_a_pair_is_three_forwards_of_the_student(patcher, plan, forwards):
     """The teacher has spoken before: at the same x_t, t, prompt and guidance that the student is asked at."""
     with training_session(patcher) as model:
         lora = model.attach("paper", 8, torch.Generator())
-        epoch = trajectory_cache.new_epoch(model, plan, 0)
+        epoch = TrajectoryCache(model, plan).epoch(0)
         assert all(not f["adapters"] for f in forwards), "the trajectories and targets are the frozen model's"
         forwards.clear()
-        both = [trainer.optimizer(lora, 1e-3, plan.config) for _ in range(2)]
-        found = trainer.pair(model, plan, epoch, 1, lora, both)
+        both = [lora_optimizer(lora, 1e-3, plan.config) for _ in range(2)]
+        found = trainer.train_pair(model, plan, epoch, 1, lora, both)
         erased, kept, mapped = forwards
         assert all(f["adapters"] and f["grad"] for f in forwards) and [f["stop"] for f in forwards] == [0, 0, 1]
         assert set(found) == {"esd", "attn", "retain", "rsc"}
@@ -80,7 +83,7 @@ def test_points_lie_on_the_trajectory(patcher, plan):
     """Each x_t follows from the one before by the teacher's velocity at the sigma that is asked, from pure noise."""
     with training_session(patcher) as model:
         model.attach("paper", 8, torch.Generator())
-        pool, _ = pools(model, plan, 0)
+        pool = TrajectoryCache(model, plan).epoch(0).concept
         row, step = pool.draw(64, (0.0, 1.0), torch.Generator().manual_seed(0))
         x, sigma, v = pool.at(row, step, "cpu")
         cond = conds(model, plan, [pool.sources[i].concept for i in row])
@@ -115,7 +118,7 @@ def test_every_prompt_has_its_own_span(patcher, text, config, forwards):
     with training_session(patcher) as model:
         model.attach("paper", 8, torch.Generator())
         sentences, where = plan.sentences[:2], (torch.randn(2, 16, 12, 12), torch.tensor([0.9, 0.7]))
-        known = trajectory_cache.known_features(model, plan, sentences, *where)
+        known = teacher_features(model, plan, sentences, *where)
         objective.rsc(model, plan, sentences, *where, known)
     (teacher, student), (x, _) = forwards, where
     assert student["adapters"] and not teacher["adapters"] and student["stop"] and teacher["stop"]
@@ -136,15 +139,15 @@ def test_only_the_concept_carries_a_gradient_in_rsc(patcher, plan):
     with training_session(patcher) as model:
         lora = model.attach("paper", 8, torch.Generator().manual_seed(0))
         where = torch.randn(1, 16, 12, 12), torch.tensor([0.9])
-        known = trajectory_cache.known_features(model, plan, plan.sentences[:1], *where)
+        known = teacher_features(model, plan, plan.sentences[:1], *where)
         assert not known.requires_grad
         objective.rsc(model, plan, plan.sentences[:1], *where, known).backward()
     assert sum(float(up.grad.norm()) for up in lora.up) > 0
 
 
 def test_two_learning_rates_and_two_optimisers(patcher, plan, monkeypatch):
-    made, original = [], trainer.optimizer
-    monkeypatch.setattr(trainer, "optimizer", lambda *a: made.append(original(*a)) or made[-1])
+    made, original = [], trainer.lora_optimizer
+    monkeypatch.setattr(trainer, "lora_optimizer", lambda *a: made.append(original(*a)) or made[-1])
     with training_session(patcher) as model:
         trainer.train(model, plan)
     lower, upper = made
@@ -156,12 +159,12 @@ def test_two_learning_rates_and_two_optimisers(patcher, plan, monkeypatch):
 
 
 def test_trajectories_are_drawn_anew(patcher, text, config, monkeypatch):
-    drawn, original = [], new_epoch
-    monkeypatch.setattr(trainer, "new_epoch", lambda *args: drawn.append(args[2]) or original(*args))
+    drawn, original = [], TrajectoryCache.epoch
+    monkeypatch.setattr(TrajectoryCache, "epoch", lambda *args: drawn.append(args[1]) or original(*args))
     plan = prepare(dataclasses.replace(config, steps=5, refresh_every=2), text)
     with training_session(patcher) as model:
         trainer.train(model, plan)
-        one, other = (original(model, plan, epoch).concept for epoch in (0, 1))
+        one, other = (original(TrajectoryCache(model, plan), epoch).concept for epoch in (0, 1))
     assert drawn == [0, 1, 2] and not torch.equal(one.x, other.x)
     assert [s.concept for s in one.sources + other.sources] == [s.concept for s in plan.sentences], "each in turn"
 
@@ -199,7 +202,7 @@ def test_block_minus_one_is_the_last(patcher, plan):
     prompt, maps = plan.sentences[0].concept, []
     with training_session(patcher) as model:
         for block in (-1, 1, 0):
-            capture = model.capture(selected(model, plan, [prompt]), (block,))
+            capture = model.capture(select_words(model, plan, [prompt]), (block,))
             where = torch.ones(1, 16, 12, 12), torch.tensor([0.8])
             maps += model.columns(*where, conds(model, plan, [prompt]), False, capture).values()
     assert torch.equal(maps[0], maps[1]) and not torch.equal(maps[0], maps[2])
@@ -217,7 +220,8 @@ def test_the_loss_falls(patcher, text, config):
 
 def test_checkpointing_gives_the_same_lora(patcher, clip, config):
     plain, recomputed = (
-        train_eraser(patcher, clip, dataclasses.replace(config, gradient_checkpointing=on)).lora for on in (False, True)
+        train_eraser(ComfyHost(patcher, clip), dataclasses.replace(config, gradient_checkpointing=on)).lora
+        for on in (False, True)
     )
     assert all(torch.allclose(plain[k], recomputed[k], atol=1e-6) for k in plain)
 
@@ -225,24 +229,24 @@ def test_checkpointing_gives_the_same_lora(patcher, clip, config):
 def test_resuming_gives_the_same_bits(patcher, clip, config, tmp_path):
     """Four pairs, stopped after three whose state was saved after two; the trajectories change after three."""
     config = dataclasses.replace(config, steps=4, save_every=2, refresh_every=3)
-    whole = train_eraser(patcher, clip, config)
+    whole = train_eraser(ComfyHost(patcher, clip), config)
 
     def stop(step, losses):
         if step == 3:
             raise KeyboardInterrupt
 
-    first = train_eraser(patcher, clip, config, stop, tmp_path / "run")
+    first = train_eraser(ComfyHost(patcher, clip), config, stop, tmp_path / "run")
     assert first.interrupted and first.steps == 3
-    second = train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
+    second = train_eraser(ComfyHost(patcher, clip), config, run_dir=tmp_path / "run")
     assert second.losses == whole.losses and all(torch.equal(second.lora[k], whole.lora[k]) for k in whole.lora)
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_run_of_other_settings_is_not_resumed(patcher, clip, config, tmp_path):
     config = dataclasses.replace(config, save_every=1, steps=1)
-    train_eraser(patcher, clip, config, run_dir=tmp_path / "run")
+    train_eraser(ComfyHost(patcher, clip), config, run_dir=tmp_path / "run")
     with pytest.raises(ValueError, match="other settings: eta"):
-        train_eraser(patcher, clip, dataclasses.replace(config, eta=3.0), run_dir=tmp_path / "run")
+        train_eraser(ComfyHost(patcher, clip), dataclasses.replace(config, eta=3.0), run_dir=tmp_path / "run")
 
 
 def test_a_crash_while_saving_leaves_the_old_state(patcher, text, config, tmp_path, monkeypatch):
@@ -263,8 +267,8 @@ def test_a_crash_while_saving_leaves_the_old_state(patcher, text, config, tmp_pa
         trainer.train(m, plan, run_dir=tmp_path / "run")
     with training_session(patcher) as model:
         lora = model.attach("paper", 8, torch.Generator())
-        both = [trainer.optimizer(lora, 1.0, plan.config) for _ in range(2)]
-        assert len(run_state.resume(tmp_path / "run", lora, both, plan.config)[0]["loss"]) == 1
+        both = [lora_optimizer(lora, 1.0, plan.config) for _ in range(2)]
+        assert len(run_files.load_state(tmp_path / "run", lora, both, plan.config)[0]["loss"]) == 1
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"state.safetensors", "pools-0.safetensors"}
 
 
@@ -296,7 +300,7 @@ def test_the_columns_are_those_of_the_full_softmax(patcher, plan):
 
     prompt = plan.sentences[0].concept
     with training_session(patcher) as model:
-        capture = Spy(selected(model, plan, [prompt]))
+        capture = Spy(select_words(model, plan, [prompt]))
         x = torch.randn(1, 16, 12, 12)
         model.velocity(x, torch.tensor([0.8]), conds(model, plan, [prompt]), False, capture)
     span = capture.select[0, :, 0].nonzero()[:, 0]
@@ -317,7 +321,7 @@ def test_neutral_prompts(text, config, neutral):
 
 
 def test_pieces_are_those_of_comfyuis_tokenizer(clip):
-    pieces = TextEncoder(clip).pieces("a (nude:1.3) woman by Frida Kahlo")
+    pieces = ComfyTextEncoder(clip).pieces("a (nude:1.3) woman by Frida Kahlo")
     assert len(pieces) == 32
     for word, written in (("nude", "nude"), ("frida kahlo", "Frida Kahlo")):
         spelled = "".join(pieces[i] for i in matching.positions(pieces, word))

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from eraseanything_core.comfy_bridge.frozen_view import frozen_view
+from eraseanything_core.comfy_bridge.host import ComfyHost
 from eraseanything_core.comfy_bridge.model import FluxModel
-from eraseanything_core.comfy_bridge.text import TextEncoder
-from eraseanything_core.comfy_bridge.training import train_eraser
+from eraseanything_core.comfy_bridge.text import ComfyTextEncoder
 from eraseanything_core.comfy_bridge.training_session import training_session
 from eraseanything_core.training import trainer
 from eraseanything_core.training.plan import conds, prepare
+from eraseanything_core.training.recipe import train_eraser
 
 
 def sampled(patcher, clip):
@@ -52,12 +53,14 @@ def untouched(patcher, clip):
 
 def test_after_training(untouched, clip, config):
     with torch.inference_mode():  # as the executor calls a node
-        result = train_eraser(untouched, clip, config)
+        result = train_eraser(ComfyHost(untouched, clip), config)
     assert result.steps == 3 and any(t.abs().max() > 0 for k, t in result.lora.items() if "lora_B" in k)
 
 
 def test_after_training_in_bf16_with_checkpointing(untouched, clip, config):
-    result = train_eraser(untouched, clip, dataclasses.replace(config, dtype="bf16", gradient_checkpointing=True))
+    result = train_eraser(
+        ComfyHost(untouched, clip), dataclasses.replace(config, dtype="bf16", gradient_checkpointing=True)
+    )
     assert result.steps == 3
 
 
@@ -72,7 +75,7 @@ def test_after_an_interrupt_in_mid_step(untouched, clip, config, monkeypatch):
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(FluxModel, "velocity", velocity)
-    result = train_eraser(untouched, clip, config)
+    result = train_eraser(ComfyHost(untouched, clip), config)
     assert result.interrupted and result.steps == 2
     assert len(result.losses["loss"]) == 2
     assert any(t.abs().max() > 0 for k, t in result.lora.items() if "lora_B" in k), "what was trained is kept"
@@ -83,7 +86,7 @@ def test_after_an_exception(untouched, clip, config):
         raise RuntimeError("from the callback")
 
     with pytest.raises(RuntimeError, match="from the callback"):
-        train_eraser(untouched, clip, config, fail)
+        train_eraser(ComfyHost(untouched, clip), config, fail)
 
 
 def test_in_training_is_restored_to_what_it_was(patcher):
@@ -108,7 +111,7 @@ def test_weights_are_shared_not_copied(patcher):
 
 def test_the_teacher_does_not_move(patcher, clip, config):
     """Adapters off is the base model, bit for bit, before and after steps; adapters on is not."""
-    text = TextEncoder(clip)
+    text = ComfyTextEncoder(clip)
     plan = prepare(config, text)
     x, sigma = torch.randn(2, 16, 12, 12, generator=torch.Generator().manual_seed(0)), torch.tensor([0.8, 0.3])
     with training_session(patcher) as model:
@@ -140,7 +143,7 @@ def test_eight_bit_weights(make_flux, clip, config):
             dict(make_flux().state_dict()), model_options={"dtype": torch.float8_e4m3fn}
         )
     assert patcher.model.diffusion_model.img_in.weight.dtype == torch.float8_e4m3fn
-    plan = prepare(config, TextEncoder(clip))
+    plan = prepare(config, ComfyTextEncoder(clip))
     x, sigma = torch.randn(1, 16, 12, 12), torch.tensor([0.6])
     with training_session(patcher) as model:
         cond = conds(model, plan, [plan.sentences[0].concept])
@@ -150,7 +153,7 @@ def test_eight_bit_weights(make_flux, clip, config):
 
 
 def test_the_teacher_carries_no_gradient(patcher, clip, config):
-    plan = prepare(config, TextEncoder(clip))
+    plan = prepare(config, ComfyTextEncoder(clip))
     with training_session(patcher) as model:
         model.attach("paper", 2, torch.Generator())
         cond = conds(model, plan, [plan.sentences[0].concept])

@@ -1,6 +1,7 @@
 """The ConceptSet: JSON that people edit, and what the trainer takes from it."""
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -55,11 +56,11 @@ def test_a_judge_is_asked_for_the_concept_by_each_of_its_words():
 
 
 def test_a_prompt_set_of_a_concept_set():
-    rows = prompt_sets.asking(CAT)
+    rows = prompt_sets.from_concept_set(CAT).rows
     assert [row.prompt for row in rows] == ["a photo of a cat", "cat on a sofa"]
     assert [row.seed for row in rows] == [0, 1] and {(row.label, row.guidance) for row in rows} == {("cat", 3.5)}
     with pytest.raises(ValueError, match="the set of 'cat' has no prompts: add some"):
-        prompt_sets.asking(ConceptSet("cat"))
+        prompt_sets.from_concept_set(ConceptSet("cat"))
 
 
 BAD = {
@@ -95,3 +96,37 @@ def test_the_text_shows_everything():
     for shown in ("cat (entity)", "far: chair 0.30, café 0.25", "synonyms: kitty", "variants: cats", "{} on a sofa"):
         assert shown in text
     assert "neutral: {animal}" in text and text.endswith("source: typed")
+
+
+def test_a_large_set_is_checked_at_once():
+    """ComfyUI reads the set in its event loop, whenever a workflow that holds it is queued."""
+    words = [f"red fox {i}" for i in range(600)]
+    kept = [f"a red fox {i} in the snow" for i in range(600, 1200)]
+    text = json.dumps({"concept": "fox 1200", "synonyms": words, "retain": kept})
+    begin = time.monotonic()
+    assert len(ConceptSet.from_json(text).retain) == 600
+    with pytest.raises(ValueError, match="'a red fox 7 in the snow' is to be kept and holds 'red fox 7'"):
+        ConceptSet.from_json(text.replace("a red fox 1199 in", "a red fox 7 in"))
+    assert time.monotonic() - begin < 2
+
+
+TOO_LARGE = {
+    "the concept set has 1,000,0": {"concept": "cat", "source": "x" * 1_000_000},
+    "synonyms has 5,001 entries: shorten it to 5,000": {"concept": "cat", "synonyms": ["kitty"] * 5_001},
+    "irrelevant 'far' has 5,001 entries": {"concept": "cat", "irrelevant": {"far": [["cloud", 0.3]] * 5_001}},
+    "concept has 2,001 characters: shorten it to 2,000": {"concept": "c" * 2_001},
+    "an entry of retain has 2,001 characters": {"concept": "cat", "retain": ["d" * 2_001]},
+    "a word of irrelevant has 2,001 characters": {"concept": "cat", "irrelevant": {"far": [["d" * 2_001, 0.3]]}},
+}
+
+
+@pytest.mark.parametrize("reason", TOO_LARGE)
+def test_a_set_that_is_too_large_is_refused_by_name(reason):
+    with pytest.raises(ValueError, match=reason) as caught:
+        ConceptSet.from_json(json.dumps(TOO_LARGE[reason]))
+    assert len(str(caught.value)) < 200
+
+
+def test_json_nested_without_end_is_refused():
+    with pytest.raises(ValueError, match="nested too deeply"):
+        ConceptSet.from_json('{"concept": ' + "[" * 100_000)

@@ -1,0 +1,130 @@
+"""The attacks that search, on the model of a host: memory is estimated, the model is lent, the eraser is put on.
+
+The attacks themselves are in `genetic_attack` and `weight_attacks`.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ..protocols import ErasableModel, ModelHost, TextEncoder
+from . import genetic_attack, weight_attacks
+from .genetic_attack import GenerationDone, GeneticConfig
+from .weight_attacks import InversionConfig, RelearnConfig, StepDone
+
+ADAMW_BYTES = 16  # of a trained float32 weight: itself, its gradient, and the two moments that AdamW keeps
+
+
+def run_genetic_attack(
+    host: ModelHost,
+    concept: str,
+    templates: Sequence[str],
+    forbidden: Sequence[str],
+    config: GeneticConfig,
+    progress: GenerationDone | None = None,
+    check_interrupt: Callable[[], None] | None = None,
+) -> tuple[str, list[float]]:
+    """`genetic_attack.genetic_search` with the words of the text encoder's own vocabulary.
+
+    `check_interrupt` is called before every prompt that is encoded; what it raises ends the search.
+    """
+    text = host.text_encoder(keep=False)  # thousands of prompts pass here, none of them twice
+
+    def encode(prompts: list[str]) -> Tensor:
+        contexts = []
+        for prompt in prompts:
+            # A generation may be thousands of prompts, which a large text encoder needs minutes for.
+            if check_interrupt:
+                check_interrupt()
+            contexts.append(text.encode(prompt).context)
+        return torch.cat(contexts)
+
+    words = genetic_attack.words_of_pieces(host.vocabulary())
+    # ComfyUI runs nodes in inference mode; encodings are made outside of it, as everywhere in the core.
+    with torch.inference_mode(False), torch.no_grad():
+        return genetic_attack.genetic_search(encode, concept, templates, words, forbidden, config, progress)
+
+
+@contextmanager
+def _erased_model(
+    host: ModelHost,
+    lora: Mapping[str, Tensor],
+    latents: Tensor,
+    prompts: Sequence[str],
+    batch_size: int,
+    trained_bytes: int,
+) -> Iterator[tuple[ErasableModel, TextEncoder, Tensor]]:
+    """The model with an eraser on it, its text encoder, and the latents in the model's space.
+
+    Blocks are recomputed and weights left in main memory where that is needed, as in a training.
+
+    Args:
+        host: holds the un-erased model.
+        lora: the eraser, under its file keys; an empty one leaves the model as it is.
+        latents: [n, c, h, w] as the host's users have them.
+        prompts: all that will be encoded. The first one contains the concept.
+        batch_size: sequences of one graph.
+        trained_bytes: of what is searched or trained.
+    """
+    text = host.text_encoder()
+    # Encoded before the text encoder leaves the device; from here on every encoding is a kept one.
+    lengths = [text.encode(prompt).context.shape[1] for prompt in prompts]
+    host.release_others()
+    height = latents.shape[-2] * host.downscale
+    width = latents.shape[-1] * host.downscale
+    estimate = host.estimate(lengths[0], width, height, batch_size, trained_bytes, None)
+    logging.info("EraseAnything: %s", estimate)
+    memory = max(estimate.forward, estimate.activations)
+    with host.session(gradient_checkpointing=estimate.gradient_checkpointing, memory=memory) as model:
+        # Under both student and teacher, so that the erased model is attacked; without factors, the un-erased one.
+        if lora:
+            model.attach_frozen_lora(dict(lora))
+        yield model, text, host.to_model_space(latents)
+
+
+def run_inversion(
+    host: ModelHost,
+    lora: Mapping[str, Tensor],
+    latents: Tensor,
+    prompt: str,
+    concept: str,
+    config: InversionConfig,
+    progress: StepDone | None = None,
+) -> tuple[Tensor, Tensor, list[float]]:
+    """`weight_attacks.invert` on the model of a host.
+
+    Args:
+        host: holds the un-erased model; it is as before afterwards.
+        lora: the eraser, under its file keys.
+        latents: [n, c, h, w] of pictures that show the concept, as the host's users have them.
+        prompt, concept, config, progress: see `weight_attacks.invert`.
+
+    Raises:
+        ValueError: the model cannot be trained exactly, the eraser is of another one, or the prompt does not hold the
+            concept.
+    """
+    host.check()
+    with _erased_model(host, lora, latents, [prompt], config.batch_size, 0) as (model, text, x):
+        return weight_attacks.invert(model, text, x, prompt, concept, config, progress)
+
+
+def run_relearning(
+    host: ModelHost,
+    lora: Mapping[str, Tensor],
+    latents: Tensor,
+    prompt: str,
+    concept: str,
+    config: RelearnConfig,
+    progress: StepDone | None = None,
+) -> tuple[dict[str, Tensor], list[float]]:
+    """`weight_attacks.relearn` on the model of a host; arguments and errors as for `run_inversion`."""
+    host.check()  # before the size of a LoRA on it is asked for
+    # The retain loss has a graph of its own, which is alive together with that of the concept.
+    graphs = 2 if config.retain_weight else 1
+    trained_bytes = ADAMW_BYTES * host.lora_size(config.targets, config.rank)
+    sequences = graphs * config.batch_size
+    with _erased_model(host, lora, latents, [prompt, ""], sequences, trained_bytes) as (model, text, x):
+        return weight_attacks.relearn(model, text, x, prompt, concept, config, progress)

@@ -1,0 +1,89 @@
+"""A whole training, from an application's model and text encoder to the LoRA."""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ..protocols import MemoryEstimate, ModelHost
+from . import trainer
+from .config import EraseConfig
+from .optimizers import trained_bytes
+from .plan import ENCODE_ONCE, SHORTCUTS, Plan, prepare
+from .trainer import EraseResult, Progress, Show
+from .trajectory_cache import TEACHER_BATCHES
+
+
+def train_eraser(
+    host: ModelHost,
+    config: EraseConfig,
+    progress: Progress | None = None,
+    run_dir: Path | None = None,
+    auto: bool = False,
+    show: Show | None = None,
+    notify: Callable[[str], None] = logging.info,
+    shortcuts: frozenset[str] = SHORTCUTS,
+) -> EraseResult:
+    """Trains an eraser on the model of a host. Afterwards the model samples bit for bit as before.
+
+    Args:
+        host: lends the model and its text encoder.
+        config: the run's settings.
+        progress: called as progress(pairs done, losses) after every pair.
+        run_dir: the folder of the run's state; a state that lies there is resumed.
+        auto: choose gradient checkpointing and how many weights to offload by what memory is free. The choice is
+            passed to `notify` and is one of the result's notes.
+        show: see `trainer.train`.
+        notify: called with a sentence before the model runs.
+        shortcuts: those of `plan.SHORTCUTS` that are on.
+
+    Returns:
+        The result; after a user's interrupt, what was trained up to then.
+
+    Raises:
+        ValueError: the model cannot be trained exactly, the text encoder is not the model's, the settings cannot
+            work, or the state in `run_dir` is of another run.
+        FloatingPointError: a loss became NaN or infinite.
+    """
+    host.check()
+    # ComfyUI runs its nodes in inference mode. An encoding made there could not stand in a graph later on.
+    with torch.inference_mode(False):
+        plan = prepare(config, host.text_encoder(keep=ENCODE_ONCE in shortcuts), shortcuts)
+    if ENCODE_ONCE in shortcuts:
+        host.release_others()  # every prompt is encoded by now, and T5-XXL alone takes 9 GiB in bf16
+    plan = dataclasses.replace(plan, base=host.fingerprint())
+    estimate = estimate_memory(host, plan)
+    # What the host's loader keeps free of weights. It decides how many of them stay in main memory.
+    memory = estimate.forward
+    gradient_checkpointing = config.gradient_checkpointing
+    if auto:
+        notify(str(estimate))
+        memory = max(memory, estimate.activations)
+        gradient_checkpointing = estimate.gradient_checkpointing
+    run_config = dataclasses.replace(plan.config, gradient_checkpointing=gradient_checkpointing)
+    plan = dataclasses.replace(plan, config=run_config)
+    with host.session(config.torch_dtype(), gradient_checkpointing, memory) as model:
+        result = trainer.train(model, plan, progress, host.interrupts, run_dir, show)
+    if auto:
+        result.notes.append(str(estimate))
+    return result
+
+
+def estimate_memory(host: ModelHost, plan: Plan) -> MemoryEstimate:
+    """What a training will take on the host's model and device."""
+    config = plan.config
+    # One entry a token. An encoding would say the same, but without ENCODE_ONCE it would run the text encoder again.
+    tokens = len(plan.select[plan.sentences[0].concept])
+    weights = host.lora_size(config.targets, config.rank)
+    return host.estimate(
+        tokens=tokens,
+        width=config.width,
+        height=config.height,
+        batch=max(config.batch_size, config.retain_batch_size),
+        trained_bytes=trained_bytes(config, weights),
+        dtype=config.torch_dtype(),
+        # The teacher's batches are the largest forwards, but without a graph.
+        forward_batch=TEACHER_BATCHES * config.batch_size,
+    )

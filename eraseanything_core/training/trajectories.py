@@ -1,0 +1,120 @@
+"""Trajectories kept in memory or on disk, and the points x_t that lie on them."""
+
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..protocols import GIB
+
+Points = tuple[Tensor, Tensor]  # trajectory [b] and step [b], both indices
+ZEROS = 2**20  # bytes written at a time where the disk's space cannot be reserved
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Walks from noise to an image, what each was made from, and what the teacher answered along them.
+
+    Attributes:
+        sources: one prompt or sentence a trajectory.
+        x: [p, s + 1, c, h, w], x_t at every time, x_0 last.
+        v: [p, s, c, h, w], the teacher's velocity there.
+        sigmas: [s + 1], the times.
+        neutral: [p, s, c, h, w], the teacher's velocity for the neutral prompt, at the points that were computed.
+        word_features: [p, s, 1 + K, queries], the teacher's attention features of the synonym and the K irrelevant
+            words, likewise.
+    """
+
+    sources: list[Any]
+    x: Tensor
+    v: Tensor
+    sigmas: Tensor
+    neutral: Tensor | None = None
+    word_features: Tensor | None = None
+
+    def draw(self, count: int, window: tuple[float, float], generator: torch.Generator) -> Points:
+        """Draws `count` points whose time lies in the window, ends included."""
+        times = self.sigmas[:-1]  # the last one is x_0, where nothing is left to predict
+        inside = ((times >= window[0]) & (times <= window[1])).nonzero()[:, 0]
+        # Rows before steps: the order of draws is part of a run's result.
+        row = torch.randint(len(self.sources), (count,), generator=generator)
+        step = inside[torch.randint(len(inside), (count,), generator=generator)]
+        return row, step
+
+    def at(self, row: Tensor, step: Tensor, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:
+        """x_t [b, c, h, w], t [b] and the teacher's v [b, c, h, w] at points, on a device."""
+        # Indexing with tensors copies, out of a file's map as well: no caller can change the cache.
+        x_t = self.x[row, step]
+        v = self.v[row, step]
+        return x_t.to(device), self.sigmas[step].to(device), v.to(device)
+
+    def arrays(self) -> dict[str, Tensor]:
+        """The arrays that exist, by attribute."""
+        arrays = {"x": self.x, "v": self.v}
+        if self.neutral is not None:
+            arrays["neutral"] = self.neutral
+        if self.word_features is not None:
+            arrays["word_features"] = self.word_features
+        return arrays
+
+
+def collect(walk: Iterator[tuple[Tensor, Tensor | None]], x: Tensor, v: Tensor) -> None:
+    """Runs a batch of trajectories to their end.
+
+    Args:
+        walk: yields (x_t, v), and (x_0, None) at the end.
+        x: [b, s + 1, ...], receives every x_t.
+        v: [b, s, ...], receives every v.
+    """
+    for i, (x_t, v_t) in enumerate(walk):
+        x[:, i] = x_t
+        if v_t is not None:
+            v[:, i] = v_t
+
+
+def allocate(shape: tuple[int, ...], gib: float, allocated: int = 0) -> Tensor:
+    """A float32 array of zeros, in memory as long as a bound allows, otherwise in a temporary file.
+
+    Args:
+        shape: of the array.
+        gib: the bound, which several arrays share.
+        allocated: bytes of the other arrays.
+
+    Returns:
+        The array. Its file, if it has one, disappears together with it.
+
+    Raises:
+        OSError: the disk has no room for the file.
+    """
+    size = 4 * math.prod(shape)
+    if size + allocated <= gib * GIB:
+        return torch.zeros(shape)
+    try:
+        file = tempfile.TemporaryFile()
+        reserve(file, size)
+    except OSError as error:
+        folder = tempfile.gettempdir()
+        problem = f"no room for {size / GIB:.1f} GiB of cached trajectories in {folder} ({error.strerror})"
+        advice = "make room there, or lower cached_trajectories or the resolution"
+        raise OSError(error.errno, f"{problem}: {advice}") from error
+    # The map outlives the file object, and the system frees the file together with it.
+    return torch.from_numpy(np.memmap(file, np.float32, "r+", shape=shape))
+
+
+def reserve(file: IO[bytes], size: int) -> None:
+    """Takes the disk's space now.
+
+    A sparse file would take it with each write. A write to a memory map on a full disk ends the process.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    for start in range(0, size, ZEROS):
+        file.write(bytes(min(ZEROS, size - start)))
+    file.flush()

@@ -1,0 +1,229 @@
+"""EraseStrength on the real ComfyUI: a dial that is measured once, and a window of the sampling."""
+
+import importlib
+from pathlib import Path
+
+import comfy.sd
+import folder_paths
+import nodes
+import pytest
+import torch
+
+from eraseanything_core.comfy_bridge.text import ComfyTextEncoder
+from eraseanything_core.comfy_bridge.training_session import training_session
+from eraseanything_core.lora import strength
+from eraseanything_core.lora.dials import DialFolder
+from eraseanything_core.lora.files import load_lora, save_lora
+from eraseanything_core.lora.headers import ErasedConcept
+from eraseanything_core.lora.key_styles import read_eraser
+from tests.comfy.training.loras.cases import ROOT, chained, execute, relative, velocity
+
+WEIGHTS, TEXT = ROOT / "eraseanything_core" / "tinyflux" / "weights", "tinyflux_text.safetensors"
+
+
+@pytest.fixture
+def unmeasured(patcher, clip, files):
+    values = {"model": patcher, "clip": clip, "file": "star.safetensors", "images": 2}
+    return values | {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
+
+
+@pytest.fixture
+def dial(unmeasured, folder):
+    """With a curve as version 1 of the pack wrote it."""
+    tensors, header = load_lora(folder / "star.safetensors")
+    curve = '{"scale": [0.0, 0.4, 0.6, 1.0], "effect": [0.0, 0.25, 0.75, 1.0]}'
+    save_lora(tensors, folder / "star.safetensors", header | {"eraseanything.strength": curve})
+    return unmeasured | {"clip": None}
+
+
+@pytest.fixture
+def tinyflux(pack, unmeasured, folder, monkeypatch):
+    """A model that knows what a star is, and a LoRA that is strong enough to spoil it."""
+    tensors, header = load_lora(folder / "star.safetensors")
+    strong = {name: 40 * t if "lora_B" in name else t for name, t in tensors.items()}
+    save_lora(strong, folder / "star.safetensors", header)
+    for kind in ("text_encoders", "vae"):
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(WEIGHTS)], {".safetensors"}))
+    model = comfy.sd.load_diffusion_model(str(WEIGHTS / "tinyflux.safetensors"))
+    return unmeasured | {"model": model, "clip": execute(pack["TinyFlux"], {"text_encoder": TEXT}).args[0]}
+
+
+def test_the_dial_is_measured_once_and_kept_in_the_user_folder(pack, tinyflux, folder, tmp_path):
+    """Not in the LoRA's own file, which is the user's."""
+    node, patcher, path = pack["EraseStrength"], tinyflux["model"], folder / "star.safetensors"
+    before, written = path.read_bytes(), path.stat().st_mtime_ns
+    model, _, scale, _ = execute(node, tinyflux).args
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == (before, written)
+    assert scale == 1 and relative(velocity(model), velocity(chained(patcher, [1, 0, 0]))) < 1e-2
+    (kept,) = (tmp_path / "user" / "dials").iterdir()
+    assert kept == DialFolder(tmp_path / "user" / "dials").path(load_lora(path)[0])
+    measured = kept.stat().st_mtime_ns
+    half, lora, scale, summary = execute(node, tinyflux | {"strength": 0.5, "clip": None}).args
+    assert 0 < scale < 1 and relative(velocity(half), velocity(chained(patcher, [scale, 0, 0]))) < 1e-2
+    assert lora.header["eraseanything.strength"] == kept.read_text() and "seeds" in summary
+    assert kept.stat().st_mtime_ns == measured and path.read_bytes() == before
+    path.rename(folder / "another_name.safetensors")
+    again = execute(node, tinyflux | {"file": "another_name.safetensors", "strength": 0.5, "clip": None}).args
+    assert again[2] == scale, "the dial is of the tensors, whatever their file is called"
+
+
+def test_a_saved_lora_brings_its_dial_along(pack, tinyflux, tmp_path):
+    """For another computer, whose user folder does not have it."""
+    _, lora, scale, _ = execute(pack["EraseStrength"], tinyflux | {"strength": 0.5, "images": 1}).args
+    execute(pack["SaveEraseLoRA"], {"lora": lora, "output_name": "taken_along"})
+    (kept,) = (tmp_path / "user" / "dials").iterdir()
+    kept.unlink()
+    saved = tinyflux | {"file": "taken_along.safetensors", "strength": 0.5, "clip": None}
+    assert execute(pack["EraseStrength"], saved).args[2] == pytest.approx(scale, abs=1e-4)
+
+
+def test_a_dial_that_the_user_folder_does_not_take_is_used_and_told(pack, tinyflux, folder, monkeypatch):
+    """The folder is read-only, or Windows has the file open."""
+    before = load_lora(folder / "star.safetensors")[1]
+
+    def refuse(*_):
+        raise PermissionError(13, "used by another process")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    _, lora, scale, summary = execute(pack["EraseStrength"], tinyflux | {"strength": 0.5, "images": 1}).args
+    note = summary.splitlines()[-1]
+    assert note.startswith("the strength of star.safetensors is not kept in") and "used by another process" in note
+    assert note.endswith("save the output lora with Save Erase LoRA, or it is measured again")
+    assert curve_of(lora).scale_at(0.5) == pytest.approx(scale, abs=1e-4)
+    assert load_lora(folder / "star.safetensors")[1] == before
+
+
+def curve_of(lora):
+    return strength.StrengthCurve.from_json(lora.header["eraseanything.strength"])
+
+
+@pytest.fixture
+def headerless(pack, tinyflux, folder, monkeypatch):
+    """As the paper's authors published theirs: tensors and nothing else. Measured at the size of TinyFlux."""
+    module = importlib.import_module("pack_with_loras.eraseanything_core.lora.strength")
+    monkeypatch.setattr(module, "training_size", lambda *_: {"width": 96, "height": 96, "guidance": 2.0})
+    save_lora(load_lora(folder / "star.safetensors")[0], folder / "published.safetensors", {})
+    return tinyflux | {"file": "published.safetensors", "images": 1, "strength": 0.5}
+
+
+def test_a_lora_without_a_header_needs_a_concept_or_prompts(pack, headerless, folder):
+    node = pack["EraseStrength"]
+    with pytest.raises(ValueError, match="published.safetensors does not say .* `concept`, or prompts .* `prompts`"):
+        execute(node, headerless)
+    own = execute(node, headerless | {"prompts": "a red star"}).args
+    assert 0 < own[2] < 1
+    typed = execute(node, headerless | {"concept": "star"}).args
+    assert 0 < typed[2] < 1 and curve_of(typed[1]).prompts != curve_of(own[1]).prompts
+    again = execute(node, headerless | {"concept": "star", "clip": None}).args
+    assert again[2] == pytest.approx(typed[2], abs=1e-4), "it is measured once"
+
+
+def test_a_lora_without_a_header_is_saved_with_a_concept(pack, headerless, folder):
+    lora = dict(load_lora(folder / "published.safetensors")[0])
+    execute(pack["SaveEraseLoRA"], {"lora": lora, "output_name": "named", "concept": "star, sun"})
+    header = load_lora(folder / "named.safetensors")[1]
+    assert ErasedConcept.from_header(header, "x").names == ("star", "sun")
+    assert 0 < execute(pack["EraseStrength"], headerless | {"file": "named.safetensors"}).args[2] < 1
+
+
+def test_the_middle_of_the_dial_is_where_the_seed_flips(pack, tinyflux, folder):
+    """Sampled anew just below and just above the scale that the dial names, with the same seed."""
+    scale = execute(pack["EraseStrength"], tinyflux | {"strength": 0.5, "images": 1}).args[2]
+    tensors, header = load_lora(folder / "star.safetensors")
+    erased, reader, eraser = (
+        ErasedConcept.from_header(header, "x"),
+        strength.LatentShiftReader(),
+        read_eraser(tensors, {}, "x"),
+    )
+    config = strength.StrengthConfig.for_header(header, 1)
+    with torch.inference_mode(False):
+        prompts = [ComfyTextEncoder(tinyflux["clip"]).encode(sentence) for sentence in erased.concept_prompts()[:1]]
+    sampler, near = strength.LatentSampler(prompts, config), 0.5**config.halvings
+    with training_session(tinyflux["model"]) as model:
+        painted = [sampler.sample(model, eraser, torch.tensor([s])) for s in (0.0, 1.0, scale - near, scale + near)]
+    assert reader.set_ends(*painted[:2]).all() and [bool(reader.lost(x)) for x in painted[2:]] == [False, True]
+
+
+def test_the_dial_follows_a_judge(pack, tinyflux, folder):
+    """Chosen by a node, it reads what the VAE makes of the latents; without one the dial that is there is taken."""
+    vae = nodes.VAELoader().load_vae("tinyflux_vae.safetensors")[0]
+    given = {"labels": "", "template": "{}", "weights": "", "threshold": 0.0}
+    judge = execute(pack["ChooseJudge"], given | {"label": "star", "judge": "TinyFlux CNN"}).args[0]
+    with pytest.raises(ValueError, match="connect the VAE"):
+        execute(pack["EraseStrength"], tinyflux | {"judge": judge})
+    asked = tinyflux | {"images": 4, "strength": 0.5, "judge": judge, "vae": vae}
+    _, made, scale, summary = execute(pack["EraseStrength"], asked).args
+    assert "by TinyFlux CNN (star)" in summary and curve_of(made).reader == "TinyFlux CNN (star)"
+    again = execute(pack["EraseStrength"], tinyflux | {"strength": 0.5, "clip": None}).args
+    assert again[2] == pytest.approx(scale, abs=1e-4) and again[1].header == made.header
+
+
+def test_the_dial_is_measured_on_own_prompts(pack, tinyflux, monkeypatch):
+    """They are painted in turn; again when the prompts are others, not when there are none or the same."""
+    node, painted = pack["EraseStrength"], []
+    combining = importlib.import_module(node.__module__).combining
+    sampler = combining.LatentSampler
+    spy = lambda prompts, config: painted.append(prompts) or sampler(prompts, config)  # noqa: E731
+    monkeypatch.setattr(combining, "LatentSampler", spy)
+    asked = tinyflux | {"images": 3, "strength": 0.5, "prompts": "a red star on a white background\n\n a star "}
+    _, made, scale, _ = execute(node, asked).args
+    encode = ComfyTextEncoder(tinyflux["clip"]).encode
+    wanted = [encode(p) for p in ("a red star on a white background", "a star")]
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(painted[0], wanted, strict=True))
+    for prompts in ("", asked["prompts"]):
+        again = execute(node, asked | {"prompts": prompts, "clip": None}).args
+        assert again[2] == pytest.approx(scale, abs=1e-4) and again[1].header == made.header
+    with pytest.raises(ValueError, match="connect the CLIP"):
+        execute(node, asked | {"prompts": "a blue star", "clip": None})
+
+
+def test_zero_is_untouched_and_below_it_is_the_opposite(pack, dial, patcher):
+    base = velocity(patcher)
+    assert execute(pack["EraseStrength"], dial | {"strength": 0.5}).args[2] == pytest.approx(0.5)
+    assert execute(pack["EraseStrength"], dial | {"strength": 0.125}).args[2] == pytest.approx(0.2)
+    model, _, scale, _ = execute(pack["EraseStrength"], dial | {"strength": 0.0}).args
+    assert scale == 0 and relative(velocity(model), base) == 0
+    assert execute(pack["EraseStrength"], dial | {"strength": -1.5}).args[2] == pytest.approx(-1.5)
+
+
+def test_a_window_of_the_sampling(pack, dial, patcher):
+    """Inside the window the velocity is the erased one, outside the frozen one, in weights that are not changed."""
+    base = {t: velocity(patcher, t) for t in (0.9, 0.6, 0.2)}
+    erased = {t: velocity(chained(patcher, [1, 0, 0]), t) for t in base}
+    model = execute(pack["EraseStrength"], dial | {"start_percent": 0.5, "end_percent": 0.8}).args[0]
+    sampling = patcher.get_model_object("model_sampling")
+    start, end = (sampling.percent_to_sigma(p) for p in (0.5, 0.8))
+    for t in base:
+        wanted = erased if end <= t <= start else base
+        assert relative(velocity(model, t), wanted[t]) < 1e-4, t
+    assert {end <= t <= start for t in base} == {True, False}
+    assert all(relative(velocity(patcher, t), base[t]) == 0 for t in base)
+
+
+def test_a_window_through_the_stock_sampler(pack, dial, patcher, clip):
+    """KSampler hands the step's sigma to the wrapper: a window over all steps is the same as none."""
+    context, pooled = torch.randn(1, 32, 128), torch.randn(1, 64)
+    cond = [[context, {"pooled_output": pooled, "guidance": 2.0}]]
+    latent = {"samples": torch.zeros(1, 16, 12, 12)}
+    always, never, part = (
+        execute(pack["EraseStrength"], dial | window).args[0]
+        for window in ({}, {"strength": 0.0}, {"end_percent": 0.999})
+    )
+    drawn = [nodes.KSampler().sample(m, 1, 3, 1.0, "euler", "simple", cond, cond, latent)[0]["samples"]
+             for m in (always, never, part)]  # fmt: skip
+    assert relative(drawn[2], drawn[0]) < 1e-3 < relative(drawn[1], drawn[0])
+
+
+def test_what_strength_refuses(pack, unmeasured, folder):
+    node, dial = pack["EraseStrength"], unmeasured
+    tensors, header = load_lora(folder / "star.safetensors")
+    save_lora({name: 0 * t for name, t in tensors.items()}, folder / "nothing.safetensors", header)
+    for change, words in (
+        ({"file": "nothing.safetensors"}, "by the model, none of 2 images .* loses it at scale 1"),
+        ({"clip": None}, "was not measured so yet: connect the CLIP"),
+        ({"file": "(the linked lora)"}, "there is no eraser"),
+        ({"start_percent": 0.5, "end_percent": 0.5}, "must be below"),
+        ({"strength": float("nan")}, "strength is nan: set a number"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            execute(node, dial | change)

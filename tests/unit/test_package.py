@@ -1,0 +1,188 @@
+"""The registry's package: what is in it, what it says of itself, and that nothing in it points at what is not."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+MOST_BYTES = 15 * 10**6
+REPOSITORY = "https://github.com/OWNER/ComfyUI-EraseAnything/"
+RAW = "https://raw.githubusercontent.com/OWNER/ComfyUI-EraseAnything/main/"
+
+# What the registry's specification and comfy-cli's `node validate` take.
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*([-_.][A-Za-z0-9]+)*")
+VERSION = re.compile(r"\d+\.\d+\.\d+")
+VERSION_BOUND = re.compile(r"(==|>=|<=|~=|!=|>|<)\d+\.\d+\.\d+(,\s*(==|>=|<=|~=|!=|>|<)\d+\.\d+\.\d+)*")
+SYSTEMS = ("OS Independent", "Microsoft", "POSIX", "MacOS")
+ACCELERATORS = {
+    "GPU :: NVIDIA CUDA",
+    "GPU :: AMD ROCm",
+    "GPU :: Intel Arc",
+    "NPU :: Huawei Ascend",
+    "GPU :: Apple Metal",
+}
+# ComfyUI serves all folders of these names at one address, and the first one that exists hides the others.
+TEMPLATE_FOLDERS = ("example_workflows", "example", "examples", "workflow", "workflows")
+
+
+def git_files(*options: str) -> set[str]:
+    """Files that git lists, new ones that are not ignored included."""
+    command = ["git", "ls-files", "-z", *options]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return {name for name in output.split("\0") if name and (ROOT / name).is_file()}
+
+
+def shipped_files() -> list[str]:
+    """What comfy-cli packs: git's files without those of .comfyignore."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no git repository: what is shipped cannot be told")
+    every = git_files("--cached", "--others", "--exclude-standard")
+    ignored = git_files("--cached", "--others", "--ignored", "--exclude-from=.comfyignore")
+    return sorted(every - ignored)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> list[str]:
+    return shipped_files()
+
+
+@pytest.fixture(scope="module")
+def package(shipped, tmp_path_factory) -> Path:
+    """The package, unpacked."""
+    folder = tmp_path_factory.mktemp("package") / "eraseanything"
+    for name in shipped:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((ROOT / name).read_bytes())
+    return folder
+
+
+def setting(name: str) -> str:
+    """A string of pyproject.toml; Python 3.10 reads no TOML."""
+    return re.search(rf'^{name} = "(.+)"$', PROJECT, re.MULTILINE)[1]
+
+
+def strings(name: str) -> list[str]:
+    """A list of strings of pyproject.toml."""
+    return ast.literal_eval(re.search(rf"^{name} = (\[.*?\])", PROJECT, re.MULTILINE | re.DOTALL)[1])
+
+
+def test_it_is_small(shipped):
+    sizes = {name: (ROOT / name).stat().st_size for name in shipped}
+    largest = sorted(sizes, key=sizes.get, reverse=True)[:5]
+    assert sum(sizes.values()) <= MOST_BYTES, {name: sizes[name] for name in largest}
+
+
+def test_the_laboratory_is_not_in_it(shipped):
+    tops = {name.partition("/")[0] for name in shipped}
+    assert not tops & {"lab", "scripts", "tests", "benchmarks", "demo", ".ci", ".github"}
+    assert {"__init__.py", "nodes", "eraseanything_core", "web", "workflows", "README.md", "LICENSE"} <= tops
+    assert not [name for name in shipped if "tinyflux" in name.lower()]
+
+
+def test_its_project_file_names_nothing_of_the_laboratory():
+    """Packages and entry points; ruff's settings are for the whole repository."""
+    assert "entry-points" not in PROJECT
+    assert strings("include") == ["eraseanything_core*"]
+
+
+def test_every_room_of_the_laboratory_is_installed():
+    laboratory = (ROOT / "lab" / "pyproject.toml").read_text(encoding="utf-8")
+    listed = ast.literal_eval(re.search(r"^packages = (\[.*?\])", laboratory, re.MULTILINE | re.DOTALL)[1])
+    rooms = [path.parent for path in (ROOT / "lab").rglob("__init__.py")]
+    assert sorted(listed) == sorted(".".join(room.relative_to(ROOT).parts) for room in rooms)
+    assert setting("version") not in laboratory, "the version stands in one place"
+
+
+def test_name_version_and_licence_are_the_registrys():
+    name = setting("name")
+    assert NAME.fullmatch(name) and len(name) < 100 and "comfyui" not in name.lower()
+    assert VERSION.fullmatch(setting("version"))
+    assert VERSION_BOUND.fullmatch(setting("requires-comfyui"))
+    licence = re.search(r'^license = \{ file = "(.+)" \}$', PROJECT, re.MULTILINE)[1]
+    assert (ROOT / licence).is_file() and setting("description") and setting("DisplayName") and setting("PublisherId")
+
+
+def test_classifiers_are_the_registrys():
+    classifiers = strings("classifiers")
+    systems = [c.removeprefix("Operating System :: ") for c in classifiers if c.startswith("Operating System")]
+    accelerators = [c.removeprefix("Environment :: ") for c in classifiers if c.startswith("Environment")]
+    assert systems and all(system.startswith(SYSTEMS) for system in systems)
+    assert accelerators and set(accelerators) <= ACCELERATORS
+    assert len(systems) + len(accelerators) == len(classifiers)
+
+
+@pytest.mark.parametrize("name, ratio", [("Icon", 1), ("Banner", 21 / 9)])
+def test_icon_and_banner_are_there(name, ratio):
+    url = setting(name)
+    assert url.startswith(RAW)
+    width, height = Image.open(ROOT / url.removeprefix(RAW)).size
+    assert abs(width / height - ratio) < 0.01 and (name == "Banner" or width <= 400)
+
+
+def test_nothing_in_it_evaluates_text_or_joins_statements(shipped):
+    """The rules S102, S307 and E702 that the registry's scan has."""
+    for name in (name for name in shipped if name.endswith(".py")):
+        for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
+            called = node.func if isinstance(node, ast.Call) else None
+            assert not (isinstance(called, ast.Name) and called.id in ("eval", "exec")), f"{name}:{node.lineno}"
+        with (ROOT / name).open("rb") as file:
+            assert not [t for t in tokenize.tokenize(file.readline) if t.type == tokenize.OP and t.string == ";"], name
+
+
+def links(text: str) -> list[str]:
+    """Targets of Markdown links and pictures, without code blocks and anchors."""
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    targets = re.findall(r"\]\(([^)\s]+)", text) + re.findall(r'(?:href|src)="([^"]+)"', text)
+    return [target.partition("#")[0] for target in targets if not target.startswith("#")]
+
+
+def test_links_lead_to_what_is_shipped_or_to_the_repository(shipped):
+    missing = []
+    for name in (name for name in shipped if name.endswith(".md")):
+        for target in links((ROOT / name).read_text(encoding="utf-8")):
+            if target.startswith(REPOSITORY):
+                path = re.sub(r"^(blob|tree|raw)/main/", "", target.removeprefix(REPOSITORY))
+                there = "/" not in path or (ROOT / path).exists()  # a page of GitHub, or a file
+            elif re.match(r"[a-z]+:", target):
+                there = True
+            else:
+                path = (ROOT / name).parent / target
+                there = path.resolve().is_relative_to(ROOT) and path.resolve().relative_to(ROOT).as_posix() in shipped
+            if not there:
+                missing.append(f"{name}: {target}")
+    assert not missing
+
+
+def test_templates_use_nodes_that_are_shipped_and_lie_in_one_folder(shipped):
+    """In any other of these folders they would be hidden: ComfyUI serves only the first that exists."""
+    folders = {name.partition("/")[0] for name in git_files("--cached", "--others", "--exclude-standard")}
+    assert folders & set(TEMPLATE_FOLDERS) == {"workflows"}
+    pages = {Path(name).stem for name in shipped if name.startswith("web/docs/")}
+    templates = [name for name in shipped if name.startswith("workflows/") and name.endswith(".json")]
+    assert templates
+    for name in templates:
+        nodes = {node["type"] for node in json.loads((ROOT / name).read_text(encoding="utf-8"))["nodes"]}
+        own = {node for node in nodes if node.startswith("EraseAnything_")}
+        assert own <= pages, f"{name} uses {own - pages}"
+        assert name.replace(".json", ".jpg") in shipped, "no thumbnail"
+
+
+def test_its_core_works_without_what_is_left_out(package):
+    """Imports every module of the shipped core that needs no ComfyUI, from the package alone."""
+    core = package / "eraseanything_core"
+    modules = []
+    for path in sorted(core.rglob("*.py")):
+        if "comfy_bridge" not in path.parts and path.stem != "__init__":
+            modules.append(".".join(path.relative_to(package).with_suffix("").parts))
+    code = f"import importlib\nfor name in {modules}: importlib.import_module(name)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=package, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
