@@ -207,10 +207,13 @@ def test_a_cancel_ends_a_genetic_search(pack, monkeypatch):
     """ComfyUI itself does not look for one while prompts are encoded."""
     node = pack["EraseAnything_GeneticAttack"]
     encoded = []
+    cancel_after = []  # how many prompts are encoded before the user cancels
 
     class Text:
         def encode(self, prompt):
             encoded.append(prompt)
+            if len(encoded) in cancel_after:
+                comfy.model_management.interrupt_current_processing(True)
             return SimpleNamespace(context=torch.full((1, 2, 3), float(len(prompt))))
 
     class Host:
@@ -231,10 +234,10 @@ def test_a_cancel_ends_a_genetic_search(pack, monkeypatch):
     whole = len(encoded)
     assert not any("heart" in prompt for prompt in encoded[2:])  # the first two are the target's
     encoded.clear()
-    comfy.model_management.interrupt_current_processing(True)
+    cancel_after.append(5)
     try:
         with pytest.raises(comfy.model_management.InterruptProcessingException):
             node.execute(None, "heart", "a {}", "", **settings)
     finally:
         comfy.model_management.interrupt_current_processing(False)
-    assert 0 < len(encoded) < whole
+    assert len(encoded) == 5 < whole
