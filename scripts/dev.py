@@ -44,9 +44,10 @@ SMOKE = [
     "tests/comfy/test_workflows.py::test_every_value_is_one_that_its_node_takes",
     "tests/comfy/test_tinyflux.py::test_plain_forward_equals_comfyui",
 ]
-SLOWEST = "tests/unit/test_quality.py"  # trains and compares feature networks
+# Over a second a test, or servers that let a client wait: the whole suite runs them.
+SLOWEST = ("tests/unit/test_quality.py", "tests/unit/concepts/test_llm.py", "tests/unit/concepts/test_wordnet.py")
 # All other unit tests, and a few that show that the pack loads, its workflows fit, and TinyFlux is what it was.
-QUICK = [*IN_TWO_PROCESSES, *SMOKE, "tests/unit", f"--ignore={SLOWEST}"]
+QUICK = [*IN_TWO_PROCESSES, *SMOKE, "tests/unit", *(f"--ignore={file}" for file in SLOWEST)]
 
 
 def main() -> int:
