@@ -12,13 +12,13 @@ from ..eraseanything_core.concepts.concept_set import ConceptSet, erased
 from ..eraseanything_core.concepts.prompts import lines_of, words_of
 from ..eraseanything_core.evaluation.attack_runs import run_genetic_attack, run_inversion, run_relearning
 from ..eraseanything_core.evaluation.genetic_attack import GeneticConfig
-from ..eraseanything_core.evaluation.weight_attacks import REFLUX, InversionConfig, RelearnConfig
+from ..eraseanything_core.evaluation.weight_attacks import REFLUX, ConceptExamples, InversionConfig, RelearnConfig
 from .shared.inputs import CATEGORY_ATTACKS, concepts, seed
 from .shared.progress import check_interrupt, progress_bar
 from .shared.types import LORA_MODEL
 
 RELEARN = "relearn"
-MODES: dict[str, dict[str, float]] = {RELEARN: {}, "ReFlux": REFLUX}  # settings that replace the typed ones
+RELEARN_MODES: dict[str, dict[str, float]] = {RELEARN: {}, "ReFlux": REFLUX}  # settings that replace the typed ones
 AVERAGED = 10  # last losses that the summary averages, since the loss of one random batch says little
 
 
@@ -168,10 +168,10 @@ class InversionAttack(io.ComfyNode):
         **settings: Any,
     ) -> io.NodeOutput:
         concept, _ = erased(concepts, concept)
+        examples = ConceptExamples(latent["samples"], prompt, concept)
         config = InversionConfig(**settings)
-        context, pooled, losses = run_inversion(
-            ComfyHost(model, clip), lora, latent["samples"], prompt, concept, config, progress_bar(config.steps)
-        )
+        progress = progress_bar(config.steps)
+        context, pooled, losses = run_inversion(ComfyHost(model, clip), lora, examples, config, progress)
         return io.NodeOutput([[context, {"pooled_output": pooled}]], ui=ui.PreviewText(_loss_text(losses)))
 
 
@@ -201,7 +201,7 @@ class RelearnAttack(io.ComfyNode):
                 concepts("it replaces `concept`."),
                 io.Combo.Input(
                     "mode",
-                    options=list(MODES),
+                    options=list(RELEARN_MODES),
                     default=RELEARN,
                     optional=True,
                     tooltip="relearn uses attn_weight and retain_weight as typed; ReFlux sets both to 1.",
@@ -224,10 +224,10 @@ class RelearnAttack(io.ComfyNode):
         **settings: Any,
     ) -> io.NodeOutput:
         concept, _ = erased(concepts, concept)
-        config = RelearnConfig(**settings | MODES[mode])
-        tensors, losses = run_relearning(
-            ComfyHost(model, clip), lora, latent["samples"], prompt, concept, config, progress_bar(config.steps)
-        )
+        examples = ConceptExamples(latent["samples"], prompt, concept)
+        config = RelearnConfig(**settings | RELEARN_MODES[mode])
+        progress = progress_bar(config.steps)
+        tensors, losses = run_relearning(ComfyHost(model, clip), lora, examples, config, progress)
         return io.NodeOutput(tensors, ui=ui.PreviewText(_loss_text(losses)))
 
 

@@ -1,12 +1,12 @@
 """What combining and scaling erasers needs of the loaded model: states of its linears, and its response to a scale."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from comfy.model_patcher import ModelPatcher
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..lora import fusion
@@ -106,8 +106,11 @@ class StatesFile:
         self.path = path
 
     def __getitem__(self, module: str) -> Tensor:
-        with safe_open(self.path, framework="pt") as file:
-            return file.get_tensor(module)
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                return file.get_tensor(module)
+        except SafetensorError as error:
+            raise ValueError(f"{self.path} is damaged ({error}): delete it, its states are read again") from error
 
 
 def calibrate(
@@ -117,6 +120,7 @@ def calibrate(
     prompts: Sequence[str],
     config: StrengthConfig,
     reader: LatentReader,
+    progress: Callable[[int], None] | None = None,
 ) -> StrengthCurve:
     """Measures an eraser's strength curve on a loaded Flux; see `lora.strength.measure_curve`.
 
@@ -127,9 +131,10 @@ def calibrate(
         prompts: sampled in turn.
         config: how the response is measured.
         reader: says which pictures have lost the concept.
+        progress: called with the forwards so far, of `config.forwards`.
     """
     text = ComfyTextEncoder(clip)
-    sampler = LatentSampler([text.encode(prompt) for prompt in prompts], config)
+    sampler = LatentSampler([text.encode(prompt) for prompt in prompts], config, progress)
 
     def sample(scales: Tensor) -> Tensor:
         # Lent anew for every scale: a judge's VAE may take the model's place in memory between two of them.

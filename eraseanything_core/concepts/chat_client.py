@@ -213,7 +213,7 @@ def read_text(body: bytes, key: str | None) -> str:
         content = json.loads(body)
         choice = content["choices"][0]
         message = choice["message"]
-        text = _joined(message["content"])
+        text = _text_of_content(message["content"])
     except (ValueError, LookupError, TypeError, RecursionError):
         reason = server_reason(body, key)
         raise ResponseError("the response is no chat completion" + (f" but says: {reason}" if reason else "")) from None
@@ -228,11 +228,11 @@ def read_text(body: bytes, key: str | None) -> str:
     raise AnswerError("the model wrote nothing")
 
 
-def _joined(content: object) -> str:
+def _text_of_content(content: object) -> str:
     """The text of a message, which may come in chunks, some of them thoughts."""
     if isinstance(content, dict):
         # Some servers hand over the object itself where a schema was asked for.
-        return _joined([content]) if "text" in content else json.dumps(content)
+        return _text_of_content([content]) if "text" in content else json.dumps(content)
     if not isinstance(content, list):
         return content if isinstance(content, str) else ""
     texts = []

@@ -1,6 +1,6 @@
 """Erasers to compare with, one file each.
 
-A method that differs from EraseAnything only in its settings has `configure(config, **changes)`. One with a loop of its
-own has `train(model, text, config)` as well: its module is a `trained.ErasureMethod`, so every `train` in this package
-means the same. EraseAnything itself is `training.trainer`, whose `train` takes a plan and can be resumed.
+A method's settings are a constant that goes over a configuration: `dataclasses.replace(config, **ESD_SETTINGS)`. One
+with losses of its own is a `trained.ErasureMethod`, and `trained.train_slices` trains it. The others, such as ESD, are
+trained by `training.trainer`, EraseAnything's own loop.
 """

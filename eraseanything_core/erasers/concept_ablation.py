@@ -9,15 +9,14 @@ from typing import Any
 
 import torch
 
-from ..protocols import ErasableModel, TextEncoder
+from ..protocols import ErasableModel
 from ..training import losses
-from ..training.config import EraseConfig
-from ..training.plan import Plan, conds, generator, prepare
+from ..training.plan import Plan, conds, generator
 from ..training.trajectories import Trajectories
 from ..training.trajectory_cache import TrajectoryCache
-from .trained import StepLosses, TrainedEraser, train_slices
+from .trained import StepLosses
 
-SETTINGS: dict[str, Any] = {
+ABLATION_SETTINGS: dict[str, Any] = {  # plain sentences of the concept itself
     "synonym_rate": 0.0,
     "shuffle_rate": 0.0,
     "rsc_weight": 0.0,
@@ -25,29 +24,8 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def configure(config: EraseConfig, **changes: Any) -> EraseConfig:
-    """Concept Ablation's settings over a configuration: plain sentences of the concept itself.
-
-    Args:
-        config: what is erased, and how long it is trained.
-        changes: settings that go over the method's own.
-    """
-    return dataclasses.replace(config, **SETTINGS | changes)
-
-
-def train(model: ErasableModel, text: TextEncoder, config: EraseConfig) -> TrainedEraser:
-    """Trains the slices of `model`.
-
-    Raises:
-        ValueError: settings that cannot work, see `training.plan.prepare`.
-        FloatingPointError: the loss is NaN or infinite.
-    """
-    plan = prepare(config, text)
-    return train_slices(model, plan.config, Ablation(model, plan).losses)
-
-
 class Ablation:
-    """The loss of Concept Ablation, step by step.
+    """The loss of Concept Ablation, step by step; a `trained.ErasureMethod`.
 
     Args:
         model: student and teacher.

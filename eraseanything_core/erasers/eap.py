@@ -13,18 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..protocols import ErasableModel, TextEncoder
-from ..training.config import EraseConfig
+from ..protocols import ErasableModel
 from ..training.objective import erase_graphs, preserve_graphs, weighted_sum
-from ..training.plan import Plan, conds, generator, prepare
+from ..training.plan import Plan, conds, generator
 from ..training.trajectories import Trajectories
 from ..training.trajectory_cache import Epoch, TrajectoryCache
-from . import esd
-from .trained import StepLosses, TrainedEraser, train_slices
+from .esd import ESD_SETTINGS
+from .trained import StepLosses
 
 SEARCH_EVERY = 10  # steps between two looks at R
 WORST_SHARE = 0.25  # of R, to draw from until the next look
-SETTINGS: dict[str, Any] = {
+EAP_SETTINGS: dict[str, Any] = ESD_SETTINGS | {  # ESD's, with prompts that must stay
     "retain_weight": 1.0,
     "on_policy_share": 0.0,
     "cached_retain_trajectories": 32,
@@ -32,29 +31,8 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def configure(config: EraseConfig, **changes: Any) -> EraseConfig:
-    """EAP's settings over a configuration: ESD's, with prompts that must stay.
-
-    Args:
-        config: what is erased, and how long it is trained.
-        changes: settings that go over EAP's own.
-    """
-    return esd.configure(config, **SETTINGS | changes)
-
-
-def train(model: ErasableModel, text: TextEncoder, config: EraseConfig) -> TrainedEraser:
-    """Trains the slices of `model`.
-
-    Raises:
-        ValueError: settings that cannot work, see `training.plan.prepare`.
-        FloatingPointError: a loss is NaN or infinite.
-    """
-    plan = prepare(config, text)
-    return train_slices(model, plan.config, AdversarialPreservation(model, plan).losses)
-
-
 class AdversarialPreservation:
-    """The two losses of EAP, step by step.
+    """The two losses of EAP, step by step; a `trained.ErasureMethod`.
 
     Args:
         model: student and teacher.

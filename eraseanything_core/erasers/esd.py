@@ -7,14 +7,11 @@ configured: the share `on_policy_share` of them is the student's own, the rest t
 trains it, since this is the first of its losses alone.
 """
 
-import dataclasses
 from typing import Any
 
-from ..training.config import EraseConfig
-
 ESD_TARGETS = "add_k+add_v+to_k+to_v"  # of text and image: what cross-attention reads its text with
-# One loss and plain sentences; what is not named here stays as configured.
-SETTINGS: dict[str, Any] = {
+# For `training.trainer`: one loss, plain sentences, nothing retained. What is not named here stays as configured.
+ESD_SETTINGS: dict[str, Any] = {
     "eta": 1.0,
     "neutral": "",  # the null prompt
     "targets": ESD_TARGETS,
@@ -24,13 +21,3 @@ SETTINGS: dict[str, Any] = {
     "synonym_rate": 0.0,
     "shuffle_rate": 0.0,
 }
-
-
-def configure(config: EraseConfig, **changes: Any) -> EraseConfig:
-    """ESD's settings over a configuration, for `training.trainer`: the plain sentences, nothing retained.
-
-    Args:
-        config: what is erased, and how long it is trained.
-        changes: settings that go over ESD's own.
-    """
-    return dataclasses.replace(config, **SETTINGS | changes)

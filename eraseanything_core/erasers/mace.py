@@ -6,10 +6,9 @@
    a segmentation of the object; here every image query counts, as it does there for styles.
 3. The closed-form fusion of `lora.fusion` keeps that LoRA to the concept's states and away from those that must stay.
 
-Stage 2 is EraseAnything's loop with the settings of `configure`, on the model that stage 1 has refined.
+Stage 2 is EraseAnything's loop with `ATTENTION_SETTINGS`, on the model that stage 1 has refined.
 """
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -21,12 +20,11 @@ from ..lora.fusion import FusionConfig, fused, modules_of, read_states
 from ..lora.key_styles import read_eraser
 from ..lora.merge import truncated
 from ..protocols import ErasableModel, TextEncoder
-from ..training.config import EraseConfig
 from . import uce
 
 LAYER = "context_embedder"
 NamedPrompt = tuple[str, str]  # a prompt and the word in it that counts
-SETTINGS: dict[str, Any] = {
+ATTENTION_SETTINGS: dict[str, Any] = {  # of stage 2: the attention loss alone, on plain sentences of the concept
     "esd_weight": 0.0,
     "rsc_weight": 0.0,
     "retain_weight": 0.0,
@@ -37,16 +35,6 @@ SETTINGS: dict[str, Any] = {
     "rank": 1,
     "on_policy_share": 0.0,
 }
-
-
-def configure(config: EraseConfig, **changes: Any) -> EraseConfig:
-    """The settings of stage 2 over a configuration: the attention loss alone, on plain sentences of the concept.
-
-    Args:
-        config: what is erased, and how long it is trained.
-        changes: settings that go over MACE's own.
-    """
-    return dataclasses.replace(config, **SETTINGS | changes)
 
 
 def other_tokens(text: TextEncoder, prompt: str, word: str) -> Tensor:

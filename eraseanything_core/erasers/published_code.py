@@ -185,8 +185,8 @@ class PublishedRun:
         return NoisedPicture((1 - t) * x_0 + t * noise, x_0, noise)
 
 
-def train(model: ErasableModel, text: TextEncoder, config: PublishedConfig) -> TrainedEraser:
-    """Trains the slices of `model`.
+def train_published(model: ErasableModel, text: TextEncoder, config: PublishedConfig) -> TrainedEraser:
+    """Trains the slices of `model` on the published schedule.
 
     Raises:
         FloatingPointError: a loss is NaN or infinite.

@@ -1,9 +1,9 @@
-"""What the erasers with a loop of their own share: how they are called, their loop, and what they hand back."""
+"""What the erasers with losses of their own share: their loop, and what they hand back."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ from ..protocols import ErasableModel, TextEncoder
 from ..training.config import EraseConfig
 from ..training.objective import Losses, record_losses
 from ..training.optimizers import lora_optimizer, optimizer_step
+from ..training.plan import Plan, prepare
 
-Config = TypeVar("Config", contravariant=True)
 StepLosses = tuple[Losses, Tensor]  # the losses by name, and the scalar that is backpropagated
 
 
@@ -32,26 +32,34 @@ class TrainedEraser:
     seconds: float
 
 
-class ErasureMethod(Protocol[Config]):
-    """A method with a loop of its own. Its module is one: `concept_ablation`, `eap` and `published_code`."""
+class ErasureMethod(Protocol):
+    """The losses of a method on one model: `concept_ablation.Ablation` and `eap.AdversarialPreservation`."""
 
-    def train(self, model: ErasableModel, text: TextEncoder, config: Config) -> TrainedEraser:
-        """Trains the slices of `model`; raises FloatingPointError when a loss is NaN or infinite."""
+    def losses(self, step: int) -> StepLosses:
+        """The losses of a step; called with the LoRA attached."""
 
 
 def train_slices(
-    model: ErasableModel, config: EraseConfig, losses_of_step: Callable[[int], StepLosses]
+    method: Callable[[ErasableModel, Plan], ErasureMethod],
+    model: ErasableModel,
+    text: TextEncoder,
+    config: EraseConfig,
 ) -> TrainedEraser:
-    """The loop of a method with one optimizer and one loss a step.
+    """Trains the slices of `model` with one optimizer and one loss a step.
 
     Args:
+        method: makes the method's losses from the model and the plan; its class is one.
         model: student and teacher; the LoRA is attached here.
-        config: as `training.plan.prepare` has checked it.
-        losses_of_step: a step's number to its losses. It is called with the LoRA attached.
+        text: the model's text encoder.
+        config: what is erased, and how long it is trained.
 
     Raises:
+        ValueError: settings that cannot work, see `training.plan.prepare`.
         FloatingPointError: a loss is NaN or infinite.
     """
+    plan = prepare(config, text)
+    config = plan.config
+    losses_of_method = method(model, plan)
     history: dict[str, list[float]] = {}
     start = time.monotonic()
     # The trainer's own seeding: equal seeds give every method the same first A, and B is zero.
@@ -59,7 +67,7 @@ def train_slices(
     # One optimizer, at the erasing rate. Only EraseAnything alternates between two levels.
     optimizer = lora_optimizer(lora, config.lr_low, config)
     for step in range(config.steps):
-        step_losses, total = losses_of_step(step)
+        step_losses, total = losses_of_method.losses(step)
         optimizer_step(optimizer, lora, total, config)
         record_losses(history, step_losses, total, step)
     return TrainedEraser(lora.tensors(torch.float32), history, time.monotonic() - start)

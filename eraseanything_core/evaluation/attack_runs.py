@@ -3,6 +3,7 @@
 The attacks themselves are in `genetic_attack` and `weight_attacks`.
 """
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from torch import Tensor
 from ..protocols import ErasableModel, ModelHost, TextEncoder
 from . import genetic_attack, weight_attacks
 from .genetic_attack import GenerationDone, GeneticConfig
-from .weight_attacks import InversionConfig, RelearnConfig, StepDone
+from .weight_attacks import ConceptExamples, InversionConfig, RelearnConfig, StepDone
 
 ADAMW_BYTES = 16  # of a trained float32 weight: itself, its gradient, and the two moments that AdamW keeps
 
@@ -52,45 +53,46 @@ def run_genetic_attack(
 def _erased_model(
     host: ModelHost,
     lora: Mapping[str, Tensor],
-    latents: Tensor,
-    prompts: Sequence[str],
+    examples: ConceptExamples,
+    other_prompts: Sequence[str],
     batch_size: int,
     trained_bytes: int,
-) -> Iterator[tuple[ErasableModel, TextEncoder, Tensor]]:
-    """The model with an eraser on it, its text encoder, and the latents in the model's space.
+) -> Iterator[tuple[ErasableModel, TextEncoder, ConceptExamples]]:
+    """The model with an eraser on it, its text encoder, and the examples with their latents in the model's space.
 
     Blocks are recomputed and weights left in main memory where that is needed, as in a training.
 
     Args:
         host: holds the un-erased model.
         lora: the eraser, under its file keys; an empty one leaves the model as it is.
-        latents: [n, c, h, w] as the host's users have them.
-        prompts: all that will be encoded. The first one contains the concept.
+        examples: with latents as the host's users have them.
+        other_prompts: all that will be encoded besides the examples' own.
         batch_size: sequences of one graph.
         trained_bytes: of what is searched or trained.
     """
     text = host.text_encoder()
     # Encoded before the text encoder leaves the device; from here on every encoding is a kept one.
-    lengths = [text.encode(prompt).context.shape[1] for prompt in prompts]
+    length = text.encode(examples.prompt).context.shape[1]
+    for prompt in other_prompts:
+        text.encode(prompt)
     host.release_others()
-    height = latents.shape[-2] * host.downscale
-    width = latents.shape[-1] * host.downscale
-    estimate = host.estimate(lengths[0], width, height, batch_size, trained_bytes, None)
+    height = examples.latents.shape[-2] * host.downscale
+    width = examples.latents.shape[-1] * host.downscale
+    estimate = host.estimate(length, width, height, batch_size, trained_bytes, None)
     logging.info("EraseAnything: %s", estimate)
     memory = max(estimate.forward, estimate.activations)
     with host.session(gradient_checkpointing=estimate.gradient_checkpointing, memory=memory) as model:
         # Under both student and teacher, so that the erased model is attacked; without factors, the un-erased one.
         if lora:
             model.attach_frozen_lora(dict(lora))
-        yield model, text, host.to_model_space(latents)
+        latents = host.to_model_space(examples.latents)
+        yield model, text, dataclasses.replace(examples, latents=latents)
 
 
 def run_inversion(
     host: ModelHost,
     lora: Mapping[str, Tensor],
-    latents: Tensor,
-    prompt: str,
-    concept: str,
+    examples: ConceptExamples,
     config: InversionConfig,
     progress: StepDone | None = None,
 ) -> tuple[Tensor, Tensor, list[float]]:
@@ -99,24 +101,22 @@ def run_inversion(
     Args:
         host: holds the un-erased model; it is as before afterwards.
         lora: the eraser, under its file keys.
-        latents: [n, c, h, w] of pictures that show the concept, as the host's users have them.
-        prompt, concept, config, progress: see `weight_attacks.invert`.
+        examples: with latents as the host's users have them.
+        config, progress: see `weight_attacks.invert`.
 
     Raises:
         ValueError: the model cannot be trained exactly, the eraser is of another one, or the prompt does not hold the
             concept.
     """
     host.check()
-    with _erased_model(host, lora, latents, [prompt], config.batch_size, 0) as (model, text, x):
-        return weight_attacks.invert(model, text, x, prompt, concept, config, progress)
+    with _erased_model(host, lora, examples, [], config.batch_size, 0) as (model, text, moved):
+        return weight_attacks.invert(model, text, moved, config, progress)
 
 
 def run_relearning(
     host: ModelHost,
     lora: Mapping[str, Tensor],
-    latents: Tensor,
-    prompt: str,
-    concept: str,
+    examples: ConceptExamples,
     config: RelearnConfig,
     progress: StepDone | None = None,
 ) -> tuple[dict[str, Tensor], list[float]]:
@@ -126,5 +126,5 @@ def run_relearning(
     graphs = 2 if config.retain_weight else 1
     trained_bytes = ADAMW_BYTES * host.lora_size(config.targets, config.rank)
     sequences = graphs * config.batch_size
-    with _erased_model(host, lora, latents, [prompt, ""], sequences, trained_bytes) as (model, text, x):
-        return weight_attacks.relearn(model, text, x, prompt, concept, config, progress)
+    with _erased_model(host, lora, examples, [""], sequences, trained_bytes) as (model, text, moved):
+        return weight_attacks.relearn(model, text, moved, config, progress)

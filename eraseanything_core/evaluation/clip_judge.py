@@ -11,7 +11,7 @@ from torch import Tensor
 from ..packages import require_package
 from ..protocols import Verdict
 from ..quoting import quoted
-from .judges import BATCH_SIZE, sha256, tensor_hash, verdicts_of
+from .judges import JUDGE_BATCH_SIZE, sha256, tensor_hash, verdicts_of
 
 CLIP_SOURCE = "https://huggingface.co/openai/clip-vit-large-patch14"
 LOGIT_SCALE = 100  # the value at which CLIP's learned temperature is clipped, and which all released models reach
@@ -105,7 +105,7 @@ class TransformersClip:
     @torch.no_grad()
     def images(self, pictures: Tensor) -> Tensor:
         """Unit vectors [n, d] of pictures [n, 3, h, w] in [0, 1]."""
-        return torch.cat([self._images(batch) for batch in pictures.split(BATCH_SIZE)])
+        return torch.cat([self._images(batch) for batch in pictures.split(JUDGE_BATCH_SIZE)])
 
     def _images(self, pictures: Tensor) -> Tensor:
         # `do_rescale` would divide by 255, and these pictures are in [0, 1] already.
@@ -155,7 +155,7 @@ class VisionClip:
         Raises:
             ValueError: the CLIP_VISION is of another CLIP than the text encoder.
         """
-        batches = pictures.permute(0, 2, 3, 1).split(BATCH_SIZE)  # ComfyUI's IMAGE has its channels last
+        batches = pictures.permute(0, 2, 3, 1).split(JUDGE_BATCH_SIZE)  # ComfyUI's IMAGE has its channels last
         vectors = torch.cat([self.vision.encode_image(batch).image_embeds.float().cpu() for batch in batches])
         if vectors.shape[-1] != len(self.projection):
             raise ValueError(

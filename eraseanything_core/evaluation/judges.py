@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..protocols import Verdict
 
-BATCH_SIZE = 16  # pictures that a network reads at once
+JUDGE_BATCH_SIZE = 16  # pictures that a judge's network reads at once
 SAMPLED_VALUES = 64  # of each tensor, for `tensor_hash`
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..concepts.concept_set import ConceptSet
 from ..protocols import Judge, Verdict
-from .judges import BATCH_SIZE
+from .judges import JUDGE_BATCH_SIZE
 from .report import Answers
 
 
@@ -63,7 +63,7 @@ def judge_pictures(
 def _read_all(judge: Judge, pictures: Tensor, check_interrupt: Callable[[], None] | None) -> tuple[Verdict, ...]:
     """The verdicts on pictures, read in the batches in which the networks of judges read them anyway."""
     verdicts: list[Verdict] = []
-    for batch in pictures.split(BATCH_SIZE):
+    for batch in pictures.split(JUDGE_BATCH_SIZE):
         if check_interrupt:
             check_interrupt()
         verdicts += judge.read(batch)

@@ -4,12 +4,13 @@ Outcomes are booleans: whether a judge saw in a picture what was asked for. Acc_
 the concept, of the others of its kind and of its synonyms. Acc_e and Acc_g should fall, Acc_ir should stay.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
 from scipy.stats import binomtest, norm
+
+from ..intervals import wilson
 
 Array = np.ndarray[Any, Any]
 Statistic = Callable[[Mapping[str, Array]], Array]  # rates by cell, numbers or arrays, to a number or an array
@@ -42,24 +43,8 @@ class IntervalDict(TypedDict):
     high: float
 
 
-def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a rate (Wilson 1927), 95 % by default.
-
-    Raises:
-        ValueError: if there is nothing to take a rate of.
-    """
-    if n < 1:
-        raise ValueError("a rate of no images")
-    # Unlike the normal interval it stays inside [0, 1] and has a width at 0 of n, where erasers often are.
-    p = hits / n
-    spread = z * z / n
-    middle = (p + spread / 2) / (1 + spread)
-    half_width = z * math.sqrt(p * (1 - p) / n + spread / (4 * n)) / (1 + spread)
-    return max(0.0, middle - half_width), min(1.0, middle + half_width)
-
-
 def rate(hits: Sequence[bool]) -> RateDict:
-    """The rate of a list of outcomes with Wilson's interval, rounded to four digits; see `wilson`."""
+    """The rate of a list of outcomes with Wilson's interval, rounded to four digits; see `intervals.wilson`."""
     total = sum(hits)
     low, high = wilson(total, len(hits))
     return {"value": round(total / len(hits), 4), "n": len(hits), "low": round(low, 4), "high": round(high, 4)}
@@ -119,27 +104,13 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
     return float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
 
 
-def paired_bootstrap(
-    before: Mapping[str, Sequence[bool]],
-    after: Mapping[str, Sequence[bool]],
-    statistic: Statistic,
-    draws: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
-    check_interrupt: Callable[[], None] | None = None,
-) -> IntervalDict:
-    """The interval of statistic(after) - statistic(before), both on the same prompts and seeds.
+def paired(
+    before: Mapping[str, Sequence[bool]], after: Mapping[str, Sequence[bool]]
+) -> dict[str, list[list[tuple[bool, bool]]]]:
+    """Outcomes on the same prompts and seeds as cells of one concept, for `clustered_bootstrap` and `change_of`.
 
     Args:
         before, after: {cell: outcomes}; the i-th outcomes of a cell belong together.
-        statistic: of {cell: rate}, on numbers and arrays; for H_o `lambda r: h_o(**r)`.
-        draws: of the bootstrap.
-        level: of the interval.
-        seed: of the draws.
-        check_interrupt: called between parts of the work; what it raises ends it.
-
-    Returns:
-        The difference and percentiles of the draws.
 
     Raises:
         ValueError: the cells differ or are of unequal length, so that nothing is paired.
@@ -147,8 +118,7 @@ def paired_bootstrap(
     if set(before) != set(after) or any(len(before[name]) != len(after[name]) for name in before):
         raise ValueError("before and after are not paired: give the same cells, prompts and seeds to both")
     # Both outcomes of a picture are drawn together; else the interval would not know that they are alike.
-    pairs = {name: [list(zip(before[name], after[name]))] for name in before}
-    return clustered_bootstrap(pairs, change_of(statistic), draws, level, seed, check_interrupt)
+    return {name: [list(zip(before[name], after[name]))] for name in before}
 
 
 def of_rates(function: Callable[..., Any]) -> Statistic:

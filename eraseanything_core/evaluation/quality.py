@@ -18,7 +18,7 @@ from ..quoting import quoted
 from . import judges, recogniser
 from .clip_judge import ClipModel
 
-BATCH_SIZE = 32  # pictures that a network of features reads at once
+FEATURE_BATCH_SIZE = 32  # pictures that a network of features reads at once
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 LPIPS_NETS = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
 
@@ -160,7 +160,7 @@ def frechet(
     after: Tensor,
     net: nn.Module,
     name: str,
-    batch: int = BATCH_SIZE,
+    batch: int = FEATURE_BATCH_SIZE,
     check_interrupt: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """The Fréchet distance of two sets of pictures (Heusel et al. 2017).
@@ -200,7 +200,7 @@ def kernel_distance(
     name: str,
     subsets: int = 50,
     subset: int = 100,
-    batch: int = BATCH_SIZE,
+    batch: int = FEATURE_BATCH_SIZE,
     check_interrupt: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """KID, which is unbiased (Bińkowski et al. 2018): the mean over random subsets, with their standard deviation.
@@ -281,7 +281,7 @@ def clip_score(
     """
     vectors = []
     # In the batches in which a CLIP reads pictures anyway.
-    for part in pictures.split(judges.BATCH_SIZE):
+    for part in pictures.split(judges.JUDGE_BATCH_SIZE):
         if check_interrupt:
             check_interrupt()
         vectors.append(clip.images(part))
@@ -311,7 +311,7 @@ def lpips(before: Tensor, after: Tensor, net: str = "alex", check_interrupt: Cal
     from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
 
     total = 0.0
-    for first, second in zip(before.split(BATCH_SIZE), after.split(BATCH_SIZE), strict=True):
+    for first, second in zip(before.split(FEATURE_BATCH_SIZE), after.split(FEATURE_BATCH_SIZE), strict=True):
         if check_interrupt:
             check_interrupt()
         mean = float(learned_perceptual_image_patch_similarity(first, second, net_type=net, normalize=True))

@@ -23,7 +23,7 @@ from torchvision.models import mobilenet_v2
 from .. import files
 from ..protocols import Verdict
 from ..quoting import escaped
-from .judges import BATCH_SIZE, sha256, verdicts_of
+from .judges import JUDGE_BATCH_SIZE, sha256, verdicts_of
 from .metrics import rate
 
 BACKBONE = "mobilenet_v2-b0353104.pth"
@@ -276,7 +276,7 @@ class RecogniserJudge:
     @torch.no_grad()
     def read(self, pictures: Tensor) -> list[Verdict]:
         """One verdict a picture, its score the name's probability; pictures [n, 3, h, w] in [0, 1]."""
-        logits = torch.cat([self.head(self.network(batch)) for batch in pictures.split(BATCH_SIZE)])
+        logits = torch.cat([self.head(self.network(batch)) for batch in pictures.split(JUDGE_BATCH_SIZE)])
         return verdicts_of(self.labels, logits.softmax(-1), self.threshold)
 
 

@@ -89,8 +89,10 @@ class Bootstrap:
     def change(
         self, before: Mapping[str, list[bool]], after: Mapping[str, list[bool]], statistic: metrics.Statistic
     ) -> metrics.IntervalDict:
-        """The interval of after minus before; see `metrics.paired_bootstrap`."""
-        return metrics.paired_bootstrap(before, after, statistic, self.draws, check_interrupt=self.check_interrupt)
+        """The interval of after minus before; see `metrics.paired`."""
+        pairs = metrics.paired(before, after)
+        change = metrics.change_of(statistic)
+        return metrics.clustered_bootstrap(pairs, change, self.draws, check_interrupt=self.check_interrupt)
 
     def interval(self, cells: Mapping[str, list[bool]], statistic: metrics.Statistic) -> metrics.IntervalDict:
         """The interval of a statistic of one concept's cells, each picture drawn by itself."""

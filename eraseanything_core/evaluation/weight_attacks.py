@@ -26,6 +26,21 @@ REFLUX = {"attn_weight": 1.0, "retain_weight": 1.0}  # settings of `RelearnConfi
 
 
 @dataclass(frozen=True)
+class ConceptExamples:
+    """What both attacks learn from.
+
+    Attributes:
+        latents: [n, c, h, w] of pictures that show the concept.
+        prompt: holds the concept.
+        concept: the word or words of the prompt that were erased.
+    """
+
+    latents: Tensor
+    prompt: str
+    concept: str
+
+
+@dataclass(frozen=True)
 class InversionConfig:
     """How long and how fast the states are searched.
 
@@ -101,9 +116,7 @@ def concept_positions(text: TextEncoder, prompt: str, concept: str) -> list[int]
 def invert(
     model: ErasableModel,
     text: TextEncoder,
-    latents: Tensor,
-    prompt: str,
-    concept: str,
+    examples: ConceptExamples,
     config: InversionConfig,
     progress: StepDone | None = None,
 ) -> tuple[Tensor, Tensor, list[float]]:
@@ -112,9 +125,7 @@ def invert(
     Args:
         model: with the eraser under everything (`attach_frozen_lora`); its weights do not change.
         text: the model's text encoder.
-        latents: [n, c, h, w] of pictures that show the concept, in the model's space.
-        prompt: holds the concept.
-        concept: the word or words whose states are searched.
+        examples: with latents in the model's space. The states of the concept's tokens are searched.
         config: the budget.
         progress: called as progress(steps done, loss) after every step; what it raises ends the search.
 
@@ -125,12 +136,12 @@ def invert(
         ValueError: the prompt does not hold the concept.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    positions = torch.tensor(concept_positions(text, prompt, concept))
-    context, pooled = text.encode(prompt)
+    positions = torch.tensor(concept_positions(text, examples.prompt, examples.concept))
+    context, pooled = text.encode(examples.prompt)
     states = context[:, positions].clone().requires_grad_(True)
     # Encoders differ in the size of their states, so the rate is in units of their spread.
     optimizer = torch.optim.Adam([states], lr=config.lr * float(context[:, positions].std()))
-    pictures = latents.to(model.device)
+    pictures = examples.latents.to(model.device)
     losses: list[float] = []
     for step in range(config.steps):
         x_0, noise, t, x_t = noised(pictures, config.batch_size, generator)
@@ -150,16 +161,14 @@ def invert(
 def relearn(
     model: ErasableModel,
     text: TextEncoder,
-    latents: Tensor,
-    prompt: str,
-    concept: str,
+    examples: ConceptExamples,
     config: RelearnConfig,
     progress: StepDone | None = None,
 ) -> tuple[dict[str, Tensor], list[float]]:
     """Trains a LoRA on top of the eraser until the pictures come back.
 
     Args:
-        model, text, latents, prompt, concept, progress: as for `invert`.
+        model, text, examples, progress: as for `invert`.
         config: the budget and the weights of the losses.
 
     Returns:
@@ -169,14 +178,15 @@ def relearn(
         ValueError: the prompt does not hold the concept.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    select = torch.zeros(config.batch_size, len(text.pieces(prompt)), 1, device=model.device)
-    select[:, concept_positions(text, prompt, concept)] = 1  # one column: the sum over the concept's tokens
-    cond = _batch_of(model, text.encode(prompt), config)
+    select = torch.zeros(config.batch_size, len(text.pieces(examples.prompt)), 1, device=model.device)
+    # One column: the sum over the concept's tokens.
+    select[:, concept_positions(text, examples.prompt, examples.concept)] = 1
+    cond = _batch_of(model, text.encode(examples.prompt), config)
     empty_cond = _batch_of(model, text.encode(""), config)
     # The same generator draws the LoRA's A and then the batches: one seed repeats the whole attack.
     lora = model.attach(config.targets, config.rank, generator)
     optimizer = torch.optim.AdamW(lora.parameters(), lr=config.lr, weight_decay=0.0)
-    pictures = latents.to(model.device)
+    pictures = examples.latents.to(model.device)
     losses: list[float] = []
     for step in range(config.steps):
         x_0, noise, t, x_t = noised(pictures, config.batch_size, generator)

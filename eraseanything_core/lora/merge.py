@@ -16,7 +16,7 @@ from .factors import Eraser, Factors
 NEGLIGIBLE = 1e-6  # singular values below this part of the largest are the rounding of float32
 MODES = ("normalised sum", "sum", "concatenate", "truncated", "ties_svd", "dare_ties_svd", "magnitude_prune_svd")
 SPARSE_MODES = ("ties_svd", "dare_ties_svd", "magnitude_prune_svd")
-MAX_ENTRIES = 100 * 256**2  # that these compare a linear, of all erasers together: about a second's work
+MAX_COMPARED_ENTRIES = 100 * 256**2  # that these compare a linear, of all erasers together: about a second's work
 
 
 def concatenated(erasers: Sequence[Eraser], weights: Sequence[float]) -> Eraser:
@@ -105,7 +105,7 @@ def sparse(
         seed: of DARE's random choice.
 
     Raises:
-        ValueError: more than `MAX_ENTRIES` entries are to be compared.
+        ValueError: more than `MAX_COMPARED_ENTRIES` entries are to be compared.
         ImportError: peft is not installed.
     """
     merge = _peft_function(mode)
@@ -149,8 +149,8 @@ def all_keys(erasers: Sequence[Eraser]) -> list[str]:
 
 
 def _check_entries(count: int, rows: int, columns: int, mode: str) -> None:
-    if count * rows * columns > MAX_ENTRIES:
-        highest = int((MAX_ENTRIES / count) ** 0.5)
+    if count * rows * columns > MAX_COMPARED_ENTRIES:
+        highest = int((MAX_COMPARED_ENTRIES / count) ** 0.5)
         raise ValueError(
             f"{mode} of {count} erasers in {max(rows, columns)} directions takes minutes: set rank to 1 to {highest}"
         )

@@ -182,7 +182,7 @@ def _parts(mask: np.ndarray, least: int = 25) -> list[Box]:
     return parts
 
 
-def _joined(parts: Sequence[Box]) -> Box:
+def _bounding_box(parts: Sequence[Box]) -> Box:
     """The box around several boxes."""
     boxes = np.array(parts)
     return np.array([boxes[:, 0].min(), boxes[:, 1].max(), boxes[:, 2].min(), boxes[:, 3].max()])
@@ -227,7 +227,7 @@ def read_relation(picture: Tensor) -> SceneReading:
         return SceneReading(relation="divided")
     if ink.sum() > 40:
         return SceneReading(relation="tied")
-    boxes = [_joined(group) for group in groups]
+    boxes = [_bounding_box(group) for group in groups]
     for own, other in ((0, 1), (1, 0)):
         relation = _relation_by_copies(groups[own], boxes[own], boxes[other])
         if relation:

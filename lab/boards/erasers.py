@@ -7,13 +7,17 @@ ones, with the steps, batch and learning rate of the recipe, since a model of th
 import copy
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from eraseanything_core.concepts import matching
-from eraseanything_core.erasers import concept_ablation, eap, esd, mace, published_code, uce
-from eraseanything_core.erasers.trained import ErasureMethod
+from eraseanything_core.erasers import mace, published_code, uce
+from eraseanything_core.erasers.concept_ablation import ABLATION_SETTINGS, Ablation
+from eraseanything_core.erasers.eap import EAP_SETTINGS, AdversarialPreservation
+from eraseanything_core.erasers.esd import ESD_SETTINGS
+from eraseanything_core.erasers.trained import TrainedEraser, train_slices
 from eraseanything_core.lora.fusion import FusionConfig
 from eraseanything_core.lora.key_styles import eraser_tensors, read_eraser
 from eraseanything_core.tinyflux.concepts import CONCEPTS, SYNONYMS, kind_of
@@ -46,12 +50,12 @@ def _plain(pipeline: Pipeline, config: EraseConfig) -> dict[str, Tensor]:
     return train_eraser(pipeline, config).lora
 
 
-def _by(method: ErasureMethod) -> Callable[[Pipeline, object], dict[str, Tensor]]:
-    """The row of a method that has its own loop over the trainer's seam and plan."""
+def _by(train: Callable[..., TrainedEraser]) -> Callable[[Pipeline, object], dict[str, Tensor]]:
+    """The row of a method that is trained by `train(model, text, config)`, and not by EraseAnything's loop."""
 
     def run(pipeline: Pipeline, config: object) -> dict[str, Tensor]:
         with trainable(pipeline) as model:
-            return method.train(model, TrainerText(pipeline), config).lora
+            return train(model, TrainerText(pipeline), config).lora
 
     return run
 
@@ -124,7 +128,7 @@ class MaceConfig:
 def mace_config(config: EraseConfig) -> MaceConfig:
     """From EraseAnything's configuration; the super-categories are UCE's guides."""
     fusion = FusionConfig(width=config.width, height=config.height, guidance=config.guidance, seed=config.seed)
-    return MaceConfig(uce_config(config.concept), mace.configure(config), fusion)
+    return MaceConfig(uce_config(config.concept), dataclasses.replace(config, **mace.ATTENTION_SETTINGS), fusion)
 
 
 def _mace(pipeline: Pipeline, config: MaceConfig) -> dict[str, Tensor]:
@@ -151,14 +155,16 @@ def recipe(row: str, concept: str, seed: int = 0, **settings) -> Recipe:
     """
     ours = erase_config(concept, seed=seed, **settings)
     published = reference_config(concept, seed)
+    ablation = partial(train_slices, Ablation)
+    eap = partial(train_slices, AdversarialPreservation)
     rows = {
         "EraseAnything": lambda: Recipe(_plain, ours),
-        "ESD": lambda: Recipe(_plain, esd.configure(ours)),
-        "concept ablation": lambda: Recipe(_by(concept_ablation), concept_ablation.configure(ours)),
-        "EAP": lambda: Recipe(_by(eap), eap.configure(ours)),
+        "ESD": lambda: Recipe(_plain, dataclasses.replace(ours, **ESD_SETTINGS)),
+        "concept ablation": lambda: Recipe(_by(ablation), dataclasses.replace(ours, **ABLATION_SETTINGS)),
+        "EAP": lambda: Recipe(_by(eap), dataclasses.replace(ours, **EAP_SETTINGS)),
         "UCE": lambda: Recipe(_uce, uce_config(concept)),
         "MACE": lambda: Recipe(_mace, mace_config(ours)),
-        "reference": lambda: Recipe(_by(published_code), dataclasses.replace(published, **settings)),
+        "reference": lambda: Recipe(_by(published_code.train_published), dataclasses.replace(published, **settings)),
         "printed sign": lambda: Recipe(_plain, dataclasses.replace(ours, paper_sign=True)),
         "unshuffled": lambda: Recipe(_plain, dataclasses.replace(ours, shuffle_rate=0.0)),
     }

@@ -19,13 +19,21 @@ from torch import Tensor, nn
 from eraseanything_core.attention.erase import DELETION, MapErasure, override
 from eraseanything_core.concepts import matching
 from eraseanything_core.erasers.prompt_filter import filtered
-from eraseanything_core.evaluation.weight_attacks import REFLUX, InversionConfig, RelearnConfig, invert, relearn
+from eraseanything_core.evaluation.weight_attacks import (
+    REFLUX,
+    ConceptExamples,
+    InversionConfig,
+    RelearnConfig,
+    invert,
+    relearn,
+)
 from eraseanything_core.sampling import euler, shifted_sigmas
 from eraseanything_core.tinyflux import GUIDANCE, MU, STEPS, judge, oracle
 from eraseanything_core.tinyflux.concepts import CONCEPTS, SYNONYMS, kind_of
 from eraseanything_core.tinyflux.judges import JudgeFeatures
 from lab.boards.erasers import destroyed, recipe
 from lab.provenance import digest
+from lab.tinyflux import precision
 from lab.tinyflux.erase import trainable
 from lab.tinyflux.measure import merged
 from lab.tinyflux.pipeline import Pipeline, TrainerText, noise
@@ -68,13 +76,13 @@ class AttentionErased(Pipeline):
         self.fuzzy = fuzzy
 
     def latents(self, prompts: list[str], seeds: list[int], guidance: float, steps: int = STEPS) -> Tensor:
-        states, pooled = (x.to(torch.bfloat16) for x in self.encode(prompts))
-        fixed = {"context": states, "y": pooled, "guidance": torch.full((len(seeds),), guidance, dtype=torch.bfloat16)}
+        states, pooled = (x.to(precision.DTYPE) for x in self.encode(prompts))
+        fixed = {"context": states, "y": pooled, "guidance": torch.full((len(seeds),), guidance, dtype=precision.DTYPE)}
         options = {"optimized_attention_override": override(self.columns(prompts), self.config)}
 
         def step(x: Tensor, t: Tensor) -> Tensor:
-            x = x.to(torch.bfloat16)
-            t = t.to(torch.bfloat16)
+            x = x.to(precision.DTYPE)
+            t = t.to(precision.DTYPE)
             return self.module(x, t, **fixed, transformer_options=dict(options)).float()
 
         with torch.no_grad():
@@ -214,7 +222,7 @@ class Gallery:
             begun = time.process_time()
             pictures = self.base.latents([prompt] * 10, list(range(10)), GUIDANCE)
             with trainable(erased) as model:
-                arguments = model, TrainerText(erased), pictures, prompt, concept, config
+                arguments = model, TrainerText(erased), ConceptExamples(pictures, prompt, concept), config
                 if kind == "inversion":
                     tensors = dict(zip(("context", "pooled"), invert(*arguments)[:2], strict=True))
                 else:
@@ -299,7 +307,7 @@ class Gallery:
 
     def pictures(self, x: Tensor) -> Tensor:
         """[n, 3, 96, 96] in [0, 1]."""
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), precision.autocast():
             parts = [self.base.decode(p.contiguous(memory_format=torch.channels_last)) for p in x.split(64)]
         return torch.cat(parts).float().clamp(0, 1)
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from eraseanything_core.evaluation.metrics import clustered_bootstrap, h_c, h_o, wilson
+from eraseanything_core.evaluation.metrics import clustered_bootstrap, h_c, h_o
+from eraseanything_core.intervals import wilson
 from lab.boards.board import OURS, REFERENCES, Figure
 
 Outcomes = dict[str, list[list[list[bool]]]]  # {cell: [concept][prompt][training]}

@@ -42,8 +42,9 @@ class AttackBenchmark:
         self.cell = cells(concept, count, seed=2)["acc_e"]
         self.eraser = train_eraser(before, erase_config(concept)).lora
         self.after = self.drawn_by(merged(before.module, self.eraser))
-        self.prompt = TEMPLATES[kind_of(concept)][0].format(concept)
-        self.latents = before.latents([self.prompt] * 10, list(range(900_000, 900_010)), GUIDANCE)
+        prompt = TEMPLATES[kind_of(concept)][0].format(concept)
+        latents = before.latents([prompt] * 10, list(range(900_000, 900_010)), GUIDANCE)
+        self.examples = weight_attacks.ConceptExamples(latents, prompt, concept)
 
     def drawn_by(self, module) -> Pipeline:
         """A pipeline with other weights and the same text encoder and decoder."""
@@ -85,7 +86,7 @@ class AttackBenchmark:
         model = self.seam()
         with exact_gradients(model.module):
             text = TrainerText(self.before)
-            context, pooled, _ = weight_attacks.invert(model, text, self.latents, self.prompt, self.concept, config)
+            context, pooled, _ = weight_attacks.invert(model, text, self.examples, config)
         return metrics.rate(self.shown(Inverted(self.after, context, pooled)))
 
     def relearned(self, way: str) -> dict[int, dict]:
@@ -96,7 +97,7 @@ class AttackBenchmark:
             model = self.seam()
             with exact_gradients(model.module):
                 text = TrainerText(self.before)
-                lora, _ = weight_attacks.relearn(model, text, self.latents, self.prompt, self.concept, config)
+                lora, _ = weight_attacks.relearn(model, text, self.examples, config)
             rates[steps] = metrics.rate(self.shown(self.drawn_by(merged(self.after.module, lora))))
         return rates
 

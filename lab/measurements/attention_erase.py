@@ -22,6 +22,7 @@ from eraseanything_core.tinyflux import GUIDANCE
 from lab.boards.benchmark_prompts import CONCEPTS, asked, attacked
 from lab.boards.gallery import AttentionErased
 from lab.provenance import BENCHMARKS, ROOT, commit, digest, write_report
+from lab.tinyflux import precision
 from lab.tinyflux.pipeline import Pipeline, flux, judge_net, readers
 from lab.tinyflux.recipe import Cell
 
@@ -71,7 +72,7 @@ def latents(base: Pipeline, row: Row, concept: str, cell: Cell, folder: Path) ->
 
 def read(base: Pipeline, net, x: Tensor, cell: Cell) -> dict[str, list[bool]]:
     """Whether each picture shows the concept, by each judge."""
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), precision.autocast():
         pictures = base.decode(x.contiguous(memory_format=torch.channels_last)).float().clamp(0, 1)
     kind = cell.kinds[0]
     concept = cell.concepts[0]

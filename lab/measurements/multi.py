@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from eraseanything_core.comfy_bridge.model import FluxModel
-from eraseanything_core.evaluation.metrics import paired_bootstrap, rate
+from eraseanything_core.evaluation.metrics import change_of, clustered_bootstrap, paired, rate, rate_of
 from eraseanything_core.files import write_atomic
 from eraseanything_core.lora import fusion, gate, merge
 from eraseanything_core.lora.apply import LoraScale, lora_applied
@@ -36,7 +36,7 @@ from eraseanything_core.tinyflux.concepts import SYNONYMS, kind_of
 from eraseanything_core.tinyflux.world import BACKGROUNDS, COLOURS
 from lab.boards.command import UNFINISHED
 from lab.provenance import BENCHMARKS, commit, digest, parse_parts, stored_outcomes, write_report
-from lab.tinyflux import scenes
+from lab.tinyflux import precision, scenes
 from lab.tinyflux.captions import HELD_OUT, caption
 from lab.tinyflux.eraser_cache import CACHE, SHORT, config, eraser, order
 from lab.tinyflux.measure import merged, read_cell
@@ -72,7 +72,7 @@ class CombinationBenchmark:
         self.net = judge_net()
         self.text = TrainerText(self.before)
         self.base_model = hashlib.sha256((WEIGHTS / "tinyflux.safetensors").read_bytes()).hexdigest()
-        self.model = FluxModel(self.before.module, "cpu", torch.bfloat16, MU)
+        self.model = FluxModel(self.before.module, "cpu", precision.DTYPE, MU)
 
     def setting(self, images: int) -> dict:
         """All that decides an outcome besides the mode and the concepts."""
@@ -259,7 +259,7 @@ def outcomes(bench: CombinationBenchmark, mode: str, concepts: list[str], cells:
 
 def gap(before: list[bool], after: list[bool]) -> dict:
     """after - before in rate, with its paired interval."""
-    return paired_bootstrap({"x": before}, {"x": after}, lambda rates: rates["x"])
+    return clustered_bootstrap(paired({"x": before}, {"x": after}), change_of(rate_of("x")))
 
 
 def summary(measured: dict, count: int, mode: str) -> list[dict]:

@@ -21,7 +21,7 @@ from eraseanything_core.tinyflux import GUIDANCE, MU, STEPS, judge
 from eraseanything_core.tinyflux.concepts import kind_of
 from lab.boards.erasers import GUIDES
 from lab.provenance import BENCHMARKS, commit, digest, write_report
-from lab.tinyflux import functional_flux
+from lab.tinyflux import functional_flux, precision
 from lab.tinyflux.pipeline import Pipeline, flux, judge_net, noise
 from lab.tinyflux.prompts import prompt_with
 from lab.tinyflux.recipe import VALIDATION
@@ -61,7 +61,7 @@ def draw(pipeline: Pipeline, prompts: dict[str, list[str]], image: str, text: st
         vec = streams[image][2]
         return functional_flux.single(pipeline.module, rope, img, streams[text][1], vec, 6).float()
 
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), precision.autocast():
         x = list(euler(step, noise(seeds), shifted_sigmas(STEPS, MU)))[-1][0]
         return pipeline.decode(x.contiguous(memory_format=torch.channels_last)).float().clamp(0, 1)
 

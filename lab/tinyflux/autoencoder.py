@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from eraseanything_core.comfy_bridge.architecture import new_autoencoder
 from eraseanything_core.tinyflux.shapes import TEXTURES
 from eraseanything_core.tinyflux.world import render
+from lab.tinyflux import precision
 from lab.tinyflux.latents import LATENT_SCALE, LATENT_SHIFT, scene_latent
 from lab.tinyflux.scenes import draw_scene, single
 
@@ -79,7 +80,7 @@ def train(part: str, pairs: tuple[Tensor, Tensor], minutes: float, seed: int, lo
             group["lr"] = lr * min(1, (step + 1) / 50) * min(1, 1.3 * (1 - done))
         pick = torch.randint(len(pictures), (batch,))
         shown = (pictures[pick].float() / 255).to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with precision.autocast():
             loss = loss_of(taesd, shown, latents[pick])
         optimizer.zero_grad()
         loss.backward()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from eraseanything_core.comfy_bridge.architecture import new_flux, t5_tokenizer
 from eraseanything_core.tinyflux.text import LENGTH, TinyTextEncoder, piece_ids
 from eraseanything_core.tinyflux.world import Scene
+from lab.tinyflux import precision
 from lab.tinyflux.captions import training_prompt
 from lab.tinyflux.functional_flux import rope_table, velocity
 
@@ -155,7 +156,7 @@ def _inputs(x_0: Tensor, states: Tensor, pooled: Tensor, guidance: Tensor) -> tu
 def flow_loss(run: Run, prompts: Prompts, x_0: Tensor, texts: list[str]) -> Tensor:
     """Stage one: || v(x_t, c, g = 1) - (n - x_0) ||^2."""
     inputs, v = _inputs(x_0, *prompts.encode(texts), torch.ones(len(texts)))
-    with torch.autocast("cpu", torch.bfloat16):
+    with precision.autocast():
         return (run.velocity(**inputs).float() - v).pow(2).mean()
 
 
@@ -175,7 +176,7 @@ class Guidance:
         inputs, _ = _inputs(x_0, *prompts.encode(texts), guidance)
         plain = inputs | {"guidance": torch.ones_like(guidance)}
         nothing = {"context": self.empty.expand_as(inputs["context"]).clone(), "y": torch.zeros_like(inputs["y"])}
-        with torch.autocast("cpu", torch.bfloat16):
+        with precision.autocast():
             with torch.no_grad():
                 with_prompt = self.teacher(**plain).float()
                 # Classifier-free guidance: two forwards of the teacher, which the student learns to give in one.

@@ -10,6 +10,7 @@ from torch import Tensor
 from eraseanything_core.tinyflux.judge import HEADS, JudgeNet
 from eraseanything_core.tinyflux.shapes import ENTITIES
 from eraseanything_core.tinyflux.world import Scene, render
+from lab.tinyflux import precision
 from lab.tinyflux.scenes import draw_scene
 
 Log = Callable[[int, dict[str, float]], None]
@@ -83,7 +84,7 @@ def train(steps: int, batch: int, seed: int, log: Log, images: int = 16000, lr: 
         shown = pictures[pick].float() / 255
         garbage = (torch.rand(batch) < 0.125).float()
         shown = augment(torch.where(garbage[:, None, None, None] > 0, spoil(shown), shown))
-        with torch.autocast("cpu", torch.bfloat16):
+        with precision.autocast():
             logits = net(shown.to(memory_format=torch.channels_last))
         loss = judge_loss({n: v.float() for n, v in logits.items()}, {n: v[pick] for n, v in labels.items()}, garbage)
         optimizer.zero_grad()

@@ -14,6 +14,7 @@ from eraseanything_core.sampling import euler, shifted_sigmas
 from eraseanything_core.tinyflux import GUIDANCE, MU, STEPS, judge, oracle
 from eraseanything_core.tinyflux.oracle import SceneReading
 from eraseanything_core.tinyflux.text import TinyTextEncoder, piece_ids
+from lab.tinyflux import precision
 from lab.tinyflux.functional_flux import rope_table, velocity
 from lab.tinyflux.generator import FLUX
 
@@ -27,7 +28,7 @@ def text_encoder(path: Path = WEIGHTS / "tinyflux_text.safetensors") -> TinyText
     return encoder.eval().requires_grad_(False)
 
 
-def flux(path: Path = WEIGHTS / "tinyflux.safetensors", dtype=torch.bfloat16) -> nn.Module:
+def flux(path: Path = WEIGHTS / "tinyflux.safetensors", dtype=precision.DTYPE) -> nn.Module:
     """The trained generator, as ComfyUI's Flux class."""
     module = new_flux(FLUX, dtype=dtype)
     module.load_state_dict(load_file(path))
@@ -94,7 +95,7 @@ class Pipeline:
         drawn = []
         for i in range(0, len(prompts), batch):
             x = self.latents(prompts[i : i + batch], seeds[i : i + batch], guidance)
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad(), precision.autocast():
                 drawn.append(self.decode(x.contiguous(memory_format=torch.channels_last)).float().clamp(0, 1))
         return torch.cat(drawn)
 

@@ -17,6 +17,7 @@ from eraseanything_core.comfy_bridge.architecture import t5_tokenizer
 from eraseanything_core.tinyflux.concepts import CONCEPTS
 from eraseanything_core.tinyflux.text import LENGTH, PAD, VOCABULARY_SIZE, TinyTextEncoder
 from eraseanything_core.tinyflux.world import BACKGROUNDS, COLOURS, Scene
+from lab.tinyflux import precision
 from lab.tinyflux.captions import GENERIC, VOCABULARY, training_prompt
 from lab.tinyflux.scenes import draw_scene
 
@@ -95,7 +96,7 @@ def train(steps: int, batch: int, seed: int, log: Log, lr: float = 2e-3) -> dict
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.05)
     for step in range(1, steps + 1):
-        with torch.autocast("cpu", torch.bfloat16):
+        with precision.autocast():
             loss, parts = model(*labelled_batch(rng, tokenizer, batch))
         optimizer.zero_grad()
         loss.backward()
@@ -146,7 +147,7 @@ def steady(
     for step in range(1, steps + 1):
         pieces, targets, _ = labelled_batch(rng, tokenizer, batch)
         strange = replace_fillers(rng, pieces, targets, strangers, rate=rng.choice((0.0, 0.3, 0.8)))
-        with torch.autocast("cpu", torch.bfloat16):
+        with precision.autocast():
             wanted_states, wanted_pooled = teacher(pieces)
             states, pooled = student(strange)
         loss = F.mse_loss(states.float(), wanted_states.float()) + F.mse_loss(pooled.float(), wanted_pooled.float())

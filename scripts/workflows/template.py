@@ -62,6 +62,20 @@ def sampled(model: list, title: str) -> Graph:
     }
 
 
+def probed() -> Graph:
+    """Nodes that sample with the probe "attention", and show where the pictures attend to its word."""
+    return {
+        **sampled(["attention", 0], "probed"),
+        "maps": node(
+            "EraseAnything_AttentionMaps",
+            attention=["attention", 2],
+            samples=["sample probed", 0],
+            image=["decode probed", 0],
+        ),
+        "bars": node("PreviewImage", "shares", images=["maps", 2]),
+    }
+
+
 def sampled_keys(*titles: str) -> list[str]:
     """The keys of the nodes of `sampled`."""
     return [f"{step} {title}" for title in titles for step in ("sample", "decode", "show")]

@@ -8,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from eraseanything_core.erasers import concept_ablation, eap, mace, published_code
+from eraseanything_core.erasers import eap, mace, published_code
+from eraseanything_core.erasers.concept_ablation import Ablation
+from eraseanything_core.erasers.trained import train_slices
 from eraseanything_core.lora.adapter import Lora
 from eraseanything_core.lora.keys import target_slices
 from eraseanything_core.tinyflux.concepts import SYNONYMS
@@ -162,7 +164,7 @@ def test_concept_ablation_leads_to_the_anchor(base):
     plan = recipe("concept ablation", "house", steps=12)
     plan = dataclasses.replace(plan, config=dataclasses.replace(plan.config, cached_trajectories=4, batch_size=4))
     with trainable(base) as model:
-        result = concept_ablation.train(model, TrainerText(base), plan.config)
+        result = train_slices(Ablation, model, TrainerText(base), plan.config)
     losses = result.losses["ablation"]
     assert sum(losses[-4:]) < sum(losses[:4]) and len(result.lora) == 16
 
@@ -214,7 +216,7 @@ def test_eap_keeps_what_it_damages_most(base):
         "retain_batch_size": 2,
         "sampling_steps": 4,
     }
-    plan = prepare(eap.configure(erase_config("house"), **few), TrainerText(base))
+    plan = prepare(dataclasses.replace(erase_config("house"), **eap.EAP_SETTINGS | few), TrainerText(base))
     with trainable(base) as model:
         pool = TrajectoryCache(model, plan).epoch(0).retain
         lora = model.attach("all_qkv", 4, torch.Generator().manual_seed(0))
@@ -222,7 +224,7 @@ def test_eap_keeps_what_it_damages_most(base):
         lora.up[0].data.normal_(0, 1.0)
         damages = eap.damage(model, plan, pool, torch.Generator())
     with trainable(base) as model:
-        result = eap.train(model, TrainerText(base), plan.config)
+        result = train_slices(eap.AdversarialPreservation, model, TrainerText(base), plan.config)
     assert eap.hardest(damages).tolist() == [int(damages.argmax())] and float(damages.max()) > 1e-3
     assert set(result.losses) == {"esd", "retain", "loss"} and len(result.lora) == 16
 

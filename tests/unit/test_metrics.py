@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from eraseanything_core.evaluation import metrics
+from eraseanything_core.intervals import wilson
 
 
 def cells(e: float, ir: float, g: float, n: int = 200) -> dict[str, list[bool]]:
@@ -14,8 +15,8 @@ def cells(e: float, ir: float, g: float, n: int = 200) -> dict[str, list[bool]]:
 
 @pytest.mark.parametrize("n, low, high", [(200, 0.086, 0.178), (400, 0.096, 0.161), (1000, 0.106, 0.147)])
 def test_wilson_of_an_eighth(n, low, high):
-    assert metrics.wilson(n // 8, n) == pytest.approx((low, high), abs=6e-4)
-    assert metrics.wilson(n // 8, n) == pytest.approx(binomtest(n // 8, n).proportion_ci(method="wilson"), abs=1e-4)
+    assert wilson(n // 8, n) == pytest.approx((low, high), abs=6e-4)
+    assert wilson(n // 8, n) == pytest.approx(binomtest(n // 8, n).proportion_ci(method="wilson"), abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -44,30 +45,34 @@ def test_mcnemar_is_exact():
     assert metrics.mcnemar([True, False], [True, False]) == 1.0
 
 
-def test_paired_bootstrap_of_h_o():
+def interval_of_change(before, after, statistic, **settings):
+    return metrics.clustered_bootstrap(metrics.paired(before, after), metrics.change_of(statistic), **settings)
+
+
+def test_change_of_h_o():
     before, after = cells(0.9, 0.8, 0.9), cells(0.1, 0.7, 0.2)
-    found = metrics.paired_bootstrap(before, after, lambda r: metrics.h_o(**r))
+    found = interval_of_change(before, after, lambda r: metrics.h_o(**r))
     gap = metrics.h_o(0.1, 0.7, 0.2) - metrics.h_o(0.9, 0.8, 0.9)
     assert found["value"] == pytest.approx(gap)
     assert found["low"] < gap < found["high"] and found["high"] - found["low"] < 0.2
-    assert found == metrics.paired_bootstrap(before, after, lambda r: metrics.h_o(**r)), "a seed repeats"
+    assert found == interval_of_change(before, after, lambda r: metrics.h_o(**r)), "a seed repeats"
 
 
-def test_paired_bootstrap_knows_that_pairs_are_alike():
+def test_a_change_knows_that_pairs_are_alike():
     same = cells(0.5, 0.5, 0.5)
-    found = metrics.paired_bootstrap(same, same, lambda r: r["acc_e"])
+    found = interval_of_change(same, same, lambda r: r["acc_e"])
     assert found == {"value": 0.0, "low": 0.0, "high": 0.0}
     with pytest.raises(ValueError, match="not paired"):
-        metrics.paired_bootstrap(same, cells(0.5, 0.5, 0.5, n=100), lambda r: r["acc_e"])
+        metrics.paired(same, cells(0.5, 0.5, 0.5, n=100))
 
 
-def test_paired_bootstrap_covers_the_truth():
+def test_the_interval_of_a_change_covers_the_truth():
     rng, covered = np.random.default_rng(0), 0
     for trial in range(100):
         base = rng.random(150) < 0.6
         erased = base & (rng.random(150) < 0.5)
-        found = metrics.paired_bootstrap(
-            {"e": base.tolist()}, {"e": erased.tolist()}, lambda r: r["e"], 400, seed=trial
+        found = interval_of_change(
+            {"e": base.tolist()}, {"e": erased.tolist()}, lambda r: r["e"], draws=400, seed=trial
         )
         covered += found["low"] <= -0.3 <= found["high"]
     assert 88 <= covered <= 100

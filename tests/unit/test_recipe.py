@@ -8,7 +8,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from eraseanything_core.evaluation.metrics import rate, wilson
+from eraseanything_core.evaluation.metrics import rate
+from eraseanything_core.intervals import wilson
 from eraseanything_core.tinyflux.concepts import SYNONYMS, kind_of
 from eraseanything_core.training.config import EraseConfig
 from lab.tinyflux.captions import HELD_OUT
