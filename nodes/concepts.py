@@ -9,15 +9,19 @@ import comfy.model_management
 from comfy_api.latest import io, ui
 
 from ..eraseanything_core import files
-from ..eraseanything_core.concepts import credentials, llm, sampler
+from ..eraseanything_core.concepts import credentials, llm, ready_sets, sampler
 from ..eraseanything_core.concepts.concept_set import CATEGORIES, MAX_JSON, ConceptSet
 from ..eraseanything_core.concepts.matching import EMPTY
 from ..eraseanything_core.concepts.prompts import words_of
 from ..eraseanything_core.concepts.wordnet import POS
+from ..eraseanything_core.quoting import quoted
 from .shared.folders import concepts_folder, input_folder, user_folder
 from .shared.inputs import CATEGORY_CONCEPTS, accepted, seed, valid_name
 from .shared.types import ERASE_CONCEPTS
 
+SOURCE = "source"  # the choice of Load Concepts that stands for what is typed there
+READY = "ready: "  # before the names of the sets that the pack ships
+SAVED = "saved: "  # before the names of the user's own
 INTERRUPT_SECONDS = 0.2  # between two looks at whether the user stopped the queue
 REQUEST_INPUTS = ("concept", "category", "part_of_speech", "senses", "words", "seed")
 
@@ -185,7 +189,7 @@ class SaveConcepts(io.ComfyNode):
 
 
 class LoadConcepts(io.ComfyNode):
-    """Reads a concept set that was saved, shared or written by hand."""
+    """Reads a concept set that the pack ships, or that was saved, shared or written by hand."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -193,39 +197,69 @@ class LoadConcepts(io.ComfyNode):
             node_id="EraseAnything_LoadConcepts",
             display_name="Load Concepts",
             category=CATEGORY_CONCEPTS,
-            description="Reads the words of a concept from JSON in the workflow or from a file.",
+            description="Reads the words of a concept: a ready set, a saved one, or JSON in the workflow.",
+            search_aliases=["ready", "preset", "bokeh", "watermark", "plastic skin", "nudity"],
             inputs=[
                 io.String.Input(
                     "source",
                     default='{"concept": "cat"}',
                     multiline=True,
                     tooltip="The JSON itself, which then travels with the workflow; or the name of a file in "
-                    "output/concepts or input.",
-                )
+                    "output/concepts or input. Used if choice is source.",
+                ),
+                io.Combo.Input(
+                    "choice",
+                    options=choices(),
+                    default=SOURCE,
+                    optional=True,
+                    tooltip="source: what is typed above. ready: a set of the pack, which says what it does once it "
+                    "is run. saved: a file of output/concepts.",
+                ),
             ],
             outputs=[ERASE_CONCEPTS.Output(display_name="concepts", tooltip="For training, saving and evaluating.")],
             is_output_node=True,
         )
 
     @classmethod
-    def validate_inputs(cls, source: str | None = None) -> bool | str:
+    def validate_inputs(cls, source: str | None = None, choice: str | None = SOURCE) -> bool | str:
         # A linked input has no value yet.
-        return True if source is None else accepted(read_concepts, source)
+        is_linked = choice is None or (choice == SOURCE and source is None)
+        return True if is_linked else accepted(read_concepts, source or "", choice or SOURCE)
 
     @classmethod
-    def fingerprint_inputs(cls, source: str | None = None) -> str:
+    def fingerprint_inputs(cls, source: str | None = None, choice: str | None = SOURCE) -> str:
         """An edited file is read anew."""
-        return "" if source is None else hashlib.sha256(read_source(source).encode()).hexdigest()
+        if choice is None or (choice == SOURCE and source is None):
+            return ""
+        return hashlib.sha256(read_choice(source or "", choice).encode()).hexdigest()
 
     @classmethod
-    def execute(cls, source: str) -> io.NodeOutput:
-        concepts = read_concepts(source)
+    def execute(cls, source: str, choice: str = SOURCE) -> io.NodeOutput:
+        concepts = read_concepts(source, choice)
         return io.NodeOutput(concepts, ui=ui.PreviewText(concepts.text()))
 
 
-def read_concepts(source: str) -> ConceptSet:
-    """The concept set that is typed, or that is in the file that is named; raises ValueError where it is wrong."""
-    return ConceptSet.from_json(read_source(source))
+def choices() -> list[str]:
+    """What Load Concepts lists: the typed source, the ready sets, and the files that Save Concepts wrote."""
+    ready = [f"{READY}{name}" for name in ready_sets.names()]
+    saved = [f"{SAVED}{path.stem}" for path in sorted(concepts_folder().glob("*.json"))]
+    return [SOURCE, *ready, *saved]
+
+
+def read_concepts(source: str, choice: str = SOURCE) -> ConceptSet:
+    """The concept set that is chosen, typed, or in the file that is named; raises ValueError where it is wrong."""
+    return ConceptSet.from_json(read_choice(source, choice))
+
+
+def read_choice(source: str, choice: str) -> str:
+    """The JSON of what is chosen; see `read_source` for what is typed."""
+    if choice.startswith(READY):
+        return ready_sets.text(choice.removeprefix(READY))
+    if choice.startswith(SAVED):
+        return read_source(choice.removeprefix(SAVED))
+    if choice != SOURCE:
+        raise ValueError(f"choice is {quoted(choice)}: take one of the list")
+    return read_source(source)
 
 
 def read_source(source: str) -> str:

@@ -16,7 +16,8 @@ CATEGORIES = ("entity", "style", "relation", "person")  # Table 6; persons are t
 LISTS = ("synonyms", "variants", "prompts", "retain", "anchors")
 # ComfyUI checks a set in its event loop whenever a workflow is queued, so its size is bounded.
 MAX_JSON = 1_000_000  # characters
-MAX_ENTRIES = 5_000  # of one list
+MAX_LIST_LENGTH = 5_000  # entries of one list
+HELD_OUT_PROMPTS = 2  # of a set that has more than twice as many
 MAX_TEXT = 2_000  # characters of one entry
 
 
@@ -41,7 +42,10 @@ class ConceptSet:
         retain: prompts that must stay as they are.
         anchors: wider words that could stand in its place.
         neutral: what shall be painted instead; see `prompts.neutral_prompt`.
-        source: where the words came from.
+        source: where the words came from, or what a set that the pack ships does.
+        unasked: a look that pictures have though no prompt names it, as a prompt with `{}` for an ordinary one:
+            `{}, blurred background`. The prompts of such a set are ordinary ones, without the concept.
+        wanted: the same prompt with the look that shall be painted instead: `{}, everything in sharp focus`.
     """
 
     concept: str
@@ -54,6 +58,8 @@ class ConceptSet:
     anchors: tuple[str, ...] = ()
     neutral: str = ""
     source: str = ""
+    unasked: str = ""
+    wanted: str = ""
 
     def check(self) -> "ConceptSet":
         """The set itself, once it holds together.
@@ -73,12 +79,33 @@ class ConceptSet:
             # Written so that NaN fails too.
             if not 0 <= word.score <= 1:
                 raise ValueError(f"the score of {quoted(word.word)} is {word.score}: it must be from 0 to 1")
-        for prompt in self.prompts:
-            if "{}" not in prompt and not matching.occurs(prompt, self.concept):
-                raise ValueError(f"the prompt {quoted(prompt)} has neither {{}} nor the concept {quoted(self.concept)}")
+        if self.unasked or self.wanted:
+            self._check_unasked()
+        else:
+            self._check_prompts()
         irrelevant = [word.word for word in self._scored_words()]
         matching.check_kept((*irrelevant, *self.retain), self.erased())
         return self
+
+    def _check_prompts(self) -> None:
+        """Raises ValueError when a prompt has no place for the concept."""
+        for prompt in self.prompts:
+            if "{}" not in prompt and not matching.occurs(prompt, self.concept):
+                raise ValueError(f"the prompt {quoted(prompt)} has neither {{}} nor the concept {quoted(self.concept)}")
+
+    def _check_unasked(self) -> None:
+        """Raises ValueError when a set against a look that no prompt names does not hold together."""
+        for name in ("unasked", "wanted"):
+            if getattr(self, name).count("{}") != 1:
+                raise ValueError(f"{name} must hold {{}} once, where the prompt stands: `{{}}, in sharp focus`")
+        if not self.prompts:
+            raise ValueError("a set with `unasked` needs ordinary prompts: add some")
+        if self.irrelevant:
+            raise ValueError("a set with `unasked` has no irrelevant words: its prompts have no place for them")
+        for prompt in self.prompts:
+            found = "{}" if "{}" in prompt else matching.first_occurring(prompt, self.erased())
+            if found is not None:
+                raise ValueError(f"the prompt {quoted(prompt)} must be an ordinary one, without {quoted(found)}")
 
     def _scored_words(self) -> list[Word]:
         return list(chain.from_iterable(self.irrelevant.values()))
@@ -120,17 +147,36 @@ class ConceptSet:
             "neutral": self.neutral,
             "retain": self.retain,
         }
+        if self.unasked:
+            # No prompt has a word whose attention could be read.
+            return settings | self._unasked_settings()
         # Eq. 5 compares the concept with a synonym. Without one, only that loss is left out.
         if not settings["synonyms"]:
             settings["rsc_weight"] = 0.0
-        if self.prompts:
+        if len(self.prompts) > 2 * HELD_OUT_PROMPTS:
+            # The last ones are never trained on: in them the trainer looks whether the concept is gone.
+            settings["templates"] = self.prompts[:-HELD_OUT_PROMPTS]
+            settings["held_out"] = self.prompts[-HELD_OUT_PROMPTS:]
+        elif self.prompts:
             settings["templates"] = self.prompts
         return settings
+
+    def _unasked_settings(self) -> dict[str, Any]:
+        return {
+            "unasked": self.unasked,
+            "wanted": self.wanted,
+            "templates": self.prompts,
+            "attn_weight": 0.0,
+            "rsc_weight": 0.0,
+        }
 
     def to_json(self) -> str:
         """The set as JSON, with one list or tier a line, so that people can edit it and see what changed."""
         entries = []
         for name, value in dataclasses.asdict(self).items():
+            # What few sets have is left out elsewhere, and older versions read those sets.
+            if name in ("unasked", "wanted") and not value:
+                continue
             text = self._tiers_to_json() if name == "irrelevant" else _dump(value)
             entries.append(f"  {_dump(name)}: {text}")
         return "{\n" + ",\n".join(entries) + "\n}\n"
@@ -173,6 +219,9 @@ class ConceptSet:
         for name in ("synonyms", "variants", "anchors", "prompts", "retain"):
             separator = "\n  " if name in ("prompts", "retain") else ", "
             lines.append(f"{name}: " + (separator.join(getattr(self, name)) or "none"))
+        if self.unasked:
+            lines.append(f"nobody asks for: {self.unasked}\nwanted: {self.wanted}\nsource: {self.source}")
+            return "\n".join(lines)
         if len(self.erased()) == 1:
             lines.append("no other word is known: Erase Trainer does without its rsc loss, unless you type synonyms")
         lines.append(f"neutral: {self.neutral or 'the empty prompt'}")
@@ -235,8 +284,8 @@ def _read_tiers(value: object) -> dict[str, tuple[Word, ...]]:
 
 
 def _check_size(name: str, entries: Sequence[object]) -> None:
-    if len(entries) > MAX_ENTRIES:
-        raise ValueError(f"{name} has {len(entries):,} entries: shorten it to {MAX_ENTRIES:,}")
+    if len(entries) > MAX_LIST_LENGTH:
+        raise ValueError(f"{name} has {len(entries):,} entries: shorten it to {MAX_LIST_LENGTH:,}")
 
 
 def _read_word(entry: object) -> Word:

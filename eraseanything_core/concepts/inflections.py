@@ -5,7 +5,8 @@ from functools import cache
 from typing import Any
 
 from . import wordnet
-from .number_forms import plural, with_s
+from .articles import is_mass
+from .number_forms import is_plural, plural, with_s
 
 # Kinds of things that are counted; `soccer` and `music` have no plural.
 COUNTED = {f"noun.{kind}" for kind in "animal artifact body event food group object person plant shape".split()}
@@ -56,7 +57,8 @@ def variants(concept: str, chosen: list[Any]) -> tuple[str, ...]:
     synset = chosen[0]
     base = wordnet.spelled(wordnet.listed_form(concept, synset))
     forms = [base, *derived(base, synset)]
-    if synset.lexname() in COUNTED and not base.endswith(UNCOUNTED):
+    is_counted = synset.lexname() in COUNTED and not base.endswith(UNCOUNTED)
+    if is_counted and not is_plural(base) and not is_mass(base):
         forms.append(plural(base))
     if synset.pos() == "v":
         forms += verb_forms(base)

@@ -58,7 +58,7 @@ def find_similar(pieces: Sequence[str], concept: str) -> list[tuple[range, str]]
     """
     text, owner = _spell(pieces)
     lexemes = split(concept)
-    spelling = _joined(lexemes)
+    spelling = _joined_lexemes(lexemes)
     count = sum(lexeme.is_word for lexeme in lexemes)
     words = [lexeme for lexeme in split(text) if lexeme.is_word]
     similar = []
@@ -66,12 +66,12 @@ def find_similar(pieces: Sequence[str], concept: str) -> list[tuple[range, str]]
         window = words[i : i + count]
         start = window[0].start
         end = window[-1].end
-        if _is_alike(_joined(window), spelling) and not occurs(text[start:end], concept):
+        if _is_alike(_joined_lexemes(window), spelling) and not occurs(text[start:end], concept):
             similar.append((range(owner[start], owner[end - 1] + 1), text[start:end]))
     return similar
 
 
-def _joined(lexemes: Iterable[Lexeme]) -> str:
+def _joined_lexemes(lexemes: Iterable[Lexeme]) -> str:
     return " ".join(lexeme.text for lexeme in lexemes)
 
 

@@ -101,6 +101,9 @@ volcano volcanoes volcanos
 tornado tornadoes tornados
 mosquito mosquitoes
 buffalo buffaloes buffalo
+sheep sheep
+deer deer
+moose moose
 domino dominoes
 mango mangoes mangos
 """
@@ -114,6 +117,13 @@ NOT_PLURAL = set(
     """.split()
 )
 NO_SINGULAR = NOT_PLURAL | {"glasses", "scissors", "trousers", "jeans", "goggles", "binoculars", "pajamas", "pyjamas"}
+ALWAYS_PLURAL = set(
+    """
+    shorts briefs tights slacks pants clothes glasses scissors trousers jeans goggles binoculars pajamas pyjamas
+    cattle police
+    """.split()
+)
+SINGULAR_IN_S = set("atlas alias christmas pancreas rhinoceros chaos cosmos".split())
 SIBILANTS = ("s", "x", "z", "ch", "sh")
 
 
@@ -149,12 +159,22 @@ def number_forms(word: str) -> tuple[str, ...]:
         The forms in lower case, without the word itself.
     """
     *first, last = word.lower().split()
+    if last in ALWAYS_PLURAL:
+        return ()
     forms: dict[str, None] = {}
     for base in _singulars(last) or [last]:
         for form in (base, *_plurals(base)):
             if form != last and form not in NOT_PLURAL:
                 forms[" ".join([*first, form])] = None
     return tuple(forms)
+
+
+def is_plural(word: str) -> bool:
+    """Whether a single word, in any casing, looks like a plural; `lens`, `cactus` and `axis` do not."""
+    lowered = word.lower()
+    if lowered in ALWAYS_PLURAL or lowered in SINGULARS:
+        return lowered not in PLURALS
+    return not lowered.endswith(("us", "is")) and lowered not in SINGULAR_IN_S and bool(_singulars(lowered))
 
 
 def _plurals(word: str) -> list[str]:

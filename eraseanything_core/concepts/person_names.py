@@ -2,13 +2,20 @@
 
 import unicodedata
 
+LINKS = {"van", "von", "de", "da", "di", "del", "della", "la", "le", "der", "den", "y"}  # small words inside a name
 NAME_SUFFIXES = {"jr", "sr", "ii", "iii"}
 
 
 def is_name(concept: str) -> bool:
     """Whether a concept that WordNet does not know is spelled like a full name."""
-    words = concept.split()
+    words = [word for word in concept.split() if word not in LINKS]
     return len(words) > 1 and all(word[0].isupper() for word in words)
+
+
+def is_figure(concept: str) -> bool:
+    """Whether a concept names somebody by the work they are from: `Elsa from Frozen`."""
+    figure, _, work = concept.partition(" from ")
+    return figure.istitle() and work[:1].isupper()
 
 
 def spellings(name: str) -> tuple[str, ...]:

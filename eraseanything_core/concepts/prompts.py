@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..quoting import escaped, quoted
-from . import matching
+from . import articles, matching
 
 DEFAULT_TEMPLATES = (
     "a photo of {}",
@@ -30,7 +30,9 @@ MONITOR_TEMPLATES = (
     "a poster of {} on a wall",
     "a toy that looks like {}",
 )
-MONITOR_COUNT = 3  # held-out sentences of the concept, and as many of its neighbours
+# The same for a look that no prompt names.
+MONITOR_SCENES = ("a man who waits at a bus stop", "a cup of coffee on a table", "a woman with a bicycle")
+MONITOR_DRAWINGS = ("a pencil drawing of a horse", "a map of an island", "a page of a comic")
 SHORT_PROMPT = 8  # words of a prompt that may still stand inside another sentence
 COMMON_THINGS = ("a street", "a mountain lake", "a bowl of fruit", "a woman with a book")  # where nothing else is known
 
@@ -61,7 +63,20 @@ class PromptSettings(Protocol):
     @property
     def k_irrelevant(self) -> int: ...
     @property
+    def held_out(self) -> tuple[str, ...]: ...
+    @property
+    def look_pictures(self) -> int: ...
+    @property
     def seed(self) -> int: ...
+
+
+class UnaskedSettings(PromptSettings, Protocol):
+    """What the sentences depend on of a run against a look that no prompt names."""
+
+    @property
+    def unasked(self) -> str: ...
+    @property
+    def wanted(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -74,17 +89,31 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Sentence:
-    """One shuffled sentence with everything that Algorithm 1 puts in the concept's place."""
+    """One shuffled sentence with everything that Algorithm 1 puts in the concept's place.
+
+    Attributes:
+        concept: what the student is trained on.
+        neutral: what the teacher shall show instead.
+        synonym: None where the concept has no other word.
+        irrelevant: words that must survive, in the concept's place.
+        unwanted: for a look that no prompt names, the prompt with that look; the teacher is asked for it where it is
+            otherwise asked for the concept.
+    """
 
     concept: Prompt
     neutral: Prompt
-    synonym: Prompt | None
-    irrelevant: tuple[Prompt, ...]
+    synonym: Prompt | None = None
+    irrelevant: tuple[Prompt, ...] = ()
+    unwanted: Prompt | None = None
+
+    def teacher_concept(self) -> Prompt:
+        """What the teacher is asked for as the concept."""
+        return self.unwanted or self.concept
 
     def prompts(self) -> list[Prompt]:
         """Every prompt of the sentence, the concept's first."""
-        synonyms = [self.synonym] if self.synonym else []
-        return [self.concept, self.neutral, *synonyms, *self.irrelevant]
+        others = [prompt for prompt in (self.synonym, self.unwanted) if prompt]
+        return [self.concept, self.neutral, *others, *self.irrelevant]
 
 
 def as_template(prompt: str, concept: str) -> str:
@@ -110,8 +139,11 @@ def shuffle(template: str, rng: random.Random) -> str:
 
 
 def fill(template: str, words: str) -> str:
-    """The template with `words` in its place; without words the blank that is left behind closes up."""
-    return " ".join(template.replace("{}", words).split())
+    """The template with `words` in its place; an article before the place agrees with them.
+
+    Without words the blank that is left behind closes up, and an article that has no noun any more falls away.
+    """
+    return " ".join(articles.agree(template, words).replace("{}", words).split())
 
 
 def neutral_prompt(template: str, neutral_text: str, rng: random.Random) -> str:
@@ -148,6 +180,25 @@ def draw_sentence(config: PromptSettings, rng: random.Random) -> Sentence:
         neutral=Prompt(neutral_prompt(template, config.neutral, rng)),
         synonym=Prompt(fill(template, partner), partner) if partner else None,
         irrelevant=tuple(Prompt(fill(template, other), other) for other in irrelevant),
+    )
+
+
+def draw_unasked(config: UnaskedSettings, rng: random.Random) -> Sentence:
+    """Draws an ordinary prompt, which is not shuffled: what nobody asks for is seen in ordinary pictures.
+
+    Args:
+        config: the run's settings; its templates are ordinary prompts.
+        rng: the only source of chance.
+    """
+    return unasked_sentence(config, rng.choice(config.templates))
+
+
+def unasked_sentence(config: UnaskedSettings, prompt: str) -> Sentence:
+    """An ordinary prompt, with the look that is wanted and the one that nobody asked for."""
+    return Sentence(
+        concept=Prompt(prompt),
+        neutral=Prompt(config.wanted.replace("{}", prompt)),
+        unwanted=Prompt(config.unasked.replace("{}", prompt)),
     )
 
 
@@ -191,30 +242,51 @@ def preserved_words(config: PromptSettings) -> list[str]:
     return list(dict.fromkeys((*nearest, *short, *config.irrelevant, *generic)))
 
 
-def monitor_prompts(config: PromptSettings) -> tuple[list[Sentence], list[Prompt]]:
+def monitor_prompts(config: PromptSettings) -> tuple[list[Sentence], list[Sentence]]:
     """What a run is measured on and never trained on, in sentences of their own.
 
     Returns:
-        Sentences of the concept, and prompts of its neighbours.
+        `look_pictures` sentences of the concept, and half as many of words that must stay.
 
     Raises:
         ValueError: training has all of the held-out sentences.
     """
     near = preserved_words(config) or [""]  # a concept such as `a` leaves none
     trained = set(map(_bag_of_words, (*config.templates, *config.retain)))
-    held_out = [template for template in MONITOR_TEMPLATES if not trained & _fillings(template, near)]
-    held_out = held_out[:MONITOR_COUNT]
+    held_out = [template for template in config.held_out if not trained & _fillings(template, near)]
     if not held_out:
         raise ValueError("every sentence to watch is among the templates: take one away, or set monitor_every to 0")
     rng = random.Random(config.seed)
     sentences = []
-    retained = []
-    for i, template in enumerate(held_out):
+    for i in range(config.look_pictures):
+        template = held_out[i % len(held_out)]
         concept = Prompt(fill(template, config.concept), config.concept)
-        neutral = Prompt(neutral_prompt(template, config.neutral, rng))
-        sentences.append(Sentence(concept, neutral, synonym=None, irrelevant=()))
-        retained.append(Prompt(fill(template, near[i % len(near)])))
+        sentences.append(_held_out(concept, neutral_prompt(template, config.neutral, rng)))
+    retained = []
+    for i in range(-(-config.look_pictures // 2)):  # rounded up
+        template = held_out[i % len(held_out)]
+        retained.append(_held_out(Prompt(fill(template, near[i % len(near)])), fill(template, "")))
     return sentences, retained
+
+
+def _held_out(concept: Prompt, neutral: str) -> Sentence:
+    return Sentence(concept, Prompt(neutral))
+
+
+def monitor_unasked(config: UnaskedSettings) -> tuple[list[Sentence], list[Sentence]]:
+    """`monitor_prompts` for a look that no prompt names: ordinary prompts, and pictures that are no photographs.
+
+    Raises:
+        ValueError: training has all of the held-out prompts.
+    """
+    scenes = [scene for scene in MONITOR_SCENES if scene not in config.templates]
+    if not scenes:
+        raise ValueError("every prompt to watch is among the templates: take one away, or set monitor_every to 0")
+    sentences = [unasked_sentence(config, scenes[i % len(scenes)]) for i in range(config.look_pictures)]
+    kept = []
+    for i in range(-(-config.look_pictures // 2)):  # rounded up
+        kept.append(_held_out(Prompt(MONITOR_DRAWINGS[i % len(MONITOR_DRAWINGS)]), ""))
+    return sentences, kept
 
 
 def _fillings(template: str, words: Sequence[str]) -> set[tuple[str, ...]]:

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from ..quoting import quoted
-from . import irrelevant, llm, matching, person_names, templates, wordnet
+from . import acts, articles, irrelevant, llm, matching, neutrals, noun_phrases, person_names, templates, wordnet
 from .answer import Answer, Question
 from .concept_set import ConceptSet
 from .credentials import CredentialError, find_key, origin
-from .inflections import variants
+from .inflections import variants, verb_forms
+from .number_forms import number_forms
+from .prompts import fill
+from .readings import Reading, is_name_of_person, read
 from .relations import ACTS, PLACES
 
-STYLES = {"artistic_style.n.01", "artistic_movement.n.01", "expressive_style.n.01"}
 MAX_OTHER_PLACES = 6  # retained prompts with another preposition
 
 
@@ -113,7 +115,8 @@ def with_answer(concepts: ConceptSet, answer: Answer, source: str) -> ConceptSet
     )
     if not answer.prompts:
         return changed
-    retain = retain_prompts(concepts.concept, concepts.category, answer.neighbours, concepts.erased())
+    reading = read(concepts.concept, concepts.category)
+    retain = retain_prompts(reading, answer.neighbours, concepts.erased())
     return replace(changed, prompts=answer.prompts, retain=retain, neutral=answer.neutral)
 
 
@@ -129,79 +132,129 @@ def sample_offline(request: ConceptRequest) -> ConceptSet:
         raise ValueError(matching.EMPTY)
     if set("{}") & set(concept):
         raise ValueError("the concept holds { or }, which stand for its place in a prompt: type it without")
-    category = category_of(concept) if request.category == "auto" else request.category
-    chosen = wordnet.senses(concept, category, wordnet.POS.get(request.part_of_speech))[: request.senses]
-    is_adjective = bool(chosen) and wordnet.pos_of(chosen[0]) == "a"
-    synonyms = other_words(concept, category, chosen, request.synonyms)
-    # The plural of a name is nobody's, but it has spellings.
-    is_name = is_name_of_person(concept, category, chosen)
-    forms = person_names.spellings(concept) if is_name else variants(concept, chosen)
-    erased = tuple(dict.fromkeys((concept, *synonyms, *forms)))
-    anchors = wordnet.anchors(chosen)
+    reading = read(concept, request.category, request.part_of_speech)
+    words = known_side(reading, request)
+    drawn = irrelevant.irrelevant(
+        reading.kin(),
+        words.category,
+        words.erased(),
+        request.words,
+        # The concept is part of the seed: sets of several concepts do not all have the same words.
+        f"{request.seed} {words.concept}",
+    )
+    return replace(words, irrelevant=drawn)
+
+
+def known_side(reading: Reading, request: ConceptRequest) -> ConceptSet:
+    """The ConceptSet without irrelevant words, which take most of the time."""
+    chosen = reading.senses[: request.senses]
+    synonyms = other_words(reading, chosen, request.synonyms)
+    forms = other_forms(reading, chosen)
+    erased = tuple(dict.fromkeys((reading.concept, *synonyms, *forms)))
+    near = nearest_words(reading)
     return ConceptSet(
-        concept=concept,
-        category=category,
+        concept=reading.concept,
+        category=reading.category,
         synonyms=synonyms,
         variants=tuple(form for form in forms if form not in synonyms),
-        # The concept is part of the seed: sets of several concepts do not all have the same words.
-        irrelevant=irrelevant.irrelevant(chosen, category, erased, request.words, f"{request.seed} {concept}"),
-        prompts=templates.sentences(concept.lower() if category == "relation" else concept, category, is_adjective),
-        retain=retain_prompts(concept, category, wordnet.neighbours(chosen), erased),
-        anchors=anchors,
-        neutral=templates.choose_neutral(concept, category, anchors, is_adjective),
-        source=f"WordNet {wordnet.database().get_version()}: {describe_sense(concept, category, chosen)}",
+        prompts=templates.sentences(lowered(reading), reading.kind, reading.named()),
+        retain=retain_prompts(reading, near, erased),
+        anchors=wider_words(reading, chosen),
+        neutral=choose_neutral(reading),
+        source=f"WordNet {wordnet.database().get_version()}: {describe_sense(reading)}",
     )
 
 
-def category_of(concept: str) -> str:
-    """The category that a concept most likely has."""
-    if concept.casefold() in PLACES | ACTS:
-        return "relation"
-    synsets = wordnet.lookup(concept)
-    if wordnet.senses(concept, "person") or (not synsets and person_names.is_name(concept)):
-        return "person"
-    wider = wordnet.hypernym_path(wordnet.senses(concept, "style")[:1])
-    if any(synset.name() in STYLES for synset in wider):
-        return "style"
-    return "relation" if synsets and all(synset.pos() == "v" for synset in synsets) else "entity"
+def lowered(reading: Reading) -> str:
+    """The concept as it stands inside a sentence: verbs and prepositions are no names."""
+    return reading.concept.lower() if reading.category == "relation" else reading.concept
 
 
-def is_name_of_person(concept: str, category: str, chosen: list[Any]) -> bool:
-    """Whether a concept is the name of a person."""
-    if category == "person" or (chosen and wordnet.is_instance(chosen[0])):
-        return True
-    return category == "style" and not chosen and person_names.is_name(concept)
+def choose_neutral(reading: Reading) -> str:
+    """What shall be painted instead; the table of known words comes first."""
+    if reading.known and reading.known.neutral:
+        return reading.known.neutral
+    return neutrals.choose(reading.concept, reading.kind, reading.number, reading.senses, reading.noun())
 
 
-def other_words(concept: str, category: str, chosen: list[Any], own: Sequence[str]) -> tuple[str, ...]:
-    """The user's synonyms, then those of the relation and of WordNet.
+def wider_words(reading: Reading, chosen: list[Any]) -> tuple[str, ...]:
+    """Words that could stand in the concept's place: wider ones, or the noun that a phrase is about."""
+    noun = reading.noun()
+    return (noun,) if noun else wordnet.anchors(chosen)
+
+
+def nearest_words(reading: Reading) -> tuple[str, ...]:
+    """The neighbours of a concept: those of WordNet, or the common styles for a style that it does not know."""
+    # The neighbours of `hair` are parts of the body that everybody has.
+    if reading.kind == "part" and not reading.senses:
+        return ()
+    near = wordnet.neighbours(reading.kin())
+    if reading.category == "style" and (reading.known or not near):
+        return templates.OTHER_STYLES
+    return near
+
+
+def other_forms(reading: Reading, chosen: list[Any]) -> tuple[str, ...]:
+    """Inflections and spellings of a concept."""
+    if reading.known and reading.known.variants is not None:
+        return reading.known.variants
+    # The plural of a name is nobody's, but it has spellings.
+    if is_name_of_person(reading):
+        return person_names.spellings(reading.concept)
+    if reading.kind in ("act", "act of two", "posture"):
+        return acts.other_forms(reading.concept)
+    if chosen:
+        return variants(reading.concept, chosen)
+    ends_in_noun = articles.head(reading.concept) == reading.concept.split()[-1]
+    is_counted = reading.number == "many" or (reading.number == "one" and ends_in_noun)
+    return number_forms(reading.concept) if is_counted and reading.concept.islower() else ()
+
+
+def other_words(reading: Reading, chosen: list[Any], own: Sequence[str]) -> tuple[str, ...]:
+    """The user's synonyms, then those of the table, of the relation and of WordNet.
 
     Of a person whom WordNet does not know, the surname is none: it may be somebody else's.
     """
+    concept = reading.concept
     words = [*own]
-    if category == "relation":
-        words += PLACES.get(concept.casefold(), ()) + ACTS.get(concept.casefold(), ())
-    words += wordnet.synonyms(concept, chosen)
+    if reading.known and reading.known.synonyms is not None:
+        words += reading.known.synonyms
+    else:
+        if reading.category == "relation":
+            words += PLACES.get(concept.casefold(), ()) + ACTS.get(concept.casefold(), ())
+        found = wordnet.synonyms(concept, chosen)
+        words += acts.gerunds(found) if reading.kind in ("act", "act of two") else found
     others = {word.casefold(): word for word in words if word.casefold() != concept.casefold()}
     return tuple(others.values())
 
 
-def retain_prompts(concept: str, category: str, near: Sequence[str], erased: Sequence[str]) -> tuple[str, ...]:
+def retain_prompts(reading: Reading, near: Sequence[str], erased: Sequence[str]) -> tuple[str, ...]:
     """Prompts with the neighbours, and generic ones, that hold nothing of what is erased."""
-    kind = templates.kind(concept, category)
-    frame = templates.TEMPLATES_BY_KIND[kind][0]
-    other_places = list(PLACES)[:MAX_OTHER_PLACES] if kind == "place" else []
-    prompts = [frame.replace("{}", word) for word in (*near, *other_places)]
+    other_places = list(PLACES)[:MAX_OTHER_PLACES] if reading.kind in ("place", "posture") else []
+    prompts = [with_neighbour(reading, word) for word in (*near, *other_places)]
     prompts += templates.GENERIC_PROMPTS
     return tuple(prompt for prompt in prompts if matching.first_occurring(prompt, erased) is None)
 
 
-def describe_sense(concept: str, category: str, chosen: list[Any]) -> str:
+def with_neighbour(reading: Reading, word: str) -> str:
+    """A sentence of the concept's kind, with a neighbour in its place."""
+    # What is beside an adjective may be a thing: a swimsuit for `nude`.
+    kind = "entity" if reading.kind.startswith("adjective") else reading.kind
+    frame = templates.TEMPLATES_BY_KIND[kind][0]
+    if reading.kind in ("act", "act of two"):
+        return frame.replace("{}", verb_forms(word)[1])
+    named = noun_phrases.named(word, noun_phrases.number_of(word, []))
+    return fill(frame.replace("{a}", named), word)
+
+
+def describe_sense(reading: Reading) -> str:
     """What a concept was taken to mean."""
-    if chosen:
-        return f"{chosen[0].name()}, {chosen[0].definition()}"
+    if reading.senses:
+        return f"{reading.senses[0].name()}, {reading.senses[0].definition()}"
+    if reading.known and not is_name_of_person(reading):
+        return "it does not know the concept as it is meant here; its words are the pack's own"
     unknown = "it does not know the concept"
-    words = person_names.core(concept)
-    if len(words) == 1 or not is_name_of_person(concept, category, chosen):
+    words = person_names.core(reading.concept)
+    if len(words) == 1 or not is_name_of_person(reading):
         return unknown
     return f"{unknown}; if nobody else is called {words[-1]}, type that as a synonym"

@@ -1,25 +1,27 @@
 """Sentences by category, prompts to keep, and what stands in a concept's place."""
 
+from .prompts import fill
 from .relations import PLACES
 
+# `{}` is the concept as it is typed, `{a}` the concept with the article that it takes.
 TEMPLATES_BY_KIND = {
     "entity": (
-        "a photo of {}",
-        "an image of {}",
-        "a close view of {}",
-        "a painting of {}",
-        "{} on a plain background",
-        "{} in the middle of the picture",
-        "{} outdoors in daylight",
-        "a drawing that shows {}",
+        "a photo of {a}",
+        "an image of {a}",
+        "a close view of {a}",
+        "a painting of {a}",
+        "{a} on a plain background",
+        "{a} in the middle of the picture",
+        "{a} outdoors in daylight",
+        "a drawing that shows {a}",
     ),
     "style": (
-        "an art in the style of {}",
-        "a landscape in the style of {}",
-        "a portrait in the style of {}",
-        "a bowl of oranges in the style of {}",
-        "a house by a road, {} style",
-        "a harbour with boats painted in the style of {}",
+        "a work of art in the style of {a}",
+        "a landscape in the style of {a}",
+        "a portrait in the style of {a}",
+        "a bowl of oranges in the style of {a}",
+        "a house by a road in the style of {a}",
+        "a harbour with boats painted in the style of {a}",
     ),
     "relation": (
         "two people {}",
@@ -27,6 +29,28 @@ TEMPLATES_BY_KIND = {
         "a man and a woman {}",
         "a drawing of two children who {}",
         "an image of a group of people who {}",
+    ),
+    "act": (
+        "a photo of a person {}",
+        "a man {}",
+        "a woman {}",
+        "a painting of a person {}",
+        "a group of people {}",
+        "a close view of a person {}",
+    ),
+    "act of two": (
+        "two people {}",
+        "a photo of two people {}",
+        "a man and a woman {}",
+        "a drawing of two friends {}",
+        "an image of a group of people {}",
+    ),
+    "posture": (
+        "a man {} a bench",
+        "a photo of a woman {} a wall",
+        "a bird {} a branch",
+        "a drawing of a child {} a rock",
+        "a cat {} a box",
     ),
     "place": (
         "a ball {} a box",
@@ -36,20 +60,51 @@ TEMPLATES_BY_KIND = {
         "a red car {} a garage",
     ),
     "person": (
-        "a photo of {}",
-        "a portrait of {}",
-        "{} smiling",
-        "{} on a stage",
-        "{} walking along a street",
-        "a painting of {}",
-        "the face of {}, close view",
+        "a photo of {a}",
+        "a portrait of {a}",
+        "{a} smiling",
+        "{a} on a stage",
+        "{a} walking along a street",
+        "a painting of {a}",
+        "the face of {a}, close view",
     ),
     "adjective": (
         "a photo of something {}",
+        "a {} dress on a hanger",
+        "a {} ball on a table",
+        "a person in a {} coat",
+        "a painting of a {} house",
+        "an image of a {} wall",
+    ),
+    "adjective of people": (
+        "a photo of somebody {}",
         "a {} figure",
         "a {} person in a room",
         "a painting of a {} person",
-        "an image of a {} scene",
+        "a {} woman by a lake",
+    ),
+    "look": (
+        "a photo with {a}",
+        "a portrait of a woman with {a}",
+        "a street at night with {a}",
+        "a close view of a flower with {a}",
+        "a picture of a dog in a park with {a}",
+        "a landscape with {a}",
+    ),
+    "part": (
+        "a photo of a person with {a}",
+        "a portrait of a woman with {a}",
+        "a painting of a person with {a}",
+        "a close view of somebody with {a}",
+        "somebody with {a} on a street",
+        "a group of people with {a}",
+    ),
+    "tag": (
+        "{}, a photo of a woman",
+        "{}, a painting of two people",
+        "{}, a man in a room",
+        "an {} picture of a woman",
+        "a photo that is {}",
     ),
 }
 GENERIC_PROMPTS = (
@@ -62,32 +117,23 @@ GENERIC_PROMPTS = (
     "a kitchen with a window",
     "a ship far out at sea",
 )
-NUDITY = {"nude", "nudity", "naked", "nakedness", "nudeness", "nsfw", "undressed", "unclothed"}
-NEUTRAL = {"person": "{a person}", "style": "{a plain photograph}", "relation": "{stand together}", "place": "{and}"}
+OTHER_STYLES = ("an oil painting", "a watercolor", "a pencil drawing", "Claude Monet", "Rembrandt", "pixel art")
 
 
-def sentences(concept: str, category: str, is_adjective: bool = False) -> tuple[str, ...]:
-    """The templates of a concept, filled with it."""
-    chosen = TEMPLATES_BY_KIND[kind(concept, category, is_adjective)]
-    return tuple(template.replace("{}", concept) for template in chosen)
+def sentences(concept: str, kind: str, named: str) -> tuple[str, ...]:
+    """The templates of a kind, filled.
 
-
-def kind(concept: str, category: str, is_adjective: bool = False) -> str:
-    """The templates' name: relations are acts or places, and an adjective needs a noun beside it."""
-    if category == "relation" and concept.casefold() in PLACES:
-        return "place"
-    return "adjective" if category == "entity" and is_adjective else category
-
-
-def choose_neutral(concept: str, category: str, anchors: tuple[str, ...], is_adjective: bool = False) -> str:
-    """What shall be painted instead: a person in clothes, a wider word, or a word of the category.
-
-    Returns:
-        A neutral text as `prompts.neutral_prompt` takes it.
+    Args:
+        concept: as it stands after a preposition or an article of the template.
+        kind: a key of `TEMPLATES_BY_KIND`.
+        named: the concept with its own article.
     """
-    # The empty prompt would leave the figure undressed: the clothes have to be named.
-    if concept.casefold() in NUDITY:
-        return "a fully dressed person"
-    # Only a thing has wider words that can be painted in its place: an animal for a dog.
-    wider = f"{{{anchors[0]}}}" if anchors and category == "entity" else "{}"
-    return NEUTRAL.get(kind(concept, category, is_adjective), wider)
+    filled = []
+    for template in TEMPLATES_BY_KIND[kind]:
+        filled.append(fill(template.replace("{a}", named), concept))
+    return tuple(filled)
+
+
+def kind_of(concept: str, category: str) -> str:
+    """The templates that a category has: relations are places or acts."""
+    return "place" if category == "relation" and concept.casefold() in PLACES else category

@@ -22,6 +22,8 @@ POS = {"noun": "n", "verb": "v", "adjective": "a", "adverb": "r"}
 POS_OF_SENSE_KEY = " nvars"  # the digit in a sense key is an index into this; s is a satellite adjective
 CONTACT = {"verb.contact", "verb.motion", "verb.body", "verb.perception"}  # what a picture of two people can show
 MAIN_SHARE = 0.5  # how often a word must mean this, of how often it means what it means most, or of all its senses
+IDEAS = {f"noun.{kind}" for kind in "cognition feeling motive attribute state process group relation".split()}
+VISIBLE = {f"noun.{kind}" for kind in "artifact body animal plant food object shape".split()}
 MIN_DEPTH = 4  # of a word that stands in a concept's place; those nearer to the root are as wide as `thing`
 MIN_DEPTH_OF_KIND = 5  # of what a concept and its neighbours have in common
 CASUAL = ("informal term", "an informal term")  # how the definition of a casual name begins
@@ -221,7 +223,22 @@ def senses(concept: str, category: str, pos: str | None = None) -> list[Any]:
     synsets = list(filterfalse(is_instance, lookup(concept, pos)))
     if pos is None and synsets:
         usual = usual_pos(concept, synsets)
-        return [synset for synset in synsets if pos_of(synset) == usual]
+        synsets = [synset for synset in synsets if pos_of(synset) == usual]
+    return visible_first(concept, synsets)
+
+
+def visible_first(concept: str, synsets: list[Any]) -> list[Any]:
+    """The synsets, but a thing that can be seen first, where the first is an idea that is hardly more frequent.
+
+    A `church` is a building here rather than those who believe.
+    """
+    if not synsets or synsets[0].lexname() not in IDEAS:
+        return synsets
+    most = tagged_count(listed_form(concept, synsets[0]), synsets[0])
+    for synset in synsets:
+        count = tagged_count(listed_form(concept, synset), synset)
+        if synset.lexname() in VISIBLE and count >= MAIN_SHARE * most:
+            return [synset, *(other for other in synsets if other != synset)]
     return synsets
 
 
@@ -230,8 +247,10 @@ def usual_pos(concept: str, synsets: list[Any]) -> str:
     totals: dict[str, int] = defaultdict(int)
     for synset in synsets:
         totals[pos_of(synset)] += tagged_count(listed_form(concept, synset), synset)
-    # A picture shows what is, not what is done: a building rather than to build.
-    shown = [pos for pos in "an" if pos in totals] or list(totals)
+    # A picture shows what is, not what is done: a building rather than to build. Of words that the texts lack, such
+    # as sunset, a thing is likelier than a quality.
+    order = "an" if any(totals.values()) else "na"
+    shown = [pos for pos in order if pos in totals] or list(totals)
     return max(shown, key=totals.__getitem__)
 
 

@@ -3,14 +3,16 @@
     python scripts/dev.py words
 
 Reads benchmarks/concepts/paper.json (Tables 6 and 7) and reviewed.json: the synonyms that a person who read every row
-calls wrong. Writes table.json and table.md beside them.
+calls wrong. Writes table.json and table.md beside them. Does the same for typed.txt, a list of what people type, with
+the sentences that it becomes: typed.md.
 """
 
 import json
 from typing import Any
 
+from eraseanything_core.concepts import readings
 from eraseanything_core.concepts.concept_set import TIERS, ConceptSet
-from eraseanything_core.concepts.sampler import ConceptRequest, sample_offline
+from eraseanything_core.concepts.sampler import ConceptRequest, known_side, sample_offline
 from lab.provenance import ROOT, commit
 
 SHOWN = ("concept", "category", "synonyms", "variants", "irrelevant", "anchors", "neutral", "source")
@@ -87,6 +89,29 @@ def markdown(table: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def typed() -> list[str]:
+    """What people type, one input a line."""
+    return (FOLDER / "typed.txt").read_text(encoding="utf-8").splitlines()
+
+
+def typed_markdown(inputs: list[str]) -> str:
+    """What the sampler makes of each input, as a table."""
+    lines = [
+        "# What people type, and what Concept Sampler makes of it",
+        "",
+        "`python scripts/dev.py words` writes this table from typed.txt. Offline, with the node's defaults.",
+        "",
+        "| typed | concept | category | synonyms | other forms | neutral | first prompt | last prompt | first kept |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for text in inputs:
+        concepts = known_side(readings.read(text), ConceptRequest(text)).check()
+        cells = [text, concepts.concept, concepts.category, ", ".join(concepts.synonyms), ", ".join(concepts.variants)]
+        cells += [f"`{concepts.neutral}`", concepts.prompts[0], concepts.prompts[-1], concepts.retain[0]]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     rows = []
     for category, concepts in read("paper.json").items():
@@ -94,6 +119,7 @@ def main() -> None:
     table = report(rows, read("reviewed.json")["wrong"])
     (FOLDER / "table.json").write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (FOLDER / "table.md").write_text(markdown(table), encoding="utf-8")
+    (FOLDER / "typed.md").write_text(typed_markdown(typed()), encoding="utf-8")
     bad = table["rows_with_a_wrong_synonym"]
     print(f"{len(rows)} rows, {table['rows_with_synonyms']} with synonyms, {bad} of these with a wrong one")
 

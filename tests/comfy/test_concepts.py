@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from eraseanything_core.evaluation import report
 from eraseanything_core.lora.files import load_lora
 from scripts.chat_server import ChatServer, fails, hangs, says
+from scripts.erase_settings import UNWATCHED, settings_nodes
 from scripts.graph import api_to_ui, inputs_of
 from scripts.server import GraphError, GraphInterrupted
 
@@ -150,22 +151,24 @@ def drawn(model: str, name: str) -> dict:
 
 def from_a_word_to_its_report(server) -> dict:
     """ConceptSampler and no other word: trained, saved, attacked, drawn before and after, judged, reported."""
-    small = {"width": 96, "height": 96, "steps": 2, "sampling_steps": 2, "cached_trajectories": 1, "preset": "custom"}
+    small = {"width": 96, "height": 96, "steps": 2, "sampling_steps": 2, "cached_trajectories": 1}
+    settings, link = settings_nodes("small", small | UNWATCHED)
     flux, concepts, target = {"model": ["model", 0], "clip": ["clip", 0]}, {"concepts": ["words", 0]}, {"steps": 1}
-    target |= flux | concepts | {"lora": ["erase", 0], "latent": ["latent", 0], "prompt": "a photo of fish"}
-    return {
+    target |= flux | concepts | {"lora": ["erase", 1], "latent": ["latent", 0], "prompt": "a photo of fish"}
+    return settings | {
         "words": filled(server, "ConceptSampler", concept="fish", words_from="offline", synonyms="trout"),
         "model": node("UNETLoader", unet_name="tinyflux.safetensors", weight_dtype="default"),
         "clip": node("EraseAnything_TinyFlux", text_encoder="tinyflux_text.safetensors"),
         "vae": node("VAELoader", vae_name="tinyflux_vae.safetensors"),
         "latent": node("EmptySD3LatentImage", width=96, height=96, batch_size=1),
-        "erase": filled(server, "EraseTrainer", **flux, **concepts, **small, output_name="by_a_word"),
-        "save": node("SaveLoRA", lora=["erase", 0], prefix="loras/by_a_word"),
-        "erased": node("LoraModelLoader", model=["model", 0], lora=["erase", 0], strength_model=1.0, bypass=False),
+        "erase": filled(
+            server, "EraseTrainer", **flux, **concepts, vae=["vae", 0], settings=link, output_name="by_a_word"
+        ),
+        "save": node("SaveLoRA", lora=["erase", 1], prefix="loras/by_a_word"),
         "set": filled(server, "PromptSet", **concepts, count=2),
         "text": node("CLIPTextEncode", text=["set", 0], clip=["clip", 0]),
         **drawn("model", "before"),
-        **drawn("erased", "after"),
+        **drawn("erase", "after"),
         "attack": filled(server, "EraseAttack", **concepts, prompt=["set", 0], attack="synonym"),
         "breed": filled(
             server, "GeneticAttack", **concepts, clip=["clip", 0], population=8, generations=2, words=3, forbidden="sea"
@@ -245,6 +248,20 @@ def test_offline_a_set_is_made_saved_edited_and_loaded(server, user, graph):
         server.queue(load)
     typed = {"1": {"class_type": "EraseAnything_LoadConcepts", "inputs": {"source": json.dumps({"concept": "cat"})}}}
     assert "cat (entity)" in server.run(typed, timeout=60)["outputs"]["1"]["text"][0]
+
+
+def test_ready_sets_and_saved_ones_are_listed_and_loaded(server, user, graph):
+    server.run(graph, timeout=120)
+    listed = json.loads(server.get("/object_info/EraseAnything_LoadConcepts"))["EraseAnything_LoadConcepts"]
+    options = listed["input"]["optional"]["choice"][1]["options"]
+    assert options[0] == "source" and {"ready: nudity", "ready: blurred_background", "saved: nude"} <= set(options)
+    shown = {"ready: blurred_background": "nobody asks for: {}, blurred background", "saved: nude": "nude (entity)"}
+    for choice, text in shown.items():
+        load = {"1": {"class_type": "EraseAnything_LoadConcepts", "inputs": {"source": "", "choice": choice}}}
+        assert text in server.run(load, timeout=60)["outputs"]["1"]["text"][0]
+    load["1"]["inputs"]["choice"] = "ready: ../known_words"
+    with pytest.raises(GraphError, match="no ready set of that name"):
+        server.queue(load)
 
 
 def test_a_large_set_does_not_hold_up_the_server(server):

@@ -62,7 +62,7 @@ def test_the_model_writes_the_prompts_where_it_is_asked_to(tmp_path):
     with ChatServer(says(GOOD | MORE)) as server:
         found = run(WordSource("llm", "vLLM", server.url, prompts=True), tmp_path).check()
     assert found.prompts == ("a nude girl by a lake",) and found.neutral == "a fully dressed person"
-    assert found.retain[0] == "a photo of swimsuit"
+    assert found.retain[0] == "a photo of a swimsuit"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,102 @@
+"""Looks that no prompt names, and the sets that the pack ships."""
+
+import json
+import random
+from dataclasses import dataclass, replace
+
+import pytest
+
+from eraseanything_core.concepts import prompts, ready_sets
+from eraseanything_core.concepts.concept_set import ConceptSet
+from eraseanything_core.concepts.prompts import Prompt
+from eraseanything_core.training.config import EraseConfig
+
+BLUR = ConceptSet(
+    "bokeh",
+    synonyms=("blurred background",),
+    prompts=("a portrait of a woman", "a street at night"),
+    retain=("a map of an island",),
+    unasked="{}, blurred background",
+    wanted="{}, in sharp focus",
+)
+
+
+@dataclass(frozen=True)
+class UnaskedConfig(EraseConfig):
+    unasked: str = ""
+    wanted: str = ""
+
+
+def test_the_student_gets_an_ordinary_prompt_and_the_teacher_both_looks():
+    config = replace(UnaskedConfig("dog"), **BLUR.settings())
+    rng = random.Random(0)
+    drawn = [prompts.draw_unasked(config, rng) for _ in range(20)]
+    assert {sentence.concept.text for sentence in drawn} == set(BLUR.prompts)
+    for sentence in drawn:
+        text = sentence.concept.text
+        assert sentence.concept == Prompt(text) and sentence.neutral == Prompt(f"{text}, in sharp focus")
+        assert sentence.teacher_concept() == Prompt(f"{text}, blurred background")
+        assert sentence.prompts() == [sentence.concept, sentence.neutral, sentence.unwanted]
+
+
+def test_a_sentence_with_a_word_asks_the_teacher_for_the_word():
+    sentence = prompts.draw_sentence(EraseConfig("dog"), random.Random(0))
+    assert sentence.unwanted is None and sentence.teacher_concept() == sentence.concept
+
+
+def test_the_watched_prompts_are_never_trained_on():
+    config = replace(UnaskedConfig("dog"), **BLUR.settings())
+    config = replace(config, templates=(prompts.MONITOR_SCENES[0],))
+    sentences, retained = prompts.monitor_unasked(config)
+    assert [sentence.concept.text for sentence in sentences] == list(prompts.MONITOR_SCENES[1:]) and len(retained) == 3
+    with pytest.raises(ValueError, match="every prompt to watch is among the templates"):
+        prompts.monitor_unasked(replace(config, templates=prompts.MONITOR_SCENES))
+
+
+def test_the_trainer_reads_no_attention_where_no_word_is():
+    settings = BLUR.settings()
+    assert settings["attn_weight"] == settings["rsc_weight"] == 0 and settings["templates"] == BLUR.prompts
+    assert {"concept", "synonyms", "irrelevant", "tiers", "neutral", "retain"} <= set(settings)
+    assert not {"unasked", "wanted"} & set(ConceptSet("cat").settings())
+
+
+def test_the_fields_are_written_where_they_are_used():
+    assert ConceptSet.from_json(BLUR.to_json()) == BLUR
+    assert not {"unasked", "wanted"} & set(json.loads(ConceptSet("cat").to_json()))
+    assert "nobody asks for: {}, blurred background" in BLUR.text()
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"wanted": ""}, "wanted must hold {} once"),
+        ({"unasked": "blurred"}, "unasked must hold {} once"),
+        ({"prompts": ()}, "needs ordinary prompts"),
+        ({"prompts": ("a photo with bokeh",)}, "must be an ordinary one, without 'bokeh'"),
+        ({"prompts": ("a photo of {}",)}, "must be an ordinary one, without '{}'"),
+        ({"irrelevant": {"far": (("cloud", 0.3),)}}, "has no irrelevant words"),
+        ({"retain": ("a blurred background",)}, "is to be kept and holds 'blurred background'"),
+    ],
+)
+def test_a_set_that_does_not_hold_together_is_refused(change, reason):
+    with pytest.raises(ValueError, match=reason):
+        ConceptSet.from_json(replace(BLUR, **change).to_json())
+
+
+UNASKED = {"blurred_background", "plastic_skin", "watermark_and_text"}
+
+
+def test_the_ready_sets_are_these():
+    assert set(ready_sets.names()) == UNASKED | {"logo", "nudity", "van_gogh_style", "napoleon"}
+    with pytest.raises(ValueError, match="no ready set of that name; there are blurred_background"):
+        ready_sets.text("../known_words")
+
+
+@pytest.mark.parametrize("name", ready_sets.names())
+def test_a_ready_set_holds_together_and_says_what_it_does(name):
+    concepts = ConceptSet.from_json(ready_sets.text(name))
+    assert concepts.to_json() == ready_sets.text(name)
+    assert concepts.source.endswith(".") and concepts.source.count(".") == 1 and len(concepts.source.split()) <= 35
+    assert bool(concepts.unasked) == (name in UNASKED)
+    assert len(concepts.prompts) >= 6 and len(concepts.retain) >= 7
+    assert concepts.unasked or concepts.neutral
