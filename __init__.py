@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .nodes import NODES
 from .nodes.shared.folders import register_judges
+from .nodes.shared.small_models import register_tinyflux
 
 WEB_DIRECTORY = "./web"
 
@@ -14,6 +15,7 @@ class EraseAnything(ComfyExtension):
     async def on_load(self) -> None:
         """Runs once ComfyUI loads the pack: importing it changes nothing."""
         register_judges()
+        register_tinyflux()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All node classes."""

@@ -1,9 +1,11 @@
 """Names and folders of what is written, checked before the work and not after it, and the one atomic writer."""
 
 import os
+import shutil
 import tempfile
 import time
 import unicodedata
+from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
 
@@ -18,8 +20,10 @@ RETRY_SECONDS = (0.05, 0.2, 0.8)
 MAX_NAME_BYTES = 200
 
 
-def check_name(name: str, ending: str = ".safetensors", label: str = "the output name") -> str:
-    """A plain file name without its ending.
+def check_name(
+    name: str, ending: str = ".safetensors", label: str = "the output name", subfolders: bool = False
+) -> str:
+    """A plain file name without its ending, or the path of one in a sub-folder.
 
     All systems' rules hold on every system: a file that is written on Linux is opened on Windows one day.
 
@@ -27,28 +31,61 @@ def check_name(name: str, ending: str = ".safetensors", label: str = "the output
         name: as it was typed.
         ending: of the file; it may be typed or not.
         label: what to call the name in errors.
+        subfolders: whether the name may stand in sub-folders, `people/star`; the folders follow the same rules.
 
     Raises:
         ValueError: empty, hidden, too long, or a path, a character, an end or a device's name that some system refuses.
     """
     stem = name.strip().removesuffix(ending)
     problem = f"{label} {quoted(name)}"
-    forbidden = sorted(c for c in set(stem) if c in FORBIDDEN or ord(c) < 32)
+    if not subfolders:
+        _check_part(stem, problem, label)
+        return stem
+    parts = stem.replace("\\", "/").split("/")  # Windows lists `people\star`
+    for part in parts:
+        _check_part(part, problem, label)
+    return "/".join(parts)
+
+
+def _check_part(part: str, problem: str, label: str) -> None:
+    """Raises ValueError, which begins with `problem`, when a file or a folder cannot be called `part`."""
+    forbidden = sorted(c for c in set(part) if c in FORBIDDEN or ord(c) < 32)
     if forbidden:
         characters = " ".join(repr(c) for c in forbidden)
         raise ValueError(f"{problem} holds {characters}: type a plain file name")
-    if not stem or stem.startswith("."):
+    if not part or part.startswith("."):
         raise ValueError(f"{problem} is no file name: type one that does not begin with a dot")
-    if stem.endswith((".", " ")):
+    if part.endswith((".", " ")):
         raise ValueError(f"{problem} ends in a dot or a blank, which Windows drops: leave it off")
-    if stem.partition(".")[0].rstrip().upper() in CONSOLES | PORTS:
+    if part.partition(".")[0].rstrip().upper() in CONSOLES | PORTS:
         raise ValueError(f"{problem} is a device's on Windows: take another")
     # Half a surrogate pair, which JSON can carry, has no UTF-8 and so no place in a file name.
-    check_text(stem, label)
-    size = len(stem.encode())
+    check_text(part, label)
+    size = len(part.encode())
     if size > MAX_NAME_BYTES:
         raise ValueError(f"{problem} has {size} bytes: take one of at most {MAX_NAME_BYTES}")
-    return stem
+
+
+def free_path(folder: Path, name: str, ending: str = ".safetensors") -> Path:
+    """The path of a file that does not exist yet, proved to be writable: nothing is overwritten.
+
+    Args:
+        folder: where it is written.
+        name: as it was typed; it may stand in a sub-folder, which is made. A number is added where it is taken.
+        ending: of the file.
+
+    Raises:
+        ValueError: the name is none, or the folder does not take it.
+    """
+    subfolder, _, stem = check_name(name, ending, subfolders=True).rpartition("/")
+    parent = folder / subfolder
+    return writable_path(parent, free_name(stem, names_in(parent, ending)), ending)
+
+
+def names_in(folder: Path, ending: str = ".safetensors") -> set[str]:
+    """The names of a folder's files of one kind, without ending; a folder that is not there has none."""
+    # Whatever the case of the ending: on Windows and macOS the file would be the same.
+    return {file.stem for file in folder.glob("*") if file.suffix.lower() == ending}
 
 
 def writable_path(folder: Path, name: str, ending: str = ".safetensors") -> Path:
@@ -84,6 +121,13 @@ def check_writable(path: Path) -> None:
         raise ValueError(f"cannot write {quoted(path.name)} into {path.parent}: {error.strerror}") from error
 
 
+def check_room(folder: Path, size: int) -> None:
+    """Raises ValueError when a folder's disk has no room for `size` bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise ValueError(f"{folder} has room for {free / 1e9:.1f} GB and the file needs {size / 1e9:.1f}: make room")
+
+
 def check_new_folder(folder: Path) -> None:
     """Raises ValueError when there is no folder of this name and none can be made; nothing is left behind."""
     if folder.is_dir():
@@ -116,10 +160,15 @@ def write_atomic(path: Path, *content: bytes | memoryview) -> Path:
     Raises:
         OSError: the folder cannot be written to.
     """
+    return write_stream(path, content)
+
+
+def write_stream(path: Path, parts: Iterable[bytes | memoryview]) -> Path:
+    """`write_atomic` of parts that are made one after the other, so that they need not be in memory at once."""
     temporary = temporary_path(path)
     try:
         with temporary.open("wb") as file:
-            file.writelines(content)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())  # else a power cut may leave the new name on an empty file
         _rename(temporary, path)

@@ -1,7 +1,7 @@
 """The node that combines erasers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,17 @@ from ..eraseanything_core.lora.gate import PromptGate
 from ..eraseanything_core.lora.headers import ErasedConcept, joint_header, typed_concepts
 from ..eraseanything_core.lora.key_styles import eraser_tensors, left_out_note, read_eraser, widest_dtype
 from ..eraseanything_core.quoting import quoted
-from .shared.folders import lora_file, user_folder
-from .shared.inputs import CATEGORY_LORAS
-from .shared.loras import read_file, with_header
+from .shared.folders import lora_files, user_folder
+from .shared.inputs import CATEGORY_LORAS, accepted
+from .shared.loras import file_time, read_file, with_header
 from .shared.types import LORA_MODEL
 
 FUSION = "closed-form fusion"
 GATED = "prompt-gated"
+NO_FILE = "none"
+# ComfyUI's list that grows takes links only, so the number of files is fixed. More erasers can be linked.
+FILES = 8
+FILES_AT_FIRST = 4  # the others are among the advanced inputs
 
 
 @dataclass(frozen=True)
@@ -45,15 +49,14 @@ class WeightedLora:
     weight: float
 
 
-def weighted_files(text: str) -> list[tuple[str, float]]:
-    """Names and weights from lines such as `star.safetensors: 0.8`; ValueError for a weight that is no number."""
+def chosen_files(values: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Names and weights of the files that are chosen, from the values of the node's inputs."""
     files: list[tuple[str, float]] = []
-    for line in lines_of(text):
-        name, colon, weight = line.rpartition(":")  # the last one: a name may hold a colon too
-        if colon:
-            files.append((name.strip(), parse_weight(weight, line)))
-        else:
-            files.append((line, 1.0))
+    for number in range(1, FILES + 1):
+        # A linked input has no value yet when the node is asked whether a file has changed.
+        name = values.get(f"file_{number}") or NO_FILE
+        if name != NO_FILE:
+            files.append((name, values.get(f"weight_{number}", 1.0)))
     return files
 
 
@@ -70,10 +73,15 @@ def parse_weight(text: str, context: str) -> float:
     return weight
 
 
+def parse_weights(text: str) -> list[float]:
+    """Typed weights, separated by commas or lines; nothing typed is a 1."""
+    entries = [entry for entry in text.replace("\n", ",").split(",") if entry.strip()]
+    return [parse_weight(entry, text) for entry in entries] or [1.0]
+
+
 def linked_weights(text: str, count: int) -> list[float]:
     """The typed weights of `count` linked LoRAs; one number stands for all of them."""
-    entries = [entry for entry in text.replace("\n", ",").split(",") if entry.strip()]
-    weights = [parse_weight(entry, text) for entry in entries] or [1.0]
+    weights = parse_weights(text)
     if len(weights) == 1:
         return weights * count
     if len(weights) != count:
@@ -81,15 +89,17 @@ def linked_weights(text: str, count: int) -> list[float]:
     return weights
 
 
-def collect_loras(files: str, loras: dict[str, dict[str, torch.Tensor]], weights: str) -> list[WeightedLora]:
+def collect_loras(
+    files: Sequence[tuple[str, float]], loras: dict[str, dict[str, torch.Tensor]], weights: str
+) -> list[WeightedLora]:
     """All LoRAs in order, the files first."""
     collected = []
-    for name, weight in weighted_files(files):
+    for name, weight in files:
         collected.append(WeightedLora(name, read_file(name), weight))
     for (name, tensors), weight in zip(loras.items(), linked_weights(weights, len(loras)), strict=True):
         collected.append(WeightedLora(f"the input {name}", with_header(tensors), weight))
     if not collected:
-        raise ValueError("there is no LoRA: link one, or name files, one per line")
+        raise ValueError("there is no LoRA: choose a file, or link one")
     return collected
 
 
@@ -110,15 +120,29 @@ def lines_input(name: str, tooltip: str, **more: Any) -> io.Input:
 
 def eraser_inputs() -> list[io.Input]:
     """What is combined."""
-    lora = io.Autogrow.TemplatePrefix(LORA_MODEL.Input("lora"), prefix="lora", min=1, max=100)
-    files = "Files of the loras folder, one per line, with a weight after a colon if it is not 1: star.safetensors: 0.8"
+    lora = io.Autogrow.TemplatePrefix(LORA_MODEL.Input("lora"), prefix="lora", min=0, max=100)
     weights = "Weights of the linked LoRAs: one number for all, or one for each, separated by commas."
     return [
         io.Model.Input("model", tooltip="Flux.1; closed-form fusion needs it straight from its loader."),
         io.Autogrow.Input("loras", template=lora, optional=True, tooltip="LoRAs; linking one adds another input."),
-        lines_input("files", files),
-        io.String.Input("weights", default="1", tooltip=weights),
+        *file_inputs(),
+        io.String.Input("weights", default="1", tooltip=weights, advanced=True),
     ]
+
+
+def file_inputs() -> list[io.Input]:
+    """Files to choose, and a weight for each."""
+    # Required, with a file that is none: ComfyUI would show optional ones below all settings.
+    files = [NO_FILE, *lora_files()]
+    weight = "How much of this file; 1 is the eraser as trained."
+    inputs: list[io.Input] = []
+    for number in range(1, FILES + 1):
+        more: dict[str, Any] = {"advanced": number > FILES_AT_FIRST}
+        file = "An eraser of the loras folder; none leaves it out."
+        inputs.append(io.Combo.Input(f"file_{number}", options=files, default=NO_FILE, tooltip=file, **more))
+        scale = {"default": 1.0, "min": -10.0, "max": 10.0, "step": 0.05}
+        inputs.append(io.Float.Input(f"weight_{number}", tooltip=weight, **scale, **more))
+    return inputs
 
 
 def mode_inputs() -> list[io.Input]:
@@ -163,7 +187,7 @@ class MultiEraseLoRA(io.ComfyNode):
             display_name="Multi Erase LoRA",
             category=CATEGORY_LORAS,
             description="Combines any number of erasers into one LoRA and applies it.",
-            search_aliases=["merge lora", "combine lora", "several concepts"],
+            search_aliases=["merge lora", "lora merge", "combine lora", "lora stack", "several concepts", "multiple"],
             inputs=[*eraser_inputs(), *mode_inputs(), *number_inputs()],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="All of them erased; prompt-gated, for `prompt` only."),
@@ -174,35 +198,35 @@ class MultiEraseLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, files: str | None = None, loras: Any = None) -> bool | str:
+    def validate_inputs(cls, weights: str | None = None, loras: Any = None) -> bool | str:
         # ComfyUI hands over an input that grows even where nothing asks for it, so `loras` must be here.
-        try:
-            for name, _ in weighted_files(files or ""):
-                lora_file(name)
-        except (ValueError, FileNotFoundError) as error:
-            return str(error)
-        return True
+        return True if weights is None else accepted(parse_weights, weights)
 
     @classmethod
-    def fingerprint_inputs(cls, files: str, **others: Any) -> list[int]:
-        return [lora_file(name).stat().st_mtime_ns for name, _ in weighted_files(files)]
+    def fingerprint_inputs(cls, **values: Any) -> list[int]:
+        return [file_time(name) for name, _ in chosen_files(values)]
 
     @classmethod
     def execute(
         cls,
         model: Any,
-        files: str,
         weights: str,
         mode: str,
         prompt: str,
         preserve: str,
         concepts: str,
+        rank: int,
+        energy: float,
+        density: float,
+        seed: int,
         loras: dict[str, dict[str, torch.Tensor]] | None = None,
         clip: Any = None,
-        **settings: Any,
+        **files: Any,
     ) -> io.NodeOutput:
-        check_settings(settings)
-        collected = collect_loras(files, loras or {}, weights)
+        settings: dict[str, Any] = {"rank": rank, "energy": energy, "density": density, "seed": seed}
+        chosen = chosen_files(files)
+        check_numbers(settings | {f"the weight of {name}": weight for name, weight in chosen})
+        collected = collect_loras(chosen, loras or {}, weights)
         erasers = read_erasers(model, collected)
         erased: list[ErasedConcept] = []
         if mode in (FUSION, GATED):
@@ -215,7 +239,7 @@ class MultiEraseLoRA(io.ComfyNode):
         header = joint_header(headers, names, eraser_weights, mode)
         gates: list[float] = []
         if mode == FUSION:
-            config = FusionConfig.for_concept(erased[0], settings["seed"])
+            config = FusionConfig.for_concept(erased[0], seed)
             states = user_folder() / "states"
             preserved = lines_of(preserve)
             one = combining.closed_form(model, clip, erasers, eraser_weights, erased, preserved, config, states)
@@ -231,9 +255,9 @@ class MultiEraseLoRA(io.ComfyNode):
         return io.NodeOutput(patch.with_lora(model, one, 1.0), lora, summary, ui=ui.PreviewText(summary))
 
 
-def check_settings(settings: dict[str, Any]) -> None:
+def check_numbers(numbers: Mapping[str, float]) -> None:
     """Raises ValueError for a number that is none: NaN passes ComfyUI's check of a widget's range."""
-    for name, value in settings.items():
+    for name, value in numbers.items():
         if not math.isfinite(value):
             raise ValueError(f"{name} is {value}: set a number")
 

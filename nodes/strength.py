@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import logging
 import math
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,30 +24,34 @@ from ..eraseanything_core.lora.strength import (
     LatentShiftReader,
     StrengthConfig,
     StrengthCurve,
+    needs_curve,
 )
-from .shared.folders import lora_file, lora_files, user_folder
+from .shared.folders import user_folder
 from .shared.inputs import CATEGORY_LORAS
 from .shared.judges import ChosenJudge
-from .shared.loras import read_file, with_header
+from .shared.loras import LINKED, chosen_lora, eraser_input, file_time
+from .shared.progress import progress_bar
+from .shared.texts import show_text
 from .shared.types import ERASE_JUDGE, LORA_MODEL
 
-LINKED = "(the linked lora)"
 ALL_STEPS = (0.0, 1.0)
+FORWARDS_PER_SEED = StrengthConfig(images=1).forwards
+FORWARDS = StrengthConfig().forwards
 
 
 def main_inputs() -> list[io.Input]:
     """An eraser, its strength and its window."""
-    files = [LINKED, *lora_files()]
     strength = (
         "0: unchanged. 0.5: half of the effect. 1: the eraser as trained. Above 1: more of it. "
-        "Below 0 the concept is amplified."
+        "Below 0 the concept is amplified. "
+        f"The first value between 0 and 1 takes a measurement of {FORWARDS:,} forwards of the model."
     )
     start = "The eraser works from this part of the sampling on; 0 is the first step."
     end = "The eraser works up to this part of the sampling; 1 is the last step."
     share = {"min": 0.0, "max": 1.0, "step": 0.01}
     return [
         io.Model.Input("model", tooltip="Flux.1; for the first measurement straight from its loader."),
-        io.Combo.Input("file", options=files, tooltip="An eraser of the loras folder, or the one that is linked."),
+        eraser_input(),
         io.Float.Input("strength", default=1.0, min=-3.0, max=3.0, step=0.05, tooltip=strength),
         io.Float.Input("start_percent", default=0.0, **share, tooltip=start),
         io.Float.Input("end_percent", default=1.0, **share, tooltip=end),
@@ -56,8 +61,8 @@ def main_inputs() -> list[io.Input]:
 
 def measurement_inputs() -> list[io.Input]:
     """What the strength is measured with, once for each eraser."""
-    clip = "Needed once, for an eraser whose strength has not been measured."
-    images = "Seeds that are measured; eight pictures of twenty steps are sampled for each."
+    clip = "Needed once, for a strength between 0 and 1 of an eraser that has not been measured."
+    images = f"Seeds that are measured. Each takes {FORWARDS_PER_SEED} forwards of the model: 8 pictures of 20 steps."
     judge = "From Choose Judge: the strength follows its reading. Without one, the model's own change is measured."
     prompts = "Your prompts for the concept, one per line; the strength is measured on them. Empty: the eraser's own."
     concept = "What the eraser erases, for a LoRA whose header does not say so; measured on plain prompts for it."
@@ -81,7 +86,15 @@ class EraseStrength(io.ComfyNode):
             display_name="Erase Strength",
             category=CATEGORY_LORAS,
             description="Applies an eraser at a strength whose middle is half of its effect.",
-            search_aliases=["lora strength", "erase amount"],
+            search_aliases=[
+                "strength",
+                "dial",
+                "lora strength",
+                "lora weight",
+                "slider",
+                "erase amount",
+                "partial erase",
+            ],
             inputs=[*main_inputs(), *measurement_inputs()],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the eraser at this strength."),
@@ -89,12 +102,13 @@ class EraseStrength(io.ComfyNode):
                 io.Float.Output(display_name="scale", tooltip="The LoRA scale that the strength stands for."),
                 io.String.Output(display_name="summary", tooltip="The measured curve of the strength."),
             ],
+            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
     @classmethod
-    def fingerprint_inputs(cls, file: str = LINKED, **others: Any) -> int | str:
-        return "" if file == LINKED else lora_file(file).stat().st_mtime_ns
+    def fingerprint_inputs(cls, file: str = LINKED, **others: Any) -> int:
+        return file_time(file)
 
     @classmethod
     def execute(
@@ -118,17 +132,17 @@ class EraseStrength(io.ComfyNode):
         lora_model = chosen_lora(file, lora)
         eraser = read_eraser(lora_model, lora_model.header, file)
         patch.check_fits(model, eraser)
-        measurement = Measurement(images, judge, vae, own_prompts(prompts, concept))
-        curve, notes = strength_curve(model, clip, lora_model, eraser, file, measurement)
-        scale = curve.scale_at(strength)
-        left_out = left_out_note(lora_model, file)
-        if left_out:
-            notes = [*notes, left_out]
+        measurement = Measurement(images, judge, vae, own_prompts(prompts, concept), cls.hidden.unique_id)
+        curve = known_curve(lora_model, file, measurement)
+        notes: list[str] = []
+        if curve is None and needs_curve(strength):
+            curve = measured_curve(model, clip, lora_model, eraser, file, measurement)
+            notes = kept_curve(lora_model, curve, file)
+        scale = strength if curve is None else curve.scale_at(strength)
+        notes.append(left_out_note(lora_model, file))
         summary = strength_summary(strength, scale, curve, notes)
-        # The curve travels in the header, so that Save Erase LoRA writes a file that knows its own strength.
-        with_curve = LoraModel(lora_model, lora_model.header | {HEADER_KEY: curve.to_json()})
         applied = apply_eraser(model, eraser, scale, (start_percent, end_percent))
-        return io.NodeOutput(applied, with_curve, scale, summary, ui=ui.PreviewText(summary))
+        return io.NodeOutput(applied, with_curve(lora_model, curve), scale, summary, ui=ui.PreviewText(summary))
 
 
 def check_numbers(strength: float, start_percent: float, end_percent: float) -> None:
@@ -138,15 +152,6 @@ def check_numbers(strength: float, start_percent: float, end_percent: float) -> 
     # Written so that NaN fails too.
     if not start_percent < end_percent:
         raise ValueError(f"start_percent {start_percent:g} must be below end_percent {end_percent:g}")
-
-
-def chosen_lora(file: str, lora: dict[str, torch.Tensor] | None) -> LoraModel:
-    """The eraser of the file, or the linked one."""
-    if file != LINKED:
-        return read_file(file)
-    if lora is None:
-        raise ValueError("there is no eraser: choose a file, or link a LORA_MODEL")
-    return with_header(lora)
 
 
 def own_prompts(prompts: str, concept: str) -> tuple[str, ...]:
@@ -166,12 +171,14 @@ class Measurement:
         judge: reads their pictures; None is the model itself.
         vae: makes the pictures that the judge reads.
         prompts: the user's own; without any, those of the eraser's training.
+        node: id of the node that shows how far it is; None where there is no server.
     """
 
     images: int
     judge: ChosenJudge | None
     vae: Any
     prompts: tuple[str, ...]
+    node: str | None
 
     def digest(self) -> str:
         """Names the user's own prompts; empty when there are none."""
@@ -185,42 +192,29 @@ class Measurement:
         return not self.prompts or curve.prompts == self.digest()
 
 
-def strength_curve(
-    model: Any, clip: Any, lora: LoraModel, eraser: Eraser, name: str, measurement: Measurement
-) -> tuple[StrengthCurve, list[str]]:
-    """An eraser's curve, and what the user should know about it.
+def dial_folder() -> DialFolder:
+    """Where measured curves are kept."""
+    return DialFolder(user_folder() / "dials")
 
-    It is measured where no curve is known, where another judge has read it, and where it was measured on other prompts
-    than the user's. What is measured goes into the user folder; the LoRA's own file is never rewritten.
-    """
+
+def known_curve(lora: LoraModel, name: str, measurement: Measurement) -> StrengthCurve | None:
+    """An eraser's curve that was measured before, by the chosen judge and on the user's prompts; None without one."""
     # The folder first: what was measured last is there, and a header may be older.
-    dials = DialFolder(user_folder() / "dials")
-    known = [dials.read(lora)]
+    known = [dial_folder().read(lora)]
     if HEADER_KEY in lora.header:
         known.append(StrengthCurve.from_json(lora.header[HEADER_KEY], f"the header of {name}"))
     for curve in known:
         if curve is not None and measurement.is_answered_by(curve):
-            return curve, []
-    if clip is None:
-        raise ValueError(f"the strength of {name} was not measured so yet: connect the CLIP of this model once")
-    curve = measured_curve(model, clip, lora, eraser, name, measurement)
-    try:
-        dials.write(lora, curve)
-    except OSError as error:
-        # The folder may be read-only or full. The curve is good anyway.
-        note = (
-            f"the strength of {name} is not kept in {dials.folder} ({error.strerror}): "
-            "save the output lora with Save Erase LoRA, or it is measured again"
-        )
-        logging.warning("Erase Strength: %s", note)
-        return curve, [note]
-    return curve, []
+            return curve
+    return None
 
 
 def measured_curve(
     model: Any, clip: Any, lora: LoraModel, eraser: Eraser, name: str, measurement: Measurement
 ) -> StrengthCurve:
-    """Samples the eraser at many scales; takes minutes."""
+    """Samples the eraser at many scales, and says on the node what that takes."""
+    if clip is None:
+        raise ValueError(f"the strength of {name} was not measured so yet: connect the CLIP of this model once")
     prompts = measurement.prompts
     if not prompts:
         advice = "type its concept into `concept`, or prompts that ask for it into `prompts`"
@@ -230,8 +224,73 @@ def measured_curve(
         reader = measurement.judge.reader(model, measurement.vae)
     # At the size and guidance of the training, where the eraser is known to work.
     config = StrengthConfig.for_header(lora.header, measurement.images, name)
-    curve = combining.calibrate(model, clip, eraser, prompts, config, reader)
+    display = MeasurementDisplay(config.forwards, measurement.node)
+    curve = combining.calibrate(model, clip, eraser, prompts, config, reader, display.progress)
     return dataclasses.replace(curve, prompts=measurement.digest())
+
+
+def kept_curve(lora: LoraModel, curve: StrengthCurve, name: str) -> list[str]:
+    """Keeps a curve in the user folder; the LoRA's own file is never rewritten.
+
+    Returns:
+        What the user should know: nothing, or that the folder did not take it.
+    """
+    dials = dial_folder()
+    try:
+        dials.write(lora, curve)
+    except OSError as error:
+        # The folder may be read-only or full. The curve is good anyway.
+        note = (
+            f"the strength of {name} is not kept in {dials.folder} ({error.strerror}): "
+            "save the output lora with Save Erase LoRA, or it is measured again"
+        )
+        logging.warning("Erase Strength: %s", note)
+        return [note]
+    return []
+
+
+class MeasurementDisplay:
+    """What a measurement takes, on the node that runs: forwards before it begins, then the time that is left.
+
+    Args:
+        forwards: of the whole measurement.
+        node: id of the node; None where there is no server.
+    """
+
+    def __init__(self, forwards: int, node: str | None) -> None:
+        self.forwards = forwards
+        self.node = node
+        self.advance = progress_bar(forwards)
+        self.start: tuple[int, float] | None = None  # the forwards of the first report, and when it came
+        notice = f"measures the strength of this eraser once: {forwards:,} forwards of the model"
+        logging.info("Erase Strength: %s", notice)
+        show_text(notice, node)
+
+    def progress(self, done: int) -> None:
+        """After every step of sampling; passes on the user's interrupt."""
+        self.advance(done)
+        now = time.monotonic()
+        if self.start is None:
+            # The first forward may load the model, so it says nothing about the others.
+            self.start = (done, now)
+            return
+        first_done, first_time = self.start
+        left = (now - first_time) / (done - first_done) * (self.forwards - done)
+        text = f"measuring the strength: {done:,} of {self.forwards:,} forwards, about {duration(left)} left"
+        show_text(text, self.node)
+
+
+def duration(seconds: float) -> str:
+    """A length of time in the unit that people would say it in."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def with_curve(lora: LoraModel, curve: StrengthCurve | None) -> LoraModel:
+    """The LoRA with a curve in its header, so that Save Erase LoRA writes a file that knows its own strength."""
+    return lora if curve is None else LoraModel(lora, lora.header | {HEADER_KEY: curve.to_json()})
 
 
 def apply_eraser(model: Any, eraser: Eraser, scale: float, window: tuple[float, float]) -> Any:
@@ -246,13 +305,16 @@ def apply_eraser(model: Any, eraser: Eraser, scale: float, window: tuple[float, 
     return patch.with_lora_between(model, eraser, scale, start_sigma, end_sigma)
 
 
-def strength_summary(strength: float, scale: float, curve: StrengthCurve, notes: list[str]) -> str:
-    """The summary: the scale, the curve, and the notes."""
+def strength_summary(strength: float, scale: float, curve: StrengthCurve | None, notes: list[str]) -> str:
+    """The summary: the scale, the curve where one is known, and the notes that are not empty."""
     lines = [f"strength {strength:g} is a scale of {scale:.3f}"]
-    lines.append(f"scale: share of seeds that have lost the concept, by {curve.reader}")
-    for point, effect in zip(curve.scale, curve.effect, strict=True):
-        lines.append(f"{point:.2f}: {effect:.2f}")
-    return "\n".join([*lines, *notes])
+    if curve is None:
+        lines.append("nothing was measured: at 0, and from 1 on, the strength is the scale")
+    else:
+        lines.append(f"scale: share of seeds that have lost the concept, by {curve.reader}")
+        for point, effect in zip(curve.scale, curve.effect, strict=True):
+            lines.append(f"{point:.2f}: {effect:.2f}")
+    return "\n".join([*lines, *filter(None, notes)])
 
 
 NODES = [EraseStrength]

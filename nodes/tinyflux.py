@@ -81,13 +81,14 @@ class TinyFluxTextLoader(io.ComfyNode):
             node_id="EraseAnything_TinyFlux",
             display_name="Load TinyFlux Text Encoder",
             category="EraseAnything",
+            search_aliases=["tinyflux", "tiny flux", "example model", "small model", "clip loader"],
             description="Loads the text encoder of TinyFlux, a small FLUX that runs on a CPU. The "
             "model and the autoencoder load with Load Diffusion Model and Load VAE.",
             inputs=[
                 io.Combo.Input(
                     "text_encoder",
                     options=folder_paths.get_filename_list("text_encoders"),
-                    tooltip="The file tinyflux_text.safetensors in models/text_encoders.",
+                    tooltip="The file tinyflux_text.safetensors, which comes with the pack.",
                 )
             ],
             outputs=[io.Clip.Output(tooltip="For CLIP Text Encode and the EraseAnything nodes.")],

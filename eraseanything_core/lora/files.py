@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,16 +127,36 @@ def safetensors_parts(tensors: Mapping[str, Tensor], header: Mapping[str, str]) 
 
     The library's own writer orders the header at random, so that equal contents have different hashes. It also makes
     the whole file in memory, where these parts lie where the tensors lie.
+    """
+    keys = file_order(tensors)
+    return [safetensors_head(tensors, keys, header), *(raw_bytes(tensors[key]) for key in keys)]
+
+
+def file_order(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The keys in the order of the data: wide types first, which keeps every tensor aligned."""
+    return sorted(tensors, key=lambda key: (-tensors[key].element_size(), key))
+
+
+def safetensors_head(tensors: Mapping[str, Tensor], keys: Sequence[str], header: Mapping[str, str]) -> bytes:
+    """What stands before the data of a safetensors file.
 
     The format: the length of the JSON (8 bytes, little-endian), the JSON, the data.
     See https://huggingface.co/docs/safetensors.
+
+    Args:
+        tensors: of which only shapes and dtypes are read.
+        keys: their order.
+        header: the metadata.
+
+    Raises:
+        ValueError: a dtype that the format does not have.
     """
-    # Wide types first, which keeps every tensor aligned.
-    keys = sorted(tensors, key=lambda key: (-tensors[key].element_size(), key))
     entries: dict[str, Any] = {"__metadata__": dict(sorted(header.items()))}
     end = 0
     for key in keys:
         tensor = tensors[key]
+        if tensor.dtype not in TYPE_NAMES:
+            raise ValueError(f"{quoted(key)} is {tensor.dtype}, which no safetensors file holds")
         begin = end
         end = begin + tensor.nbytes
         entries[key] = {
@@ -147,7 +167,7 @@ def safetensors_parts(tensors: Mapping[str, Tensor], header: Mapping[str, str]) 
     # Not escaped to ASCII: half a surrogate pair, which no reader takes, fails here and not at the next load.
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
-    return [len(text).to_bytes(8, "little"), text, *(raw_bytes(tensors[key]) for key in keys)]
+    return len(text).to_bytes(8, "little") + text
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:

@@ -35,13 +35,16 @@ def model_spec(concept: str) -> dict[str, str]:
     }
 
 
-def training_header(config: "DataclassInstance", base_model: str, method: str = "eraseanything") -> dict[str, Any]:
+def training_header(
+    config: "DataclassInstance", base_model: str, method: str = "eraseanything", measured: str = ""
+) -> dict[str, Any]:
     """The header of a trained eraser: what was erased, how, from which model and by which version.
 
     Args:
         config: the settings of the run, of which `concept` is one; every field is written.
         base_model: a fingerprint of the model that was trained on.
         method: name of the eraser.
+        measured: what the training has seen of the concept at its end; empty when nothing was measured.
     """
     settings = dataclasses.asdict(config)
     header = {
@@ -49,6 +52,8 @@ def training_header(config: "DataclassInstance", base_model: str, method: str = 
         f"{FIELD}method": method,
         f"{FIELD}base_model": base_model,
     }
+    if measured:
+        header[f"{FIELD}measured"] = measured
     # Every setting, so that the file alone says how to train it again.
     for name, value in settings.items():
         header[f"{FIELD}{name}"] = value
@@ -72,7 +77,7 @@ def named_header(typed: str) -> dict[str, str]:
 def joint_header(
     headers: Sequence[Mapping[str, str]], names: Sequence[str], weights: Sequence[float], mode: str
 ) -> dict[str, str]:
-    """The header of a LoRA that was combined from several.
+    """The header of a LoRA that was combined from several, each of which may have been combined before.
 
     Args:
         headers: of those LoRAs.
@@ -80,15 +85,50 @@ def joint_header(
         weights: of each.
         mode: how they were combined.
     """
-    concepts = []
+    concepts: list[str] = []
     for header, name in zip(headers, names, strict=True):
-        concepts.append(header.get(f"{FIELD}concept", name))
+        concepts += header_concepts(header, name) or [name]
     # `concepts`, not `concept`: readers of the latter take it for the one concept of the file.
     return {
         **model_spec(", ".join(concepts)),
         f"{FIELD}method": f"combined by {mode}",
         f"{FIELD}concepts": json.dumps(concepts),
         f"{FIELD}weights": json.dumps(list(weights)),
+    }
+
+
+def header_concepts(header: Mapping[str, str], name: str) -> list[str]:
+    """What a LoRA erases, by its header: one concept, those of a combined LoRA, or none.
+
+    Args:
+        header: of a LoRA file.
+        name: of the LoRA, for the error.
+
+    Raises:
+        ValueError: the header holds nonsense.
+    """
+    concept = header.get(f"{FIELD}concept", "").strip()
+    combined = header_value(header, f"{FIELD}concepts", [], name)
+    return [concept] if concept else [str(each) for each in combined]
+
+
+def checkpoint_header(concepts: Sequence[str], base_model: str, strength: float, lora: str) -> dict[str, str]:
+    """The header of a whole model that has an eraser in its weights.
+
+    Args:
+        concepts: what is erased; may be empty.
+        base_model: the fingerprint of the model before.
+        strength: of the LoRA.
+        lora: a digest of its tensors.
+    """
+    return {
+        **model_spec(", ".join(concepts)),
+        "modelspec.architecture": "flux-1-dev",
+        f"{FIELD}method": "an eraser in the weights",
+        f"{FIELD}base_model": base_model,
+        f"{FIELD}concepts": json.dumps(list(concepts)),
+        f"{FIELD}strength": json.dumps(strength),
+        f"{FIELD}lora_sha256": lora,
     }
 
 

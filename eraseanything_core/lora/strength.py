@@ -27,6 +27,11 @@ MOVED = 0.6  # of the upper quartile of all moves; what the full eraser moves le
 MODEL_READER = "the model"
 
 
+def needs_curve(strength: float) -> bool:
+    """Whether the scale at a strength is the eraser's own. At 0 and from 1 on, strength and scale are the same."""
+    return 0 < abs(strength) < 1
+
+
 @dataclass(frozen=True)
 class StrengthConfig:
     """How the effect along the scale is measured.
@@ -49,6 +54,11 @@ class StrengthConfig:
     height: int = 512
     guidance: float = 3.5
     seed: int = 0
+
+    @property
+    def forwards(self) -> int:
+        """Forwards of the model for one image each that a measurement takes: both ends, and every halving."""
+        return self.images * self.steps * (2 + self.halvings)
 
     @classmethod
     def for_header(cls, header: Mapping[str, str], images: int, name: str = "the LoRA") -> "StrengthConfig":
@@ -206,11 +216,19 @@ class LatentSampler:
     Args:
         prompts: encoded; images take them in turn.
         config: of the sampling.
+        progress: called after every step with the forwards so far, an image each; see `StrengthConfig.forwards`.
     """
 
-    def __init__(self, prompts: Sequence[EncodedPrompt], config: StrengthConfig) -> None:
+    def __init__(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        config: StrengthConfig,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
         self.prompts = prompts
         self.config = config
+        self.progress = progress
+        self.forwards = 0
 
     def sample(self, model: ErasableModel, eraser: Eraser, scales: Tensor) -> Tensor:
         """Latents [n, c, h, w] in the model's space, on the CPU, each at its own scale.
@@ -232,9 +250,20 @@ class LatentSampler:
                 part = slice(first, first + config.batch_size)
                 scale.value = scales[part, None]  # one for all ranks of an image
                 cond = self._cond(model, range(len(scales))[part])
-                states = [x_t for x_t, _ in model.trajectory(cond, noise[part], sigmas)]
-                latents.append(states[-1].cpu())
+                latents.append(self._last_latent(model, cond, noise[part], sigmas).cpu())
         return torch.cat(latents)
+
+    def _last_latent(self, model: ErasableModel, cond: Any, noise: Tensor, sigmas: Tensor) -> Tensor:
+        """Where a trajectory ends, [b, c, h, w]; every step of it is reported."""
+        last = noise
+        for x_t, velocity in model.trajectory(cond, noise, sigmas):
+            last = x_t
+            # The last point has no velocity, since no step follows.
+            if velocity is not None:
+                self.forwards += len(noise)
+                if self.progress is not None:
+                    self.progress(self.forwards)
+        return last
 
     def _cond(self, model: ErasableModel, images: Sequence[int]) -> Any:
         """The prompts of these images, as one batch."""

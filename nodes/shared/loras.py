@@ -2,8 +2,32 @@
 
 from typing import Any
 
+from comfy_api.latest import io
+
 from ...eraseanything_core.lora.files import LoraModel, read_lora
-from .folders import lora_file
+from .folders import lora_file, lora_files
+
+LINKED = "(the linked lora)"
+
+
+def eraser_input() -> io.Input:
+    """The list of files from which one eraser is chosen; the LORA_MODEL that is linked stands first."""
+    tooltip = "An eraser of the loras folder, or the one that is linked."
+    return io.Combo.Input("file", options=[LINKED, *lora_files()], tooltip=tooltip)
+
+
+def chosen_lora(file: str, lora: dict[str, Any] | None) -> LoraModel:
+    """The eraser of the file, or the linked one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: neither is chosen, or the file cannot be read.
+    """
+    if file != LINKED:
+        return read_file(file)
+    if lora is None:
+        raise ValueError("there is no eraser: choose a file, or link a LORA_MODEL")
+    return with_header(lora)
 
 
 def read_file(name: str) -> LoraModel:
@@ -14,6 +38,11 @@ def read_file(name: str) -> LoraModel:
         ValueError: it cannot be read.
     """
     return read_lora(lora_file(name))
+
+
+def file_time(name: str) -> int:
+    """When a LoRA of the loras folder was changed, in nanoseconds; 0 for the linked one."""
+    return 0 if name == LINKED else lora_file(name).stat().st_mtime_ns
 
 
 def with_header(tensors: dict[str, Any]) -> LoraModel:

@@ -137,7 +137,7 @@ def test_elsewhere_pefts_own_merge_loses_part_of_erasers_that_share_nothing(mode
 
 def test_a_rank_that_would_take_minutes_is_refused_with_one_that_would_not(monkeypatch, erasers):
     pytest.importorskip("peft")
-    monkeypatch.setattr(merge, "MAX_ENTRIES", 3 * 4**2)
+    monkeypatch.setattr(merge, "MAX_COMPARED_ENTRIES", 3 * 4**2)
     with pytest.raises(ValueError, match="ties_svd of 3 erasers in 6 directions takes minutes: set rank to 1 to 4"):
         merge.combined(erasers, WEIGHTS, "ties_svd")
     assert len(merge.combined(erasers, WEIGHTS, "ties_svd", rank=4)[Q].down) == 4
@@ -279,6 +279,8 @@ def test_headers():
     assert typed_concepts("heart, love\nstar") == [ErasedConcept(("heart", "love")), ErasedConcept(("star",))]
     joint = joint_header([header, {}], ["x", "y"], [1.0, 0.5], "sum")
     assert joint["eraseanything.concepts"] == '["heart", "y"]' and joint["modelspec.title"] == "erases heart, y"
+    twice = joint_header([joint, header], ["z", "x"], [1.0, 1.0], "sum")
+    assert twice["eraseanything.concepts"] == '["heart", "y", "heart"]', "one that was combined names all of its own"
 
 
 NONSENSE = {

@@ -162,6 +162,34 @@ def test_names_that_are():
     assert all(files.check_name(name) == name for name in ("aux2", "console", "COM", "a.con"))
 
 
+def test_names_in_subfolders():
+    assert files.check_name("people/star", subfolders=True) == "people/star"
+    assert files.check_name("a\\b/star.safetensors", subfolders=True) == "a/b/star", "as Windows lists it"
+    assert files.check_name("star", subfolders=True) == "star"
+    for name in ("/star", "people/", "a//b", "../star", "a/../b", "a/.b", "CON/star", "a:b/star", "x" * 240 + "/a"):
+        with pytest.raises(ValueError, match="output name") as caught:
+            files.check_name(name, subfolders=True)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_free_path_is_free_in_its_own_folder(tmp_path):
+    assert files.free_path(tmp_path, "people/star") == tmp_path / "people" / "star.safetensors"
+    (tmp_path / "star.safetensors").touch()
+    assert files.free_path(tmp_path, "people/star").name == "star.safetensors"
+    (tmp_path / "people" / "Star.SAFETENSORS").touch()
+    assert files.free_path(tmp_path, "people/star") == tmp_path / "people" / "star_2.safetensors"
+    assert files.free_path(tmp_path, "star").name == "star_2.safetensors"
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cannot write into"):
+        files.free_path(tmp_path, "file/star")
+
+
+def test_a_disk_without_room_is_found_out_before(tmp_path):
+    files.check_room(tmp_path, 1)
+    with pytest.raises(ValueError, match="has room for .* GB and the file needs 1000000000.0: make room"):
+        files.check_room(tmp_path, 10**18)
+
+
 @pytest.mark.parametrize(
     "name", ("x" * 240, "猫" * 70, "x" * 1_000_000, "\ud800"), ids=("long", "wide", "huge", "half")
 )

@@ -14,6 +14,7 @@ from eraseanything_core.lora.strength import (
     StrengthCurve,
     curve_from_intervals,
     measure_curve,
+    needs_curve,
 )
 
 
@@ -150,3 +151,30 @@ def test_images_take_prompts_in_turn_and_are_painted_in_batches_each_at_its_own_
     assert latents.shape == (3, 1, 2, 2) and latents[:, 0, 0, 0].tolist() == [0.0, 1.5, 2.0]
     assert model.batches == [(2, 2.5, 3), (1, 2.5, 3)]
     assert not model.module._forward_hooks, "the model is as it was"
+
+
+class Walking(Still):
+    """It has a velocity at every point but the last, as the real one."""
+
+    def trajectory(self, cond, noise, sigmas):
+        for _ in sigmas[:-1]:
+            yield noise, noise
+        yield noise, None
+
+
+def test_every_forward_of_an_image_is_reported(monkeypatch):
+    """Their number is what the user was told before."""
+    monkeypatch.setattr(factors, "module_slice", lambda key, width: ("", 0))
+    config, reported = StrengthConfig(images=3, halvings=2, steps=5, batch_size=2, width=16, height=16), []
+    eraser = {"x": Factors(torch.ones(1, 1), torch.ones(1, 1))}
+    sampler = LatentSampler([(torch.zeros(1, 1, 1), torch.zeros(1, 1))], config, reported.append)
+    for _ in range(2 + config.halvings):
+        sampler.sample(Walking(), eraser, torch.zeros(3))
+    assert reported[:6] == [2, 4, 6, 8, 10, 11]
+    assert reported[-1] == config.forwards == 60
+    assert StrengthConfig().forwards == 5120
+
+
+@pytest.mark.parametrize("strength, needed", ((0, False), (0.01, True), (-0.5, True), (1, False), (-2.5, False)))
+def test_only_a_strength_between_0_and_1_is_the_erasers_own(strength, needed):
+    assert needs_curve(strength) == needed

@@ -10,6 +10,16 @@ ROOT = Path(__file__).resolve().parents[4]
 CONCEPTS = ("star", "tree", "dog")
 
 
+def chosen(*files):
+    """The file inputs of Multi Erase LoRA: names, or pairs of a name and a weight; the rest is none."""
+    values = {}
+    for number in range(1, 9):
+        file = files[number - 1] if number <= len(files) else "none"
+        name, weight = file if isinstance(file, tuple) else (file, 1.0)
+        values |= {f"file_{number}": name, f"weight_{number}": weight}
+    return values
+
+
 def execute(node, values):
     with torch.inference_mode():
         return node.PREPARE_CLASS_CLONE(None).execute(**values)

@@ -9,7 +9,7 @@ import torch
 
 from eraseanything_core.comfy_bridge.training_session import training_session
 from eraseanything_core.lora.files import save_lora
-from tests.comfy.training.loras.cases import CONCEPTS, ROOT
+from tests.comfy.training.loras.cases import CONCEPTS, ROOT, chosen
 
 
 @pytest.fixture(scope="session")
@@ -44,10 +44,11 @@ def files(patcher, folder):
         header = {"concept": concept, "irrelevant": '["box"]', "width": "96", "height": "96", "guidance": "2.0"}
         named = {f"eraseanything.{k}": v for k, v in header.items()}
         save_lora(made.tensors(torch.float32), folder / f"{concept}.safetensors", named)
-    return "\n".join(f"{concept}.safetensors" for concept in CONCEPTS)
+    return chosen(*(f"{concept}.safetensors" for concept in CONCEPTS))
 
 
 @pytest.fixture
 def widgets(patcher, clip, files):
     texts = {"weights": "1", "prompt": "", "preserve": "", "concepts": ""}
-    return {"model": patcher, "clip": clip, "files": files, "rank": 0, "energy": 1.0, "density": 0.5, "seed": 0} | texts
+    numbers = {"rank": 0, "energy": 1.0, "density": 0.5, "seed": 0}
+    return {"model": patcher, "clip": clip} | files | numbers | texts

@@ -17,16 +17,16 @@ from eraseanything_core.lora.files import load_lora, save_lora
 from eraseanything_core.lora.gate import PromptGate
 from eraseanything_core.lora.headers import ErasedConcept
 from eraseanything_core.lora.key_styles import read_eraser
-from tests.comfy.training.loras.cases import CONCEPTS, chained, execute, relative, velocity
+from tests.comfy.training.loras.cases import CONCEPTS, chained, chosen, execute, relative, velocity
 from tests.comfy.training.test_lora_files import case, diffusers_velocity
 
-WEIGHTED = "star.safetensors: 0.7\ntree.safetensors: -0.4\ndog.safetensors"
+WEIGHTED = chosen(("star.safetensors", 0.7), ("tree.safetensors", -0.4), "dog.safetensors")
 
 
 @pytest.mark.parametrize("mode, share", (("concatenate", 1), ("sum", 1), ("normalised sum", 3)))
 def test_chained_stock_loaders_give_the_exact_sum(pack, widgets, patcher, mode, share):
     base = velocity(patcher)
-    model, _, summary = execute(pack["MultiEraseLoRA"], widgets | {"mode": mode, "files": WEIGHTED}).args
+    model, _, summary = execute(pack["MultiEraseLoRA"], widgets | WEIGHTED | {"mode": mode}).args
     stock = velocity(chained(patcher, [0.7 / share, -0.4 / share, 1 / share]))
     assert relative(velocity(model), stock) < 1e-4 and relative(stock, base) > 0.01
     assert relative(velocity(patcher), base) == 0, "the caller's MODEL is as it was"
@@ -60,7 +60,7 @@ def test_the_last_modulation_is_what_the_stock_loader_makes_of_it(pack, widgets,
     shapes = {"A": (4, 256), "B": (512, 4)}
     made = {f"transformer.norm_out.linear.lora_{s}.weight": torch.randn(*x, generator=g) / 8 for s, x in shapes.items()}
     save_lora(made, folder / "last.safetensors", {})
-    model = execute(pack["MultiEraseLoRA"], widgets | {"mode": "sum", "files": "last.safetensors"}).args[0]
+    model = execute(pack["MultiEraseLoRA"], widgets | chosen("last.safetensors") | {"mode": "sum"}).args[0]
     stock, _ = nodes.LoraLoader().load_lora(patcher, None, "last.safetensors", 1.0, 0)
     assert relative(velocity(model), velocity(stock)) < 1e-4 < relative(velocity(stock), velocity(patcher))
 
@@ -91,7 +91,7 @@ def test_fusion_reads_states_once(pack, widgets, patcher, tmp_path):
 
 def test_gates_are_the_weights_of_the_sum(pack, widgets, patcher, clip, folder):
     """`a star` is about the first eraser; the result is the stock loaders' sum with the gates as strengths."""
-    mode = widgets | {"mode": "prompt-gated", "prompt": "a star on the wall", "files": WEIGHTED}
+    mode = widgets | WEIGHTED | {"mode": "prompt-gated", "prompt": "a star on the wall"}
     model, _, summary = execute(pack["MultiEraseLoRA"], mode).args
     erased = [
         ErasedConcept.from_header(load_lora(folder / f"{concept}.safetensors")[1], concept) for concept in CONCEPTS
@@ -104,7 +104,7 @@ def test_gates_are_the_weights_of_the_sum(pack, widgets, patcher, clip, folder):
 
 def test_a_gated_model_refuses_another_prompt(pack, widgets, patcher, clip):
     """Its own is sampled as the saved LoRA samples it, and the file says whose it is."""
-    mode = widgets | {"mode": "prompt-gated", "prompt": "a star on the wall", "files": WEIGHTED}
+    mode = widgets | WEIGHTED | {"mode": "prompt-gated", "prompt": "a star on the wall"}
     model, one, _ = execute(pack["MultiEraseLoRA"], mode).args
     assert one.header["eraseanything.prompt"] == "a star on the wall"
     plain, _ = comfy.sd.load_lora_for_models(patcher, None, dict(one), 1.0, 0)
@@ -125,7 +125,8 @@ def test_a_gated_model_refuses_another_prompt(pack, widgets, patcher, clip):
 def test_linked_loras_of_other_nodes(pack, widgets, folder):
     plain = load_lora(folder / "star.safetensors")[0]
     half = {key: tensor.bfloat16() for key, tensor in plain.items()}
-    given = widgets | {"mode": "concatenate", "files": "", "loras": {"lora0": half, "lora1": plain}, "weights": "1, 2"}
+    linked = {"loras": {"lora0": half, "lora1": plain}, "weights": "1, 2"}
+    given = widgets | chosen() | {"mode": "concatenate"} | linked
     _, one, summary = execute(pack["MultiEraseLoRA"], given).args
     assert "the input lora1: weight 2" in summary
     assert {tensor.dtype for tensor in one.values()} == {torch.float32}, "the widest of them"
@@ -144,7 +145,7 @@ def test_8_bit_factors_count_as_bf16(pack, widgets, folder, mode, alpha):
     if alpha:
         scales = {key.replace("lora_A.weight", "alpha"): torch.tensor(8.0) for key in tensors if "lora_A" in key}
         tensors, same = tensors | scales, same | scales
-    node, settings = pack["MultiEraseLoRA"], widgets | {"mode": mode, "files": ""}
+    node, settings = pack["MultiEraseLoRA"], widgets | chosen() | {"mode": mode}
     one = execute(node, settings | {"loras": {"lora0": tensors, "lora1": tensors}}).args[1]
     wanted = execute(node, settings | {"loras": {"lora0": same, "lora1": same}}).args[1]
     assert {tensor.dtype for tensor in one.values()} == {torch.float32 if alpha else torch.bfloat16}
@@ -153,14 +154,15 @@ def test_8_bit_factors_count_as_bf16(pack, widgets, folder, mode, alpha):
         assert relative(change, right) < 0.01, "8-bit numbers would be 5 % off"
 
 
+LINKED = chosen() | {"loras": {"lora0": {}}}
 BAD = {
-    "infinite": ({"files": "star.safetensors: inf"}, "'inf' in 'star.safetensors: inf' is no finite number"),
-    "not a number": ({"weights": "nan", "files": "", "loras": {"lora0": {}}}, "'nan' in 'nan' is no finite number"),
-    "no lora": ({"files": ""}, "there is no LoRA"),
+    "infinite": (chosen(("star.safetensors", float("inf"))), "the weight of star.safetensors is inf: set a number"),
+    "not a number": (LINKED | {"weights": "nan"}, "'nan' in 'nan' is no finite number"),
+    "no lora": (chosen(), "there is no LoRA: choose a file, or link one"),
     "no clip": ({"mode": "prompt-gated", "clip": None}, "connect the CLIP"),
     "no prompt": ({"mode": "prompt-gated"}, "connect its text to `prompt`"),
-    "a weight": ({"files": "star.safetensors: much"}, "'much' in 'star.safetensors: much' is no number"),
-    "too many weights": ({"files": "", "loras": {"lora0": {}}, "weights": "1, 2"}, "2 weights for 1 linked"),
+    "a weight": (LINKED | {"weights": "1, much"}, "'much' in '1, much' is no number"),
+    "too many weights": (LINKED | {"weights": "1, 2"}, "2 weights for 1 linked"),
     "concepts": ({"mode": "prompt-gated", "concepts": "star"}, "1 lines of concepts for 3 LoRAs"),
 }
 
@@ -177,18 +179,34 @@ def test_a_lora_of_another_model_is_refused(pack, widgets, folder):
     tensors = {f"transformer.transformer_blocks.7.attn.to_q.lora_{s}.weight": torch.ones(2, 2) for s in "AB"}
     save_lora(tensors, folder / "big.safetensors", {})
     with pytest.raises(ValueError, match="does not fit this MODEL at transformer_blocks.7.attn.to_q"):
-        execute(pack["MultiEraseLoRA"], widgets | {"mode": "concatenate", "files": "big.safetensors"})
+        execute(pack["MultiEraseLoRA"], widgets | chosen("big.safetensors") | {"mode": "concatenate"})
 
 
-def test_the_form_names_missing_files(pack, files):
+def test_a_missing_file_and_a_typed_weight_are_named(pack, widgets):
     node = pack["MultiEraseLoRA"]
-    assert node.validate_inputs(files=files) is True
-    assert "nothere.safetensors" in node.validate_inputs(files="nothere.safetensors")
-    assert "no number" in node.validate_inputs(files="star.safetensors: x")
-    before = node.fingerprint_inputs(files=files)
+    with pytest.raises(FileNotFoundError, match=r"nothere\.safetensors"):
+        execute(node, widgets | chosen("nothere.safetensors") | {"mode": "sum"})
+    assert node.validate_inputs(weights="1, 2") is True
+    assert "no number" in node.validate_inputs(weights="1, x")
+
+
+def test_a_file_that_changed_is_read_again(pack, files):
+    node = pack["MultiEraseLoRA"]
+    before = node.fingerprint_inputs(**files)
+    assert len(before) == 3
     path = Path(folder_paths.get_full_path("loras", "star.safetensors"))
     path.touch()
-    assert node.fingerprint_inputs(files=files) != before
+    assert node.fingerprint_inputs(**files) != before
+
+
+def test_files_in_subfolders_are_listed_and_read(pack, widgets, folder):
+    (folder / "people").mkdir()
+    (folder / "star.safetensors").rename(folder / "people" / "star.safetensors")
+    name = str(Path("people", "star.safetensors"))  # with the system's own separator, as ComfyUI lists it
+    inputs = {each.id: each for each in pack["MultiEraseLoRA"].define_schema().inputs}
+    assert name in inputs["file_1"].options and inputs["file_1"].default == "none"
+    summary = execute(pack["MultiEraseLoRA"], widgets | chosen(name) | {"mode": "sum"}).args[2]
+    assert f"{name}: weight 1" in summary
 
 
 # Texts that the gate was not made for, joined with the gated prompt in every way that the stock nodes have.
@@ -226,7 +244,7 @@ JOINED = (combined_rows, windowed_rows, area_rows, concatenated_rows, averaged_r
 
 @pytest.fixture
 def gated_output(pack, widgets):
-    values = widgets | {"mode": "prompt-gated", "prompt": "a box on the wall", "files": "star.safetensors"}
+    values = widgets | chosen("star.safetensors") | {"mode": "prompt-gated", "prompt": "a box on the wall"}
     return execute(pack["MultiEraseLoRA"], values).args
 
 

@@ -52,19 +52,55 @@ def test_the_dial_is_measured_once_and_kept_in_the_user_folder(pack, tinyflux, f
     """Not in the LoRA's own file, which is the user's."""
     node, patcher, path = pack["EraseStrength"], tinyflux["model"], folder / "star.safetensors"
     before, written = path.read_bytes(), path.stat().st_mtime_ns
-    model, _, scale, _ = execute(node, tinyflux).args
-    assert (path.read_bytes(), path.stat().st_mtime_ns) == (before, written)
-    assert scale == 1 and relative(velocity(model), velocity(chained(patcher, [1, 0, 0]))) < 1e-2
+    scale = execute(node, tinyflux | {"strength": 0.5}).args[2]
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == (before, written) and 0 < scale < 1
+    model, _, full, _ = execute(node, tinyflux | {"clip": None}).args
+    assert full == 1 and relative(velocity(model), velocity(chained(patcher, [1, 0, 0]))) < 1e-2
     (kept,) = (tmp_path / "user" / "dials").iterdir()
     assert kept == DialFolder(tmp_path / "user" / "dials").path(load_lora(path)[0])
     measured = kept.stat().st_mtime_ns
-    half, lora, scale, summary = execute(node, tinyflux | {"strength": 0.5, "clip": None}).args
-    assert 0 < scale < 1 and relative(velocity(half), velocity(chained(patcher, [scale, 0, 0]))) < 1e-2
+    half, lora, again, summary = execute(node, tinyflux | {"strength": 0.5, "clip": None}).args
+    assert (
+        again == pytest.approx(scale, abs=1e-4)
+        and relative(velocity(half), velocity(chained(patcher, [scale, 0, 0]))) < 1e-2
+    )
     assert lora.header["eraseanything.strength"] == kept.read_text() and "seeds" in summary
     assert kept.stat().st_mtime_ns == measured and path.read_bytes() == before
     path.rename(folder / "another_name.safetensors")
-    again = execute(node, tinyflux | {"file": "another_name.safetensors", "strength": 0.5, "clip": None}).args
-    assert again[2] == scale, "the dial is of the tensors, whatever their file is called"
+    renamed = execute(node, tinyflux | {"file": "another_name.safetensors", "strength": 0.5, "clip": None}).args
+    assert renamed[2] == again, "the dial is of the tensors, whatever their file is called"
+
+
+@pytest.mark.parametrize("strength", (0.0, 1.0, -1.0, 1.5))
+def test_where_the_strength_is_the_scale_nothing_is_measured(pack, unmeasured, tmp_path, strength):
+    """No CLIP is needed there, and the saved LoRA gets no curve."""
+    asked = unmeasured | {"strength": strength, "clip": None}
+    _, lora, scale, summary = execute(pack["EraseStrength"], asked).args
+    assert scale == strength and "nothing was measured" in summary
+    assert "eraseanything.strength" not in lora.header and not (tmp_path / "user" / "dials").exists()
+
+
+def test_a_measurement_says_what_it_takes_before_it_begins(pack, tinyflux, monkeypatch):
+    node, shown = pack["EraseStrength"], []
+    monkeypatch.setattr(importlib.import_module(node.__module__), "show_text", lambda text, _: shown.append(text))
+    execute(node, tinyflux | {"strength": 0.5, "images": 1})
+    assert shown[0] == "measures the strength of this eraser once: 160 forwards of the model"
+    assert shown[1].startswith("measuring the strength: 2 of 160 forwards, about ")
+    assert shown[-1] == "measuring the strength: 160 of 160 forwards, about 0 s left"
+    tooltips = {each.id: each.tooltip for each in node.define_schema().inputs}
+    assert "5,120 forwards" in tooltips["strength"] and "160 forwards" in tooltips["images"]
+
+
+def test_the_time_left_is_that_of_the_forwards_after_the_first(pack, monkeypatch):
+    """The first one may load the model."""
+    module, shown, times = importlib.import_module(pack["EraseStrength"].__module__), [], iter((100.0, 102.0))
+    monkeypatch.setattr(module, "show_text", lambda text, node: shown.append((text, node)))
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(times))
+    display = module.MeasurementDisplay(5120, "7")
+    display.progress(4)
+    display.progress(8)
+    assert shown[1:] == [("measuring the strength: 8 of 5,120 forwards, about 43 min left", "7")]
+    assert [module.duration(s) for s in (3.4, 89, 100, 7200)] == ["3 s", "89 s", "2 min", "2.0 h"]
 
 
 def test_a_saved_lora_brings_its_dial_along(pack, tinyflux, tmp_path):
@@ -163,7 +199,7 @@ def test_the_dial_is_measured_on_own_prompts(pack, tinyflux, monkeypatch):
     node, painted = pack["EraseStrength"], []
     combining = importlib.import_module(node.__module__).combining
     sampler = combining.LatentSampler
-    spy = lambda prompts, config: painted.append(prompts) or sampler(prompts, config)  # noqa: E731
+    spy = lambda prompts, *rest: painted.append(prompts) or sampler(prompts, *rest)  # noqa: E731
     monkeypatch.setattr(combining, "LatentSampler", spy)
     asked = tinyflux | {"images": 3, "strength": 0.5, "prompts": "a red star on a white background\n\n a star "}
     _, made, scale, _ = execute(node, asked).args
@@ -218,6 +254,7 @@ def test_what_strength_refuses(pack, unmeasured, folder):
     node, dial = pack["EraseStrength"], unmeasured
     tensors, header = load_lora(folder / "star.safetensors")
     save_lora({name: 0 * t for name, t in tensors.items()}, folder / "nothing.safetensors", header)
+    dial = dial | {"strength": 0.5}
     for change, words in (
         ({"file": "nothing.safetensors"}, "by the model, none of 2 images .* loses it at scale 1"),
         ({"clip": None}, "was not measured so yet: connect the CLIP"),
