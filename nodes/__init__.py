@@ -7,11 +7,14 @@ from . import (
     attention,
     concepts,
     evaluate,
+    export,
+    gone,
     judges,
     lora,
     prompt_sets,
     recogniser,
     reports,
+    settings,
     strength,
     train,
 )
@@ -19,9 +22,12 @@ from .shared.texts import with_checked_texts
 
 NODES = [
     *train.NODES,
+    *settings.NODES,
     *concepts.NODES,
     *lora.NODES,
     *strength.NODES,
+    *export.NODES,
+    *gone.NODES,
     *attention.NODES,
     *prompt_sets.NODES,
     *evaluate.NODES,

@@ -28,7 +28,7 @@ class EraseJudge(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="EraseAnything_EraseJudge",
-            display_name="Erase Judge",
+            display_name="Judge Pictures",
             category=CATEGORY_EVALUATION,
             description="Lets a judge read pictures of the same prompts and seeds before and after erasing.",
             search_aliases=["NudeNet", "CLIP zero-shot", "classifier"],

@@ -101,7 +101,7 @@ class EraseAttack(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="EraseAnything_EraseAttack",
-            display_name="Erase Attack",
+            display_name="Attack Prompts",
             category=CATEGORY_EVALUATION,
             description="Attacks an eraser through the prompt: misspells, affixes, repeats or renames the concept.",
             search_aliases=["adversarial prompt", "misspelling", "red team"],

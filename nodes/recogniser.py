@@ -50,7 +50,7 @@ class TrainRecogniser(io.ComfyNode):
                 seed("Seed of the split and of the first weights. The same seed gives the same result."),
             ],
             outputs=[
-                io.String.Output(display_name="weights", tooltip="The file's name, for Erase Judge."),
+                io.String.Output(display_name="weights", tooltip="The file's name, for Judge Pictures."),
                 io.String.Output(
                     display_name="text", tooltip="How often it is right on the fifth of the pictures that is held out."
                 ),

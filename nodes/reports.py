@@ -30,7 +30,7 @@ class ErasureReport(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         cells = []
         for name, question in report.CELL_QUESTIONS.items():
-            tooltip = f"From Erase Judge: pictures of {question}."
+            tooltip = f"From Judge Pictures: pictures of {question}."
             cells.append(ERASE_ANSWERS.Input(name, optional=name != "acc_e", tooltip=tooltip))
         return io.Schema(
             node_id="EraseAnything_ErasureReport",

@@ -1,212 +1,124 @@
 """Nodes that train an eraser and save it."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from comfy.model_management import InterruptProcessingException
 from comfy_api.latest import io, ui
 
+from ..eraseanything_core import files
 from ..eraseanything_core.comfy_bridge.host import ComfyHost
-from ..eraseanything_core.comfy_bridge.training_session import fingerprint
-from ..eraseanything_core.concepts.prompts import lines_of, words_of
+from ..eraseanything_core.comfy_bridge.patch import with_lora
+from ..eraseanything_core.concepts.concept_set import ConceptSet
+from ..eraseanything_core.concepts.sampler import ConceptRequest, sample_offline
 from ..eraseanything_core.lora.files import LoraModel, check_tensors, header_strings, save_lora
 from ..eraseanything_core.lora.headers import model_spec, named_header, training_header
-from ..eraseanything_core.lora.keys import TARGETS
-from ..eraseanything_core.training import optimizers
+from ..eraseanything_core.lora.key_styles import read_eraser
 from ..eraseanything_core.training.config import EraseConfig
-from ..eraseanything_core.training.curves import curves
-from ..eraseanything_core.training.monitor import bounds
-from ..eraseanything_core.training.presets import PRESETS
+from ..eraseanything_core.training.presets import PRESETS, run_config
 from ..eraseanything_core.training.recipe import train_eraser
+from ..eraseanything_core.training.run_files import mark_finished
 from ..eraseanything_core.training.trainer import EraseResult
 from .shared.folders import free_lora_path, run_folder
-from .shared.inputs import CATEGORY_TRAINING, MAX_SEED, OUTPUT_NAME, valid_name
+from .shared.inputs import (
+    CATEGORY_TRAINING,
+    DEFAULT_PRESET,
+    OUTPUT_NAME,
+    SAVE_EVERY,
+    accepted,
+    concepts,
+    seed,
+    valid_name,
+)
 from .shared.training_display import TrainingDisplay, finish_on_sigterm
-from .shared.types import ERASE_CONCEPTS, LORA_MODEL, LOSS_MAP
+from .shared.types import ERASE_SETTINGS, LORA_MODEL
 
-DEFAULTS = EraseConfig(concept="")
-CUSTOM = "custom"  # the preset that leaves every input as typed
-AUTO = "auto"
-MEMORY_MODES = [AUTO, "as set"]
-
-
-def text_input(name: str, tooltip: str, default: str = "", **options: Any) -> io.Input:
-    """A line of text, or several with `multiline`."""
-    return io.String.Input(name, tooltip=tooltip, default=default, **options)
-
-
-def number_input(name: str, low: float, high: float, tooltip: str, **options: Any) -> io.Input:
-    """A number of `EraseConfig`: an integer or not as its default is, among the advanced inputs."""
-    default = getattr(DEFAULTS, name)
-    kind, step = (io.Int, 1) if isinstance(default, int) else (io.Float, 0.01)
-    if kind is io.Float:
-        options = {"round": False} | options  # the frontend would round learning rates away
-    options = {"default": default, "step": step, "min": low, "max": high, "advanced": True} | options
-    return kind.Input(name, tooltip=tooltip, **options)
+SHOWN = 2  # pictures of the concept, before and after
+NOT_LINKED = object()  # ComfyUI gives None for a linked input, and nothing for one that is not
+SUBFOLDER_NAME = "File name, also in a sub-folder as people/star; a number is added if the name is in use."
+EMPTY_CONCEPT = "`concept` is empty: type the word to erase, or connect `concepts`"
+PRESET_TOOLTIP = (
+    "How long and how thoroughly to train. paper and reference are the settings of the paper and of its code. "
+    "Erase Settings goes over it."
+)
 
 
-def switch_input(name: str, tooltip: str) -> io.Input:
-    """An on/off setting of `EraseConfig`."""
-    return io.Boolean.Input(name, default=getattr(DEFAULTS, name), tooltip=tooltip, advanced=True)
+def trainer_config(words: ConceptSet, preset: str, settings: dict[str, Any], seed: int) -> EraseConfig:
+    """The settings of a run: what the settings nodes hold goes over the preset.
 
-
-def choice_input(name: str, choices: list[str], tooltip: str, **options: Any) -> io.Input:
-    """A setting with a few values, `EraseConfig`'s default first chosen."""
-    options = {"default": getattr(DEFAULTS, name, None), "advanced": True} | options
-    return io.Combo.Input(name, options=choices, tooltip=tooltip, **options)
-
-
-def concept_inputs() -> list[io.Input]:
-    """What is erased, from which model, and what has to stay."""
-    return [
-        io.Model.Input("model", tooltip="Flux.1, straight from its loader. It stays unchanged."),
-        io.Clip.Input("clip", tooltip="The text encoder of the model."),
-        text_input("concept", "The word or words to erase."),
-        text_input("synonyms", "Other words for the concept, separated by commas or lines.", multiline=True),
-        text_input("irrelevant", "Words that must survive, separated by commas or lines.", multiline=True),
-        text_input(
-            "templates",
-            "Prompts to erase the concept from, one per line; {} stands for the concept.",
-            "\n".join(DEFAULTS.templates),
-            multiline=True,
-        ),
-        text_input(
-            "neutral",
-            "What to paint instead. Empty: the empty prompt. Text: that prompt. {}: the same sentence "
-            "without the concept. {person}: the same sentence with `person` in its place; {dog|cat} draws one.",
-            DEFAULTS.neutral,
-        ),
-        text_input("retain", "Prompts that must not change, one per line.", multiline=True),
-        text_input("output_name", OUTPUT_NAME, "eraser"),
-    ]
-
-
-def objective_inputs() -> list[io.Input]:
-    """The losses and their weights."""
-    return [
-        number_input("eta", 0, 20, "How far the concept is pushed past the neutral prompt; 0 stops at it.", step=0.1),
-        number_input("tau", 0.01, 1, "Temperature of the reverse self-contrastive loss."),
-        number_input("k_irrelevant", 1, 16, "Irrelevant words that one step compares with (K)."),
-        number_input("esd_weight", 0, 100, "Weight of the erasing loss on the velocity."),
-        number_input("attn_weight", 0, 100, "Weight of the loss on the attention that the concept's tokens get."),
-        number_input("retain_weight", 0, 1000, "Weight of staying at the original model where the concept is absent."),
-        number_input("rsc_weight", 0, 100, "Weight of the reverse self-contrastive loss; 0 needs no synonyms."),
-        number_input("guidance", 0, 20, "Guidance value during training.", step=0.1),
-    ]
-
-
-def trajectory_inputs() -> list[io.Input]:
-    """The points x_t at which the model is trained."""
-    return [
-        number_input("width", 16, 4096, "Width of the training images in pixels.", step=16),
-        number_input("height", 16, 4096, "Height of the training images in pixels.", step=16),
-        number_input("sampling_steps", 2, 200, "Sampler steps of the trajectories that the model is trained on."),
-        number_input("cached_trajectories", 1, 1024, "Trajectories of the concept that are kept in memory."),
-        number_input("refresh_every", 1, 100000, "Steps after which new trajectories are sampled."),
-    ]
-
-
-def optimisation_inputs() -> list[io.Input]:
-    """How long, how fast and in which weights."""
-    return [
-        number_input("steps", 1, 100000, "Training steps; each has one erasing and one preserving update."),
-        number_input("batch_size", 1, 256, "Sentences to erase in one step."),
-        number_input("retain_batch_size", 1, 256, "Prompts to preserve in one step."),
-        number_input("rank", 1, 256, "Rank of the LoRA; alpha is the same, so a strength of 1 is the trained one."),
-        number_input("lr_low", 0, 1, "Learning rate of the erasing update.", step=1e-5),
-        number_input("lr_up", 0, 1, "Learning rate of the preserving update.", step=1e-5),
-        choice_input(
-            "targets", list(TARGETS), "Projections that are trained; `paper` is the text stream's queries and keys."
-        ),
-        switch_input(
-            "alternate", "On: two optimisers take turns, as in the paper. Off: one update on the summed loss at lr_low."
-        ),
-        choice_input("dtype", ["auto", "bf16", "fp32"], "Precision of the model."),
-        switch_input(
-            "gradient_checkpointing",
-            "Recompute blocks in the backward pass: less memory, more time, the same gradients. With memory on `auto` "
-            "the node decides.",
-        ),
-        number_input(
-            "seed", 0, MAX_SEED, "The same seed gives the same LoRA.", step=None, control_after_generate=False
-        ),
-        io.Vae.Input("vae", optional=True, tooltip="With it the node shows the concept before and after."),
-        ERASE_CONCEPTS.Input(
-            "concepts",
-            optional=True,
-            tooltip="From Concept Sampler. It replaces concept, synonyms, irrelevant, templates, neutral and retain. "
-            "Each step compares with one irrelevant word of each of its tiers.",
-        ),
-    ]
-
-
-def run_inputs() -> list[io.Input]:
-    """Presets, saving, monitoring and rarer settings.
-
-    All are optional: workflows and scripts that were saved before them still load.
+    Args:
+        words: of the concept.
+        preset: a name of `PRESETS`.
+        settings: fields of an `EraseConfig`.
+        seed: of the run.
     """
-    inputs = [
-        choice_input(
-            "preset",
-            [CUSTOM, *PRESETS],
-            "How long and how thoroughly to train: 100, 200 or 500 steps, or the settings of the paper or of its code. "
-            "It replaces the inputs that the help page lists; `custom` replaces none.",
-            default="balanced",
-            advanced=False,
-        ),
-        text_input(
-            "resume",
-            "Name of a stopped run to continue; empty starts a new one. The other inputs must be as they were, except "
-            "steps and those of saving, memory and monitoring.",
-            advanced=True,
-        ),
-        choice_input(
-            "memory",
-            MEMORY_MODES,
-            "`auto` estimates the peak, recomputes blocks or keeps weights in main memory if necessary, and says so.",
-            default=AUTO,
-        ),
-        number_input("save_every", 0, 100000, "Steps between two saved states; 0 saves only at the end.", default=25),
-        number_input("monitor_every", 0, 100000, "Steps between two measurements, with pictures; 0 never measures."),
-        number_input("stop_score", 0, 1, "Stop once the concept score is this low; it starts at 1. 0 never stops."),
-        number_input("stop_drift", 0, 10, "Stop once held-out prompts drift by more than this; 0 never stops."),
-        number_input(
-            "cached_retain_trajectories", 0, 1024, "Trajectories of what stays; 0 means as many as cached_trajectories."
-        ),
-        number_input(
-            "rsc_samples",
-            0,
-            100000,
-            "Points that the contrastive loss reuses until the next refresh; 0 draws new ones.",
-        ),
-        number_input(
-            "on_policy_share", 0, 1, "Share of the trajectories sampled with the LoRA on, after the first refresh."
-        ),
-        choice_input("optimizer", optimizers.installed(), "Others are listed once their libraries are installed."),
-        choice_input("lr_schedule", list(optimizers.SCHEDULES), "How the learning rates change over the run."),
-        number_input("warmup_steps", 0, 100000, "Steps over which the learning rates rise."),
-        number_input("max_grad_norm", 0, 1000, "Largest norm of a gradient; a larger one is scaled down."),
-        number_input("weight_decay", 0, 1, "Weight decay of the optimiser.", step=1e-5),
-        number_input("gradient_accumulation_steps", 1, 256, "Batches whose gradients one update averages."),
-    ]
-    for each in inputs:
-        each.optional = True
-    return inputs
+    typed = {"save_every": SAVE_EVERY, "preview_images": SHOWN, **settings, "seed": seed}
+    if "irrelevant" in settings:
+        typed["tiers"] = ()  # they are those of the words that are replaced
+    return run_config(words.settings(), preset, typed)
 
 
-def replaced_inputs(preset: str, typed: dict[str, Any]) -> list[str]:
-    """A line on the typed values that a preset replaced, or none.
-
-    Defaults are not worth a line, nor are values that the preset has as well.
-    """
+def changed_settings(words: ConceptSet, preset: str, settings: dict[str, Any]) -> str:
+    """A line on the settings that differ from the preset's; empty where none does."""
+    plain = trainer_config(words, preset, {}, seed=0)
     changes = []
-    for name, value in PRESETS.get(preset, {}).items():
-        if typed.get(name, value) not in (value, getattr(DEFAULTS, name)):
-            changes.append(f"{name} {value} instead of {typed[name]}")
-    if not changes:
-        return []
-    return [f"the preset {preset} replaced typed inputs: {', '.join(changes)}; with custom they count"]
+    for name, value in settings.items():
+        before = getattr(plain, name)
+        if value != before:
+            changes.append(f"{name} {_short(value)} instead of {_short(before)}")
+    return f"settings over the preset {preset}: {', '.join(changes)}" if changes else ""
+
+
+def _short(value: Any) -> str:
+    """A value for a line of many: of a list of words its length."""
+    return f"{len(value)} entries" if isinstance(value, tuple) else str(value)
+
+
+def train_and_save(
+    host: ComfyHost, config: EraseConfig, run: Path, display: TrainingDisplay, auto: bool
+) -> tuple[EraseResult, LoraModel, str]:
+    """Trains in the folder of a run, or goes on there, and writes the LoRA; see `train_eraser` and `saved_lora`."""
+    if run.is_dir():
+        display.notify(f"goes on with the stopped run {run.name}")
+    # The LoRA belongs inside as well: a server that is stopped now still writes it.
+    with finish_on_sigterm():
+        result = train_eraser(
+            host, config, display.progress, run, auto, display.show, display.notify, report=display.prepare
+        )
+        lora, file_name = saved_lora(result, run.name, host.fingerprint())
+        if not result.interrupted:
+            mark_finished(run, file_name)
+    return result, lora, file_name
+
+
+def saved_lora(result: EraseResult, name: str, base: str) -> tuple[LoraModel, str]:
+    """Writes the LoRA of a run under a free name.
+
+    Args:
+        result: of the run.
+        name: of the file, which gets a number if it is in use.
+        base: names the weights of the model.
+
+    Returns:
+        The LoRA as the file has it, and the name of the file.
+    """
+    path = free_lora_path(name)
+    # The header says how many pairs are in the LoRA. Of a run that was stopped these are not those of its settings.
+    trained = dataclasses.replace(result.config, steps=result.steps)
+    measured = result.verdict.text() if result.verdict else ""
+    tensors = {key: tensor.bfloat16() for key, tensor in result.lora.items()}
+    lora = LoraModel(tensors, header_strings(training_header(trained, base, measured=measured)))
+    save_lora(lora, path, lora.header)
+    return lora, path.name
+
+
+def before_and_after(model: Any, vae: Any, result: EraseResult) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures [b, h, w, 3] of the concept from the same noise, by the original model and by the erased one."""
+    assert result.samples is not None, "a run that ends makes them, since `preview_images` is set"
+    before, after = (vae.decode(model.model.process_latent_out(latents)) for latents in result.samples)
+    return before, after
 
 
 class EraseTrainer(io.ComfyNode):
@@ -218,28 +130,60 @@ class EraseTrainer(io.ComfyNode):
             node_id="EraseAnything_EraseTrainer",
             display_name="Erase Trainer",
             category=CATEGORY_TRAINING,
-            description="Trains a LoRA that erases a concept from Flux.",
-            search_aliases=["concept erasure", "unlearn", "erase concept"],
+            description="Trains a LoRA that erases a concept from Flux. The word alone is enough.",
+            search_aliases=[
+                "remove concept",
+                "forget",
+                "unlearn",
+                "erase",
+                "negative",
+                "uncensor",
+                "nsfw",
+                "concept erasure",
+                "erase concept",
+            ],
             inputs=[
-                *concept_inputs(),
-                *objective_inputs(),
-                *trajectory_inputs(),
-                *optimisation_inputs(),
-                *run_inputs(),
+                io.Model.Input("model", tooltip="Flux.1, straight from its loader. It stays unchanged."),
+                io.Clip.Input("clip", tooltip="The text encoder of the model."),
+                io.Vae.Input("vae", tooltip="The VAE of the model. It shows the concept before and after."),
+                io.String.Input("concept", default="", tooltip="The word or words to erase."),
+                io.Combo.Input("preset", options=list(PRESETS), default=DEFAULT_PRESET, tooltip=PRESET_TOOLTIP),
+                io.String.Input(
+                    "output_name",
+                    default="eraser",
+                    tooltip=f"{OUTPUT_NAME} A stopped run of this name and these settings goes on.",
+                ),
+                seed("The same seed gives the same LoRA."),
+                concepts(
+                    "it replaces `concept`, and each step compares with one irrelevant word of each of its tiers."
+                ),
+                ERASE_SETTINGS.Input(
+                    "settings", optional=True, tooltip="From Erase Settings: single values, over those of the preset."
+                ),
             ],
             outputs=[
-                LORA_MODEL.Output(display_name="lora", tooltip="For Load LoRA Model and Save LoRA Weights."),
-                LOSS_MAP.Output(display_name="losses", tooltip="For Plot Loss Graph; one list per loss."),
-                io.String.Output(display_name="path", tooltip="The file that was written."),
-                io.String.Output(display_name="summary", tooltip="What was trained, in words and numbers."),
-                io.Image.Output(display_name="curves", tooltip="All losses and measurements over the steps."),
+                io.Model.Output(display_name="model", tooltip="The model with the eraser at strength 1."),
+                LORA_MODEL.Output(
+                    display_name="lora", tooltip="For Load LoRA Model, Erase Strength and Multi Erase LoRA."
+                ),
+                io.String.Output(
+                    display_name="report", tooltip="What was trained, on which words, and into which file."
+                ),
+                io.Image.Output(
+                    display_name="pictures",
+                    tooltip="The concept by the original model (left) and the erased one (right).",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
     @classmethod
-    def validate_inputs(cls, output_name: str | None = None) -> bool | str:
+    def validate_inputs(
+        cls, concept: str | None = None, output_name: str | None = None, concepts: Any = NOT_LINKED
+    ) -> bool | str:
+        if concepts is NOT_LINKED and concept is not None and not concept.strip():
+            return EMPTY_CONCEPT
         return valid_name(output_name)
 
     @classmethod
@@ -247,58 +191,34 @@ class EraseTrainer(io.ComfyNode):
         cls,
         model: Any,
         clip: Any,
+        vae: Any,
+        concept: str,
+        preset: str,
         output_name: str,
-        synonyms: str,
-        irrelevant: str,
-        templates: str,
-        retain: str,
-        vae: Any = None,
-        concepts: Any = None,
-        preset: str = CUSTOM,
-        resume: str = "",
-        memory: str = MEMORY_MODES[1],
-        **settings: Any,
+        seed: int,
+        concepts: ConceptSet | None = None,
+        settings: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
-        run = run_folder(output_name, resume)
-        config = EraseConfig(
-            synonyms=words_of(synonyms),
-            irrelevant=words_of(irrelevant),
-            templates=lines_of(templates),
-            retain=lines_of(retain),
-            preview_images=4 if vae is not None else 0,
-            **settings,
-        )
-        config = dataclasses.replace(config, **PRESETS.get(preset, {}))
-        if concepts is not None:
-            config = dataclasses.replace(config, **concepts.settings())
+        settings = settings or {}
+        words = concepts or sample_offline(ConceptRequest(concept))
+        config = trainer_config(words, preset, settings, seed)
+        host = ComfyHost(model, clip)
+        host.check()
+        run = run_folder(output_name, config, host.fingerprint())
         display = TrainingDisplay(config.steps, cls.hidden.unique_id, model, vae)
-        # The LoRA belongs inside as well: a server that is stopped now still writes it.
-        with finish_on_sigterm():
-            auto = memory == AUTO
-            host = ComfyHost(model, clip)
-            result = train_eraser(host, config, display.progress, run, auto, display.show, display.notify)
-            path = free_lora_path(run.name)
-            tensors = {key: tensor.bfloat16() for key, tensor in result.lora.items()}
-            metadata = header_strings(training_header(result.config, fingerprint(model)))
-            save_lora(tensors, path, metadata)
-        result.notes += replaced_inputs(preset, settings)
+        auto = "gradient_checkpointing" not in settings
+        result, lora, file_name = train_and_save(host, config, run, display, auto)
         if result.interrupted:
-            result.notes.append(f"go on with it: resume = {run.name}")
-        summary = result.summary(path.name)
-        picture = curves(result.losses, result.scores, bounds(result.config))
-        shown = ui.PreviewText(summary).as_dict() | {"lora": [path.name]} | cls.before_and_after(model, vae, result)
-        image = torch.from_numpy(np.array(picture)).float()[None] / 255
-        return io.NodeOutput(LoraModel(tensors, metadata), result.losses, str(path), summary, image, ui=shown)
-
-    @classmethod
-    def before_and_after(cls, model: Any, vae: Any, result: EraseResult) -> dict[str, Any]:
-        """The concept's pictures by the original model (left) and by the erased one (right), for the node's body."""
-        if result.samples is None:
-            return {}
-        pictures = []
-        for latents in result.samples:
-            pictures.append(vae.decode(model.model.process_latent_out(latents)))
-        return ui.PreviewImage(torch.cat(pictures, dim=2), cls=cls).as_dict()
+            display.notify(f"stopped at {result.steps} of {config.steps}; press Run to go on")
+            # Nothing behind this node runs on half an eraser, and ComfyUI does not take the node for done.
+            raise InterruptProcessingException
+        parts = [result.summary(file_name), changed_settings(words, preset, settings), words.text()]
+        report = "\n".join(filter(None, parts))
+        before, after = before_and_after(model, vae, result)
+        preview = ui.PreviewImage(display.finish(before, after), cls=cls).as_dict()
+        shown = ui.PreviewText(report).as_dict() | {"lora": [file_name]} | preview
+        erased = with_lora(model, read_eraser(lora, lora.header, file_name), 1.0)
+        return io.NodeOutput(erased, lora, report, torch.cat((before, after), dim=2), ui=shown)
 
 
 class SaveEraseLoRA(io.ComfyNode):
@@ -313,8 +233,10 @@ class SaveEraseLoRA(io.ComfyNode):
             description="Saves a LoRA into the loras folder, with the concept in its header.",
             inputs=[
                 LORA_MODEL.Input("lora", tooltip="From Erase Trainer or Multi Erase LoRA."),
-                text_input("output_name", OUTPUT_NAME, "eraser"),
-                text_input("concept", "What the LoRA erases; written into the header.", optional=True),
+                io.String.Input("output_name", default="eraser", tooltip=SUBFOLDER_NAME),
+                io.String.Input(
+                    "concept", default="", optional=True, tooltip="What the LoRA erases; written into the header."
+                ),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="The file that was written.")],
             is_output_node=True,
@@ -322,7 +244,7 @@ class SaveEraseLoRA(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, output_name: str | None = None) -> bool | str:
-        return valid_name(output_name)
+        return True if output_name is None else accepted(files.check_name, output_name, subfolders=True)
 
     @classmethod
     def execute(cls, lora: Any, output_name: str, concept: str = "") -> io.NodeOutput:

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from lab.provenance import commit
+from scripts.erase_settings import TRAINER
 from scripts.graph import ui_to_api
 from scripts.server import ComfyServer
 from scripts.workflows.template import WORKFLOWS
@@ -35,12 +36,9 @@ def demo_graph(server: ComfyServer, concept: str) -> dict:
     """The shipped workflow in API format, with another concept's words where it is not the workflow's own."""
     workflow = json.loads((WORKFLOWS / "tinyflux_erase.json").read_text(encoding="utf-8"))
     graph = ui_to_api(workflow, server.object_info())
-    if concept != DEMO:
-        for node in graph.values():
-            if node["class_type"] == "EraseAnything_EraseTrainer":
-                node["inputs"] |= trainer_inputs(concept)
-            if node["inputs"].get("text"):
-                node["inputs"]["text"] = f"a photo of a {concept}"
+    for node in graph.values():
+        if node["class_type"] == TRAINER:
+            node["inputs"] |= trainer_inputs(concept)
     return graph
 
 
@@ -48,7 +46,7 @@ def erase(server: ComfyServer, concept: str) -> tuple[Path, float]:
     """Runs the graph; the LoRA's file and the seconds that the trainer's node took."""
     graph = demo_graph(server, concept)
     clock: dict[str, float] = {}
-    trainer = next(key for key, node in graph.items() if node["class_type"] == "EraseAnything_EraseTrainer")
+    trainer = next(key for key, node in graph.items() if node["class_type"] == TRAINER)
 
     def follow(kind: str, data: dict) -> None:
         if kind == "executing" and data.get("node") == trainer:

@@ -21,6 +21,8 @@ COMMANDS = {
     "board": ("lab.boards.command", "compare erasers on TinyFlux; board A to F"),
     "study": ("lab.study.command", "make the page of a user study; study draw draws its ratings"),
     "search": ("lab.measurements.search", "try the trainer's settings on TinyFlux"),
+    "presets": ("lab.measurements.presets", "measure the presets on TinyFlux with the word alone"),
+    "gone": ("lab.measurements.gone", "hold the gone score against a judge on TinyFlux"),
     "multi": ("lab.measurements.multi", "measure how erasers combine on TinyFlux"),
     "merge": ("lab.measurements.merge", "time the merging of 100 erasers of FLUX.1's size"),
     "strength": ("lab.measurements.strength", "measure the dial of Erase Strength on TinyFlux"),

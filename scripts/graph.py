@@ -49,7 +49,7 @@ class Input:
     @property
     def is_widget(self) -> bool:
         """Whether the node shows a field for it, and not only a socket."""
-        return self.kind in WIDGETS and not self.options.get("forceInput")
+        return self.kind in (*WIDGETS, DYNAMIC) and not self.options.get("forceInput")
 
     def extra_values(self) -> list:
         """The values that the frontend keeps after this widget's own: they never reach the server."""
@@ -68,24 +68,52 @@ class Input:
         if "default" in self.options:
             return self.options["default"]
         choices = self.options.get("options") or [None]
+        if self.kind == DYNAMIC:
+            return choices[0]["key"]
         return {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False, "COMBO": choices[0]}[self.kind]
+
+    def fields(self, choice: Any) -> list["Input"]:
+        """The further inputs that a dynamic combo shows for a choice; none of any other input."""
+        if self.kind != DYNAMIC:
+            return []
+        for option in self.options["options"]:
+            if option["key"] == choice:
+                return _read_inputs(option["inputs"], f"{self.name}.")
+        raise WorkflowError(f"{self.name} has no choice {choice!r}")
 
 
 def inputs_of(node_type: str, object_info: dict) -> list[Input]:
-    """The inputs of a node type, required ones first, without the hidden ones."""
+    """The inputs of a node type, required ones first, without the hidden ones and those that a choice adds."""
     if node_type not in object_info:
         raise WorkflowError(f"the server has no node {node_type!r}")
     info = object_info[node_type]
+    in_order = {}
+    for section in ("required", "optional"):
+        names = info["input_order"].get(section, [])
+        in_order[section] = {name: info["input"][section][name] for name in names}
+    return _read_inputs(in_order)
+
+
+def shown_inputs(node_type: str, object_info: dict, values: Mapping[str, Any]) -> list[Input]:
+    """The inputs of a node type as it shows them with these values: those that a choice adds follow it."""
+    shown = []
+    for entry in inputs_of(node_type, object_info):
+        shown.append(entry)
+        if entry.kind == DYNAMIC:
+            shown += entry.fields(values.get(entry.name, entry.default()))
+    return shown
+
+
+def _read_inputs(sections: dict, prefix: str = "") -> list[Input]:
+    """The inputs in the sections `required` and `optional` of /object_info."""
     inputs = []
     for section in ("required", "optional"):
-        for name in info["input_order"].get(section, []):
-            kind, options = (*info["input"][section][name], {})[:2]
+        for name, spec in sections.get(section, {}).items():
+            kind, options = (*spec, {})[:2]
             if isinstance(kind, list):  # a combo of a node in ComfyUI's older style
                 options = {**options, "options": kind}
                 kind = "COMBO"
-            if kind == DYNAMIC:
-                raise WorkflowError(f"{node_type}.{name}: inputs of type {kind} are not supported here")
-            inputs.append(Input(name, kind, options))
+            inputs.append(Input(f"{prefix}{name}", kind, options))
     return inputs
 
 
@@ -120,8 +148,8 @@ def widget_values(node: dict, inputs: list[Input]) -> dict:
     """Names the positional widget values of a node, leaving out what only the frontend uses."""
     if node.get("mode", 0) == BYPASSED:
         raise WorkflowError(f"{node['type']} (node {node['id']}) is bypassed, which is not supported here")
-    widgets = [entry for entry in inputs if entry.is_widget]
     values = node.get("widgets_values", [])
+    widgets = shown_widgets(inputs, values)
     expected = sum(1 + len(entry.extra_values()) for entry in widgets)
     if widgets and len(values) != expected:
         names = ", ".join(entry.name for entry in widgets)
@@ -134,6 +162,21 @@ def widget_values(node: dict, inputs: list[Input]) -> dict:
         for _ in entry.extra_values():
             next(remaining)
     return named
+
+
+def shown_widgets(inputs: list[Input], values: list) -> list[Input]:
+    """The widgets of a node in order, with those that the choices among its positional values add."""
+    widgets = []
+    place = 0
+    for entry in inputs:
+        if not entry.is_widget:
+            continue
+        added = entry.fields(values[place]) if place < len(values) else []
+        for shown in (entry, *added):
+            if shown.is_widget:
+                widgets.append(shown)
+                place += 1 + len(shown.extra_values())
+    return widgets
 
 
 # --- API to UI
@@ -153,7 +196,7 @@ def api_to_ui(
         object_info: what the server answers to /object_info.
         positions: x and y of nodes by key; the others are placed automatically.
         groups: a group's title to the keys of its nodes; with it, every node is in one of them.
-        note: Markdown for a note at the left.
+        note: Markdown for a note above the first group.
 
     Returns:
         A workflow of version 0.4, without control over seeds (`control_after_generate` is "fixed").
@@ -162,10 +205,14 @@ def api_to_ui(
         WorkflowError: a node type is missing, a link leads nowhere, or the graph has a loop.
     """
     ids = number_nodes(graph)
-    nodes = [ui_node(ids[key], node, inputs_of(node["class_type"], object_info)) for key, node in graph.items()]
+    nodes = []
+    for key, node in graph.items():
+        nodes.append(ui_node(ids[key], node, shown_inputs(node["class_type"], object_info, node["inputs"])))
     by_id = {node["id"]: node for node in nodes}
     for key, node in graph.items():
         add_outputs(by_id[ids[key]], object_info[node["class_type"]])
+        # For a node whose pictures or text need more room than an average one's.
+        by_id[ids[key]]["size"] = node.get("_meta", {}).get("size", by_id[ids[key]]["size"])
     links = connect(graph, ids, by_id)
     try:
         columns = layout.columns_of(by_id, links)
@@ -175,7 +222,8 @@ def api_to_ui(
     frames = []
     if groups:
         numbered = {title: [ids[key] for key in keys] for title, keys in groups.items()}
-        frames = layout.place_groups(nodes, links, numbered)
+        below_the_note = layout.note_height(note) + layout.GAP if note else 0
+        frames = layout.place_groups(nodes, links, numbered, below_the_note)
     else:
         layout.place(nodes, columns)
     for key, (x, y) in (positions or {}).items():
@@ -192,7 +240,7 @@ def api_to_ui(
         "links": links,
         "groups": frames,
         "config": {},
-        "extra": {},
+        "extra": {"ds": layout.first_view(nodes)},
         "version": 0.4,
     }
 

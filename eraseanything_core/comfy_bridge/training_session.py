@@ -35,7 +35,7 @@ def check_model(patcher: Any) -> None:
         raise ValueError("the MODEL is compiled: connect it without the compile node")
     # Subclasses such as Chroma and FLUX.2 share the class of the transformer but not its text or its guidance.
     if type(base) is not comfy.model_base.Flux or not isinstance(inner, Flux):
-        raise ValueError(f"the MODEL is a {type(base).__name__}: only a text-to-image Flux.1 can be trained here")
+        raise ValueError(f"the MODEL is a {_model_class(base)}: only a text-to-image Flux.1 can be trained here")
     if inner.in_channels != inner.out_channels:
         raise ValueError(
             "the MODEL is a Flux.1 that paints from an image (Fill, Canny, Depth): load a text-to-image one"
@@ -51,6 +51,12 @@ def check_model(patcher: Any) -> None:
         if _hides_its_weight(module):
             kind = f"{type(module).__module__}.{type(module).__qualname__}"
             raise ValueError(f"{kind} does not say how it unpacks its weights: load the MODEL as bf16, fp8 or GGUF")
+
+
+def _model_class(base: Any) -> str:
+    """The class that names a model. Stable Diffusion and others are a plain BaseModel and differ by configuration."""
+    named = base.model_config if type(base) is comfy.model_base.BaseModel else base
+    return type(named).__name__
 
 
 def _is_patched(patcher: Any) -> bool:

@@ -17,6 +17,8 @@ COUNTS = (
     "cached_trajectories",
     "refresh_every",
     "sampling_steps",
+    "look_pictures",
+    "look_steps",
     "gradient_accumulation_steps",
 )
 
@@ -35,6 +37,8 @@ class EraseConfig:
     tiers: tuple[tuple[str, ...], ...] = ()  # the irrelevant words by kinship; a sentence takes one word of each tier
     templates: tuple[str, ...] = prompts.DEFAULT_TEMPLATES
     neutral: str = ""  # see prompts.neutral_prompt
+    unasked: str = ""  # instead of a concept: a look that no prompt names, with {} for the prompt
+    wanted: str = ""  # the look that is painted in its place
     retain: tuple[str, ...] = ()  # whole prompts to preserve: neighbours of the concept and generic ones
     retain_prompt_share: float = 0.5  # share drawn from `retain`; the others are irrelevant words in templates
     shuffle_rate: float = 0.9
@@ -46,6 +50,7 @@ class EraseConfig:
     k_irrelevant: int = 3
     esd_weight: float = 1.0
     attn_weight: float = 0.1
+    attention_reduction: str = "mean"  # or "sum", "l2"; see losses.attention_loss
     retain_weight: float = 1.0
     rsc_weight: float = 0.05
     retain_loss: str = "teacher"  # or "paper": flow matching on images of the concept (Eq. 4)
@@ -85,7 +90,11 @@ class EraseConfig:
     gradient_checkpointing: bool = False  # recompute blocks in backward
     save_every: int = 0  # pairs between two saved states; 0 is never
     monitor_every: int = 0  # pairs between two measurements on held-out prompts; 0 is never
-    stop_score: float = 0.0  # concept score at which the run ends; 0 is none
+    held_out: tuple[str, ...] = prompts.MONITOR_TEMPLATES  # sentences that are measured and never trained on
+    look_pictures: int = 8  # pictures of the concept in one measurement; of its neighbours half as many
+    look_steps: int = 8  # sampler steps of these pictures
+    stop_when_gone: bool = False  # end the run once none of these pictures shows the concept
+    adapt_rate: bool = False  # change the learning rates where a look finds that they do too little or too much
     stop_drift: float = 0.0  # drift above which the run ends; 0 is none
     preview_images: int = 0  # images of the concept to make at the end, before and after
 
@@ -118,6 +127,8 @@ def check_settings(config: EraseConfig) -> None:
     if config.rsc_weight and not (config.synonyms and config.irrelevant):
         raise ValueError("the rsc loss needs a synonym and irrelevant words: give both, or set its weight to 0")
     matching.check_kept((*config.irrelevant, *config.retain), (config.concept, *config.synonyms))
+    if config.unasked and (config.attn_weight or config.rsc_weight or config.retain_loss == "paper"):
+        raise ValueError("a look that no prompt names has no word: set attn_weight and rsc_weight to 0")
     if not config.templates:
         raise ValueError("there is no prompt template: give at least one, with {} for the concept")
     for name in COUNTS:
@@ -129,8 +140,8 @@ def check_settings(config: EraseConfig) -> None:
             "the paper's retain loss takes its images from the teacher: lower on_policy_share or raise "
             "cached_trajectories"
         )
-    if (config.stop_score or config.stop_drift) and not config.monitor_every:
-        raise ValueError("stop_score and stop_drift need monitor_every: nothing is measured without it")
+    if (config.stop_when_gone or config.stop_drift or config.adapt_rate) and not config.monitor_every:
+        raise ValueError("stop_when_gone, stop_drift and adapt_rate need monitor_every: nothing is measured without it")
     # Flux packs 2 x 2 latent cells of 8 pixels each into one token.
     if config.width % 16 or config.height % 16:
         raise ValueError(f"the resolution must be a multiple of 16, not {config.width}x{config.height}")

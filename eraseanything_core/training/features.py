@@ -14,7 +14,14 @@ from .plan import BATCH_WORDS, STOP_EARLY, Plan, conds, select_words
 def word_feature(
     model: ErasableModel, plan: Plan, chosen: Sequence[prompts.Prompt], x_t: Tensor, sigma: Tensor, adapters: bool
 ) -> Tensor:
-    """The attention that each prompt's own word gets.
+    """The attention that each prompt's own word gets, [b, queries]; for the arguments see `word_maps`."""
+    return image_feature(word_maps(model, plan, chosen, x_t, sigma, adapters))
+
+
+def word_maps(
+    model: ErasableModel, plan: Plan, chosen: Sequence[prompts.Prompt], x_t: Tensor, sigma: Tensor, adapters: bool
+) -> dict[int, Tensor]:
+    """The attention that each prompt's own word gets in every block that is read.
 
     Args:
         model: the student with adapters, the teacher without.
@@ -25,7 +32,7 @@ def word_feature(
         adapters: whether the LoRA takes part.
 
     Returns:
-        [b, queries].
+        A block's index to [b, heads, queries, 1].
     """
     # A word is one column, the sum over its tokens, so words of unlike length have features of one shape.
     capture = model.capture(select_words(model, plan, chosen), plan.config.attention_blocks)
@@ -35,7 +42,7 @@ def word_feature(
         model.columns(x_t, sigma, cond, adapters=adapters, capture=capture)
     else:
         model.velocity(x_t, sigma, cond, adapters=adapters, capture=capture)
-    return image_feature(capture.maps)
+    return capture.maps
 
 
 def teacher_features(

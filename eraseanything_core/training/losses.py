@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..attention.columns import image_feature
+
 
 def esd_loss(student: Tensor, teacher_concept: Tensor, teacher_neutral: Tensor, eta: float) -> Tensor:
     """Erases: L_esd = mean( v_student - sg[ v_n - eta (v_c - v_n) ] )^2, the paper's lower level.
@@ -27,18 +29,28 @@ def esd_loss(student: Tensor, teacher_concept: Tensor, teacher_neutral: Tensor, 
     return F.mse_loss(student, target.detach())
 
 
-def attention_loss(feature: Tensor) -> Tensor:
-    """Erases: L_attn = mean over image queries q, heads and blocks of the sum over the concept's tokens k of W[q, k].
-
-    A mean, so that the loss does not grow with the resolution or the batch.
+def attention_loss(maps: dict[int, Tensor], reduction: str = "mean") -> Tensor:
+    """Erases: L_attn, the attention that the concept's tokens get from the image; the mean over batch and blocks.
 
     Args:
-        feature: [b, queries], the sum over the tokens, already averaged over heads and blocks.
+        maps: a block's index to [b, heads, image queries, 1], the sum over the concept's tokens k of W[q, k].
+        reduction: over heads and queries. "mean": it grows neither with the resolution nor with the model. "sum": the
+            paper's Eq. 3, at Flux's size and 512 px about 25,000 times as large. "l2": the published code's sum over
+            queries of the Euclidean norm over heads.
 
     Returns:
         A scalar.
     """
-    return feature.mean()
+    if reduction == "mean":
+        return image_feature(maps).mean()
+    sums = []
+    for columns in maps.values():
+        column = columns[..., 0]  # [b, heads, queries]
+        column = column.float() if column.dtype.itemsize < 4 else column
+        # The small constant keeps the norm's gradient finite where no head looks at the concept.
+        by_query = column.sum(1) if reduction == "sum" else (column.square().sum(1) + 1e-12).sqrt()
+        sums.append(by_query.sum(-1).mean())
+    return torch.stack(sums).mean()
 
 
 def retain_loss(student: Tensor, teacher: Tensor) -> Tensor:

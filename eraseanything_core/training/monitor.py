@@ -1,33 +1,36 @@
-"""Measures a run on prompts that it does not train on, always at the same points.
+"""Looks at a run from pictures that it does not train on, always from the same noise.
 
-The three scores, each a sum over all points:
+Three scores, each read by the frozen model; see `gone`:
 
-- The concept score is the student's velocity on the line from the teacher's neutral prompt to its concept prompt,
-  <v_s - v_n, v_c - v_n> / |v_c - v_n|^2. It is 1 for the un-erased model and 0 where the student is at the neutral
-  prompt.
-- The attention score is the student's attention to the concept's tokens over the teacher's.
-- The drift is |v_s - v| / |v| on prompts to preserve.
+- shown: the share of the concept's held-out pictures that still show it.
+- kept: the share of the neighbours' pictures that still show the neighbour. The run stops when nothing is shown and
+  the neighbours are kept.
+- drift: |x_s - x| / |x| over the neighbours' pictures, student against teacher.
 
-A run stops on the concept score or the drift. The attention need not fall for a concept to be erased.
+`reading` is the mean of all readings of the concept: 1 for the un-erased model, 0 where the pictures are those of the
+neutral sentences. It moves before `shown` does.
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from ..attention.columns import image_feature
 from ..concepts import prompts
 from ..protocols import ErasableModel
 from .config import EraseConfig
-from .plan import Plan, conds, generator, select_words
-from .trajectories import Points, Trajectories
-from .trajectory_cache import TrajectoryCache, run_sigmas
+from .gone import Conds, HeldOut, PictureReader, Verdict
+from .plan import Plan, conds, generator
+from .trajectory_cache import run_sigmas
 
-WALK_STEPS = 4  # of the trajectories on which the points lie
-MEASURED_STEPS = (1, 2)  # trajectories take these in turn; 0 would be pure noise
-PREVIEW_STEPS = 8
-PREVIEW_PIXELS = 256
+LOOK_PIXELS = 256  # the longest side of a look's pictures
+GONE_LOOKS = 2  # looks in a row without the concept that end a run
+KEPT = 0.75  # share of the neighbours that have to be kept as well
+# How the learning rates follow the looks.
+UNMOVED = 0.8  # mean reading above which the rates have done too little: they are doubled
+DAMAGED = 1.0  # drift above which they have done too much: they are halved
+HIGHEST_FACTOR = 4.0
 Scores = dict[str, list[float]]  # `pair` and one list a score
 
 
@@ -36,118 +39,128 @@ def stop_reason(config: EraseConfig, scores: Scores) -> str:
     if not scores.get("pair"):
         return ""
     pair = scores["pair"][-1]
-    concept = scores["concept"][-1]
     drift = scores["drift"][-1]
-    # The drift first: a model that is damaged must not pass for one in which the concept is erased.
+    # The drift first: a model that is damaged must not pass for one from which the concept is gone.
     if config.stop_drift and drift > config.stop_drift:
         return f"stopped after step {pair}: the drift of {drift:.3f} is above {config.stop_drift:g}"
-    if config.stop_score and concept <= config.stop_score:
-        return f"stopped after step {pair}: the concept score of {concept:.3f} has reached {config.stop_score:g}"
+    if config.stop_when_gone and is_gone(scores):
+        return (
+            f"stopped after step {pair}: no picture showed the concept in {GONE_LOOKS} looks, neighbours are kept"
+        )
     return ""
+
+
+def is_gone(scores: Scores) -> bool:
+    """Whether the last two looks saw the concept in none of its pictures, and the last one most of its neighbours.
+
+    One look is not enough: a concept may go before its neighbours have come back to where they were.
+    """
+    # A concept that the original model does not draw has no share: nothing can be seen to go.
+    gone = scores.get("shown", [])[-GONE_LOOKS:] == [0.0] * GONE_LOOKS
+    return gone and ("kept" not in scores or scores["kept"][-1] >= KEPT)
+
+
+def look_factors(scores: Scores) -> list[float]:
+    """What the learning rates are multiplied by after each look.
+
+    It follows from the looks alone, so a resumed run repeats the one that was never stopped.
+    """
+    factor = 1.0
+    factors = []
+    for reading, drift in zip(scores.get("reading", []), scores.get("drift", []), strict=False):
+        if drift > DAMAGED:
+            factor /= 2
+        elif reading > UNMOVED:
+            factor = min(2 * factor, HIGHEST_FACTOR)
+        factors.append(factor)
+    return factors
+
+
+def look_factor(config: EraseConfig, scores: Scores) -> float:
+    """What the learning rates of the next pair are multiplied by."""
+    factors = look_factors(scores) if config.adapt_rate else []
+    return factors[-1] if factors else 1.0
+
+
+def rate_notes(config: EraseConfig, scores: Scores) -> list[str]:
+    """A line for each look after which the learning rates were changed."""
+    notes = []
+    before = 1.0
+    factors = look_factors(scores) if config.adapt_rate else []
+    for pair, factor in zip(scores.get("pair", []), factors, strict=False):
+        # After the last pair nothing follows that a rate could change.
+        if factor != before and pair < config.steps:
+            why = "the pictures had hardly changed" if factor > before else "the neighbours' pictures were others"
+            notes.append(f"from step {pair + 1:.0f} on the learning rates were {factor:g} times those set: {why}")
+        before = factor
+    return notes
 
 
 def bounds(config: EraseConfig) -> dict[str, float]:
     """The scores at which the run stops, by name; only those that are set."""
-    limits = {"concept": config.stop_score, "drift": config.stop_drift}
-    return {name: limit for name, limit in limits.items() if limit}
+    limits = {}
+    if config.stop_when_gone:
+        limits["shown"] = 0.0
+    if config.stop_drift:
+        limits["drift"] = config.stop_drift
+    return limits
 
 
 class Monitor:
-    """The points and the teacher's answers there, computed once, and measurements of the student.
+    """The teacher's pictures, drawn once, and looks at the student's.
 
     Args:
         model: student and teacher; its LoRA is attached.
         plan: the run's, with monitoring on.
 
     Attributes:
-        concept: trajectories of the held-out sentences.
-        retain: trajectories of the held-out prompts to preserve.
-        neutral: [p, s, c, h, w], the teacher's velocity for the neutral prompts.
-        teacher_feature: [p, queries], the teacher's attention to the concept.
+        concept: reads pictures of the held-out sentences.
+        neighbours: reads pictures of the held-out sentences with words that must stay.
+        verdict: of the last look; None before the first.
+        previews: latents [3, c, h, w] of the last look: concept before, concept now, neighbour now.
     """
 
     def __init__(self, model: ErasableModel, plan: Plan) -> None:
-        self.model = model
-        self.plan = dataclasses.replace(plan, config=dataclasses.replace(plan.config, sampling_steps=WALK_STEPS))
-        # The complement of the seed: no draw here changes the training's own.
-        rng = generator(~plan.config.seed, 0)
-        cache = TrajectoryCache(model, self.plan)
-        self.concept = cache.walk(plan.monitor_sentences, rng)
-        self.retain = cache.walk(plan.monitor_retained, rng)
-        self.neutral = cache.allocate(tuple(self.concept.v.shape))
-        row, step = measured_points(self.concept)
-        points = list(zip(row.tolist(), step.tolist(), strict=True))
-        cache.fill_velocities(self.concept, points, lambda sentence: sentence.neutral, self.neutral)
-        with torch.no_grad():
-            _, self.teacher_feature = self._concept_answers(adapters=False)
+        self.concept = PictureReader(model, held_out(model, plan, plan.monitor_sentences, 0))
+        self.neighbours = PictureReader(model, held_out(model, plan, plan.monitor_retained, 1))
+        self.verdict: Verdict | None = None
+        self.previews: Tensor | None = None
 
-    @torch.no_grad()
-    def measure(self) -> dict[str, float]:
-        """The three scores of the student as it is now."""
-        row, step = measured_points(self.concept)
-        student, feature = self._concept_answers(adapters=True)
-        neutral = self.neutral[row, step].to(student)
-        line = self.concept.v[row, step].to(student) - neutral
-        # The projection onto the line, with sums over all points: a mean of ratios would blow up where the line is
-        # short.
-        concept = ((student - neutral) * line).sum() / line.square().sum()
-
-        row, step = measured_points(self.retain)
-        x_t, sigma, teacher = self.retain.at(row, step, self.model.device)
-        cond = conds(self.model, self.plan, [self.retain.sources[i] for i in row])
-        # These prompts do not name the concept: whatever changes here is damage.
-        change = self.model.velocity(x_t, sigma, cond, adapters=True) - teacher
-        return {
-            "concept": float(concept),
-            "attention": float(feature.sum() / self.teacher_feature.sum()),
-            "drift": float(change.norm() / teacher.norm()),
-        }
-
-    def _concept_answers(self, adapters: bool) -> tuple[Tensor, Tensor]:
-        """Velocity [p, c, h, w] and attention feature [p, queries] at the concept's points."""
-        row, step = measured_points(self.concept)
-        x_t, sigma, _ = self.concept.at(row, step, self.model.device)
-        concept = [self.concept.sources[i].concept for i in row]
-        capture = self.model.capture(select_words(self.model, self.plan, concept), self.plan.config.attention_blocks)
-        velocity = self.model.velocity(x_t, sigma, conds(self.model, self.plan, concept), adapters, capture)
-        return velocity, image_feature(capture.maps)
+    def look(self) -> dict[str, float]:
+        """The scores of the student as it is now."""
+        x_s = self.concept.student()
+        kept_x_s = self.neighbours.student()
+        self.verdict = Verdict.of(self.concept, x_s, self.neighbours, kept_x_s)
+        self.previews = torch.stack((self.concept.x_c[0], x_s[0], kept_x_s[0]))
+        return self.verdict.scores()
 
 
-def measured_points(walks: Trajectories) -> Points:
-    """One point on each trajectory."""
-    row = torch.arange(len(walks.sources))
-    step = torch.tensor(MEASURED_STEPS)[row % len(MEASURED_STEPS)]
-    return row, step
+def held_out(model: ErasableModel, plan: Plan, sentences: Sequence[prompts.Sentence], number: int) -> HeldOut:
+    """Held-out sentences with their noise; `number` keeps that of two sets apart."""
+    config = plan.config
+    height = look_side(config.height) // model.downscale
+    width = look_side(config.width) // model.downscale
+    # The complement of the seed: no draw here changes the training's own.
+    rng = generator(~config.seed, number)
+    noise = torch.randn(len(sentences), model.channels, height, width, generator=rng)
+    sigmas = run_sigmas(model, dataclasses.replace(config, sampling_steps=config.look_steps))
+
+    def conds_of(prompt_of: Callable[[prompts.Sentence], prompts.Prompt]) -> Conds:
+        return lambda model, rows: conds(model, plan, [prompt_of(sentences[i]) for i in rows])
+
+    return HeldOut(
+        asked=conds_of(lambda sentence: sentence.concept),
+        concept=conds_of(lambda sentence: sentence.teacher_concept()),
+        neutral=conds_of(lambda sentence: sentence.neutral),
+        noise=noise,
+        sigmas=sigmas,
+        seed=config.seed,
+    )
 
 
-class PreviewSampler:
-    """Small pictures from one noise: the concept before, the concept now, and a prompt to preserve now.
+def look_side(pixels: int) -> int:
+    """A side of a look's pictures, in pixels.
 
-    Args:
-        model: student and teacher.
-        plan: the run's, with monitoring on.
+    Each side is limited on its own, so a look at a wide picture may be square.
     """
-
-    def __init__(self, model: ErasableModel, plan: Plan) -> None:
-        self.model = model
-        self.plan = plan
-        config = plan.config
-        # Each side is limited on its own, so a preview of a wide picture may be square.
-        limit = PREVIEW_PIXELS // model.downscale
-        height = min(limit, config.height // model.downscale)
-        width = min(limit, config.width // model.downscale)
-        self.noise = torch.randn(1, model.channels, height, width, generator=generator(config.seed, 0))
-        self.sigmas = run_sigmas(model, dataclasses.replace(config, sampling_steps=PREVIEW_STEPS))
-        self.before = self._x_0(plan.monitor_sentences[0].concept, adapters=False)
-
-    def sample(self) -> Tensor:
-        """x_0 of the three pictures, [3, c, h, w] on the CPU."""
-        concept = self._x_0(self.plan.monitor_sentences[0].concept, adapters=True)
-        retained = self._x_0(self.plan.monitor_retained[0], adapters=True)
-        return torch.cat((self.before, concept, retained))
-
-    def _x_0(self, prompt: prompts.Prompt, adapters: bool) -> Tensor:
-        cond = conds(self.model, self.plan, [prompt])
-        walk = list(self.model.trajectory(cond, self.noise, self.sigmas, adapters))
-        x_0, _ = walk[-1]
-        return x_0.cpu()
+    return min(LOOK_PIXELS, pixels)

@@ -9,13 +9,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ..attention.columns import image_feature
 from ..concepts import prompts
 from ..protocols import ErasableModel
 from . import losses
 from .config import EraseConfig
 from .draws import Draw
-from .features import word_feature
+from .features import word_feature, word_maps
 from .plan import SHARE_FORWARD, Plan, conds, select_words
 from .trajectories import Points, Trajectories
 from .trajectory_cache import Epoch
@@ -50,11 +49,12 @@ def erase_graphs(model: ErasableModel, plan: Plan, epoch: Epoch, draw: Draw) -> 
     neutral = walks.neutral[row, step].to(model.device)
     graph = {"esd": losses.esd_loss(student, teacher, neutral, config.eta)}
     if capture is not None:
-        graph["attn"] = losses.attention_loss(image_feature(capture.maps))
+        graph["attn"] = losses.attention_loss(capture.maps, config.attention_reduction)
     yield graph
     # The same loss by a forward of its own. Tests hold the shared forward against this one.
     if config.attn_weight and capture is None:
-        yield {"attn": losses.attention_loss(word_feature(model, plan, concept, x_t, sigma, adapters=True))}
+        maps = word_maps(model, plan, concept, x_t, sigma, adapters=True)
+        yield {"attn": losses.attention_loss(maps, config.attention_reduction)}
 
 
 def preserve_graphs(

@@ -33,7 +33,7 @@ class Plan:
         encode: a prompt's text to its encoding.
         select: a prompt to [tokens, 1], one at the tokens of its own word.
         monitor_sentences: of the concept, for the measurements alone and never trained on; empty without monitoring.
-        monitor_retained: prompts to preserve, likewise.
+        monitor_retained: sentences of words to preserve, likewise.
         shortcuts: those of `SHORTCUTS` that are on.
         base: names the weights of the model. A saved state belongs to one model.
     """
@@ -44,7 +44,7 @@ class Plan:
     encode: Callable[[str], EncodedPrompt]
     select: dict[prompts.Prompt, Tensor]
     monitor_sentences: list[prompts.Sentence]
-    monitor_retained: list[prompts.Prompt]
+    monitor_retained: list[prompts.Sentence]
     shortcuts: frozenset[str] = SHORTCUTS
     base: str = ""
 
@@ -64,18 +64,20 @@ def prepare(config: EraseConfig, text: TextEncoder, shortcuts: frozenset[str] = 
     check_settings(config)
     rng = random.Random(config.seed)
     # All sentences are drawn, so that the chance behind the retained prompts does not depend on how many are used.
-    sentences = [prompts.draw_sentence(config, rng) for _ in range(config.sentences)]
+    draw = prompts.draw_unasked if config.unasked else prompts.draw_sentence
+    sentences = [draw(config, rng) for _ in range(config.sentences)]
     # A T5-XXL pass costs an eighth of a forward of the model: what no trajectory will use is not encoded.
     sentences = sentences[: config.cached_trajectories * config.epochs()]
     retained_count = min(config.sentences, config.retained_rows() * config.epochs())
     retained = [prompts.draw_retained(config, rng) for _ in range(retained_count)]
     monitor_sentences: list[prompts.Sentence] = []
-    monitor_retained: list[prompts.Prompt] = []
+    monitor_retained: list[prompts.Sentence] = []
     if config.monitor_every:
-        monitor_sentences, monitor_retained = prompts.monitor_prompts(config)
+        watch = prompts.monitor_unasked if config.unasked else prompts.monitor_prompts
+        monitor_sentences, monitor_retained = watch(config)
 
-    every_prompt = {*retained, *monitor_retained}
-    for sentence in (*sentences, *monitor_sentences):
+    every_prompt = {*retained}
+    for sentence in (*sentences, *monitor_sentences, *monitor_retained):
         every_prompt.update(sentence.prompts())
     encode: Callable[[str], EncodedPrompt] = text.encode
     if ENCODE_ONCE in shortcuts:
@@ -90,12 +92,16 @@ def prepare(config: EraseConfig, text: TextEncoder, shortcuts: frozenset[str] = 
 def _with_checked_words(config: EraseConfig, text: TextEncoder) -> EraseConfig:
     """The configuration with its words stripped and checked, and every prompt as a template."""
     concept = matching.check_concept(config.concept, text.pieces)
+    # An ordinary prompt has no place for the name of a look.
+    if config.unasked:
+        return dataclasses.replace(config, concept=concept)
     return dataclasses.replace(
         config,
         concept=concept,
         synonyms=tuple(matching.check_concept(word, text.pieces) for word in config.synonyms),
         irrelevant=tuple(matching.check_concept(word, text.pieces) for word in config.irrelevant),
         templates=tuple(prompts.as_template(template, concept) for template in config.templates),
+        held_out=tuple(prompts.as_template(template, concept) for template in config.held_out),
     )
 
 

@@ -13,7 +13,7 @@ from .config import EraseConfig
 from .optimizers import trained_bytes
 from .plan import ENCODE_ONCE, SHORTCUTS, Plan, prepare
 from .trainer import EraseResult, Progress, Show
-from .trajectory_cache import TEACHER_BATCHES
+from .trajectory_cache import TEACHER_BATCHES, Report
 
 
 def train_eraser(
@@ -25,6 +25,7 @@ def train_eraser(
     show: Show | None = None,
     notify: Callable[[str], None] = logging.info,
     shortcuts: frozenset[str] = SHORTCUTS,
+    report: Report | None = None,
 ) -> EraseResult:
     """Trains an eraser on the model of a host. Afterwards the model samples bit for bit as before.
 
@@ -38,6 +39,7 @@ def train_eraser(
         show: see `trainer.train`.
         notify: called with a sentence before the model runs.
         shortcuts: those of `plan.SHORTCUTS` that are on.
+        report: see `trainer.train`.
 
     Returns:
         The result; after a user's interrupt, what was trained up to then.
@@ -65,7 +67,7 @@ def train_eraser(
     run_config = dataclasses.replace(plan.config, gradient_checkpointing=gradient_checkpointing)
     plan = dataclasses.replace(plan, config=run_config)
     with host.session(config.torch_dtype(), gradient_checkpointing, memory) as model:
-        result = trainer.train(model, plan, progress, host.interrupts, run_dir, show)
+        result = trainer.train(model, plan, progress, host.interrupts, run_dir, show, report)
     if auto:
         result.notes.append(str(estimate))
     return result
@@ -75,7 +77,9 @@ def estimate_memory(host: ModelHost, plan: Plan) -> MemoryEstimate:
     """What a training will take on the host's model and device."""
     config = plan.config
     # One entry a token. An encoding would say the same, but without ENCODE_ONCE it would run the text encoder again.
-    tokens = len(plan.select[plan.sentences[0].concept])
+    sentence = plan.sentences[0].concept
+    # A look that no prompt names has no word, and so nothing to select.
+    tokens = plan.encode(sentence.text)[0].shape[1] if config.unasked else len(plan.select[sentence])
     weights = host.lora_size(config.targets, config.rank)
     return host.estimate(
         tokens=tokens,

@@ -1,8 +1,8 @@
 """The files of a run. Each is written whole or not at all.
 
 A run has one folder. `state.safetensors` holds the float32 factors, the optimizers, the configuration, the losses and
-the scores. `pools-N.safetensors` holds the trajectories of the present epoch. No random generator is saved: all chance
-comes from the seed and the pair's number.
+the scores. `pools-N.safetensors` holds the trajectories of the present epoch. `lora.txt` names the LoRA file of a run
+that has ended. No random generator is saved: all chance comes from the seed and the pair's number.
 """
 
 import dataclasses
@@ -10,19 +10,22 @@ import errno
 import hashlib
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .. import files
+from ..concepts import prompts
 from ..lora.files import load_lora, safetensors_parts, tensors_sha256
 from ..protocols import TrainableLora
 from .config import EraseConfig
 
 STATE_FILE = "state.safetensors"
+LORA_NAME_FILE = "lora.txt"  # only the folder of a run that has ended and whose LoRA is written has it
 FORMAT = 3  # of a state; a state of another format is refused
 # Settings that a resumed run may change. They do not decide what a pair does: monitoring and previews draw from
 # generators of their own.
@@ -32,10 +35,15 @@ CHANGEABLE = {
     "gradient_checkpointing",
     "cache_gib",
     "monitor_every",
-    "stop_score",
+    "held_out",
+    "look_pictures",
+    "look_steps",
+    "stop_when_gone",
     "stop_drift",
     "preview_images",
 }
+# Those of them that decide what a pair does after all, where the learning rates follow the looks.
+LOOKS = {"monitor_every", "held_out", "look_pictures", "look_steps"}
 
 
 def save_state(
@@ -180,7 +188,8 @@ def _deciding_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that a resumed run has to share."""
     # As in a state's header, so that both sides compare equal.
     as_stored = json.loads(json.dumps(settings))  # JSON turns tuples into lists
-    return {name: value for name, value in as_stored.items() if name not in CHANGEABLE}
+    changeable = CHANGEABLE - LOOKS if as_stored.get("adapt_rate") else CHANGEABLE
+    return {name: value for name, value in as_stored.items() if name not in changeable}
 
 
 def identity(config: EraseConfig, base: str) -> str:
@@ -226,6 +235,83 @@ def load_trajectories(folder: Path, number: int, identity: str) -> tuple[dict[st
     return tensors, int(header["covered"])
 
 
+def mark_finished(folder: Path, lora: str) -> None:
+    """Notes that a run has ended and that its LoRA is written, so that it is never continued.
+
+    Args:
+        folder: of the run.
+        lora: name of the LoRA's file.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written to.
+    """
+    # After the LoRA and not with the last state: where the LoRA cannot be written, the run hands it out again.
+    files.write_atomic(folder / LORA_NAME_FILE, lora.encode())
+
+
+def unfinished_run(folders: Iterable[Path], config: EraseConfig, base: str) -> Path | None:
+    """The folder of a stopped run that these settings go on with; of several the one with the most pairs.
+
+    Args:
+        folders: where to look.
+        config: as the user set it; it may differ in what `CHANGEABLE` names.
+        base: names the weights of the model.
+
+    Raises:
+        ValueError: a prompt of the configuration has no place for the concept.
+    """
+    planned = _as_planned(config)
+    pairs_by_folder: dict[Path, int] = {}
+    for folder in folders:
+        pairs = _pairs_to_continue(folder, planned, base)
+        # A run that is longer than what is asked for now would give a LoRA of too many pairs.
+        if pairs is not None and pairs <= config.steps:
+            pairs_by_folder[folder] = pairs
+    return max(pairs_by_folder, key=pairs_by_folder.__getitem__, default=None)
+
+
+def _as_planned(config: EraseConfig) -> EraseConfig:
+    """The configuration as a run saves it: `plan.prepare` drops blanks around words and makes templates of prompts."""
+    concept = _single_spaced(config.concept)
+    return dataclasses.replace(
+        config,
+        concept=concept,
+        synonyms=tuple(map(_single_spaced, config.synonyms)),
+        irrelevant=tuple(map(_single_spaced, config.irrelevant)),
+        templates=tuple(prompts.as_template(template, concept) for template in config.templates),
+    )
+
+
+def _single_spaced(word: str) -> str:
+    return " ".join(word.split())
+
+
+def _pairs_to_continue(folder: Path, config: EraseConfig, base: str) -> int | None:
+    """The pairs of a stopped run with these settings; None for any other folder."""
+    if not folder.is_dir() or (folder / LORA_NAME_FILE).exists():
+        return None
+    if not (folder / STATE_FILE).exists():
+        # Killed before its first state: it has trajectories at most, which need not be walked again.
+        own = identity(config, base)
+        identities = [_header(path).get("identity") for path in folder.glob("pools-*.safetensors")]
+        return 0 if own in identities else None
+    run = json.loads(_header(folder / STATE_FILE).get("run", "{}"))
+    if run.get("format") != FORMAT or run["base"] != base:
+        return None
+    if _deciding_settings(run["config"]) != _deciding_settings(dataclasses.asdict(config)):
+        return None
+    return len(run["losses"]["loss"])
+
+
+def _header(path: Path) -> dict[str, str]:
+    """The header of a file, without its tensors; empty where it is damaged, since nothing can go on from it."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except SafetensorError:
+        return {}
+
+
 def discard(folder: Path) -> None:
     """Removes a run that has no state yet, and leaves any other as it is."""
     if folder.is_dir() and not (folder / STATE_FILE).exists():
@@ -242,7 +328,7 @@ def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> No
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomic(path, *safetensors_parts(tensors, header | {"sha256": tensors_sha256(tensors)}))
     except OSError as error:
-        again = "resume it" if (path.parent / STATE_FILE).exists() else "start again"
+        again = "go on with it" if (path.parent / STATE_FILE).exists() else "start again"
         # Only these two say that the disk is full. A read-only folder has a number of its own besides PermissionError.
         advice = "allow writing there, close what has the file open"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

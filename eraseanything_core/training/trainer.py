@@ -17,15 +17,17 @@ from ..protocols import ErasableModel, TrainableLora
 from ..quoting import quoted
 from .config import EraseConfig
 from .draws import Draw
-from .monitor import Monitor, PreviewSampler, stop_reason
+from .gone import Verdict
+from .monitor import Monitor, look_factor, rate_notes, stop_reason
 from .objective import Losses, erase_graphs, preserve_graphs, weighted_sum
 from .optimizers import lora_optimizer, optimizer_step, set_rate
 from .plan import DEFER_LOSSES, Plan, conds, generator
 from .run_state import READ_EVERY, RunState
-from .trajectory_cache import Epoch, TrajectoryCache, latent_shape, run_sigmas
+from .trajectory_cache import Epoch, Report, TrajectoryCache, latent_shape, run_sigmas
 
 Progress = Callable[[int, dict[str, float]], None]  # (pairs done, the losses that were read last)
 Show = Callable[[Tensor | None, RunState], None]  # (latents [3, c, h, w] of new previews or None, the run)
+NOT_MEASURED = "whether the concept is gone was not measured"
 SUMMARY_TAIL = 10  # pairs over which the summary averages a run's last losses
 
 
@@ -42,6 +44,7 @@ class EraseResult:
         config: the configuration, prompts turned into templates.
         samples: latents [preview_images, c, h, w] of the concept before and after, when they were configured.
         scores: the monitor's measurements, `pair` and one list a score.
+        verdict: of the last look; None when nothing was measured.
         notes: what the user should know about the run, one line each.
     """
 
@@ -53,19 +56,20 @@ class EraseResult:
     config: EraseConfig
     samples: tuple[Tensor, Tensor] | None = None
     scores: dict[str, list[float]] = field(default_factory=dict)
+    verdict: Verdict | None = None
     notes: list[str] = field(default_factory=list)
 
     def summary(self, saved_as: str) -> str:
         """A few lines for the user; `saved_as` is the name of the LoRA file."""
-        state = "interrupted after" if self.interrupted else "trained"
+        state = "stopped at" if self.interrupted else "trained"
         changes = []
         for name, values in self.losses.items():
             if values:
                 tail = values[-SUMMARY_TAIL:]
                 changes.append(f"{name} {values[0]:.4f} -> {sum(tail) / len(tail):.4f}")
         lines = [
-            f"{quoted(self.config.concept)} erased: {state} {self.steps} of {self.config.steps} steps "
-            f"in {self.seconds:.0f} s",
+            f"{quoted(self.config.concept)}: {state} {self.steps} of {self.config.steps} steps in {self.seconds:.0f} s",
+            self.verdict.text() if self.verdict else NOT_MEASURED,
             f"{len(self.lora)} tensors ({self.config.targets}, rank {self.config.rank}) in {saved_as}",
             "first loss -> mean of the last ten: " + ", ".join(changes),
             *self.notes,
@@ -80,6 +84,7 @@ def train(
     stops: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
     run_dir: Path | None = None,
     show: Show | None = None,
+    report: Report | None = None,
 ) -> EraseResult:
     """Trains a LoRA on the model.
 
@@ -92,6 +97,7 @@ def train(
         run_dir: the folder of the run's state. It is written every `save_every` pairs and at the end, and a state
             that lies there is resumed.
         show: called with previews every `monitor_every` pairs, and without them whenever the losses were read.
+        report: called while the original model is asked what the next pairs need; see `TrajectoryCache`.
 
     Raises:
         FloatingPointError: a loss is NaN or infinite.
@@ -108,7 +114,7 @@ def train(
     run = RunState(config, lora, [lower, upper], run_dir, read_every, plan.base)
     start = time.monotonic()
     try:
-        interrupted = train_pairs(model, plan, run, progress, stops, show)
+        interrupted, verdict = train_pairs(model, plan, run, progress, stops, show, report)
         run.save(finished=not interrupted)
     except BaseException:
         # A user's interrupt ends here as well. A new folder without a state would only be left behind.
@@ -129,7 +135,8 @@ def train(
         config=config,
         samples=samples,
         scores=run.scores,
-        notes=[reason] if reason else [],
+        verdict=verdict,
+        notes=[*([reason] if reason else []), *rate_notes(config, run.scores)],
     )
 
 
@@ -140,20 +147,21 @@ def train_pairs(
     progress: Progress | None,
     stops: tuple[type[BaseException], ...],
     show: Show | None,
-) -> bool:
+    report: Report | None,
+) -> tuple[bool, Verdict | None]:
     """The loop over the pairs that are left; for the arguments see `train`.
 
     Returns:
-        Whether the user interrupted it. The LoRA then is that of the last whole pair.
+        Whether the user interrupted it, and the verdict on the LoRA, if it was measured. After an interrupt the LoRA
+        is that of the last whole pair, on which there is none.
     """
     config = plan.config
     first = run.steps_done
     epoch: Epoch | None = None
     try:
-        cache = TrajectoryCache(model, plan)
-        # The teacher's answers are computed here, once. Every later measurement runs the student alone.
+        cache = TrajectoryCache(model, plan, report)
+        # The teacher's pictures are drawn here, once. Every look draws the student's alone.
         monitor = Monitor(model, plan) if config.monitor_every else None
-        previews = PreviewSampler(model, plan) if show and monitor else None
         for step in range(first, config.steps):
             # Before the pair and not after it: a resumed run that has met its bound already ends at once.
             if stop_reason(config, run.scores):
@@ -164,26 +172,26 @@ def train_pairs(
 
             # A user's interrupt waits until both steps of a pair are done and counted.
             with model.uninterrupted():
-                losses = train_pair(model, plan, epoch, step, run.lora, run.optimizers)
+                factor = look_factor(config, run.scores)
+                losses = train_pair(model, plan, epoch, step, run.lora, run.optimizers, factor)
                 run.add_pair(step, losses)
 
-            measured = False
-            if monitor and run.steps_done % config.monitor_every == 0:
-                run.add_scores(monitor.measure())
-                measured = True
-            if show and (measured or not run.pending):
-                latents = previews.sample() if previews and measured else None
-                show(latents, run)
+            looked = monitor is not None and run.steps_done % config.monitor_every == 0
+            if monitor and looked:
+                run.add_scores(monitor.look())
+            if show and (looked or not run.pending):
+                show(monitor.previews if monitor and looked else None, run)
             if progress:
                 progress(run.steps_done, run.last_losses())
             if config.save_every and run.steps_done % config.save_every == 0:
                 run.save()
+        return False, last_verdict(monitor, run)
     except stops:
         # Without one whole pair there is nothing to hand on.
         if not run.steps_done:
             raise
         run.restore_pair()
-        return True
+        return True, None
     except FloatingPointError:
         raise  # not saved: the factors are spoiled, and the last saved state is what one can go on from
     except Exception:
@@ -191,7 +199,18 @@ def train_pairs(
         run.restore_pair()
         run.save()
         raise
-    return False
+
+
+def last_verdict(monitor: Monitor | None, run: RunState) -> Verdict | None:
+    """The verdict on the LoRA as it is at the end; a run that ends between two looks gets one more."""
+    if monitor is None:
+        return None
+    if monitor.verdict is None or run.scores["pair"][-1] != run.steps_done:
+        scores = monitor.look()
+        # A run that was resumed at its end has this look in its curves already.
+        if run.scores.get("pair", [0])[-1] != run.steps_done:
+            run.add_scores(scores)
+    return monitor.verdict
 
 
 def train_pair(
@@ -201,6 +220,7 @@ def train_pair(
     step: int,
     lora: TrainableLora,
     optimizers: list[torch.optim.Optimizer],
+    factor: float = 1.0,
 ) -> Losses:
     """One lower and one upper step.
 
@@ -211,6 +231,7 @@ def train_pair(
         step: the pair's number.
         lora: what is trained.
         optimizers: of the lower and the upper level.
+        factor: what the learning rates are multiplied by; see `monitor.look_factors`.
 
     Returns:
         The losses, detached, on the device.
@@ -220,8 +241,8 @@ def train_pair(
     losses: Losses = {}
     lower, upper = optimizers
     # From the pair's number alone, so no scheduler has a state that would have to be saved.
-    set_rate(lower, config.lr_low, step, config)
-    set_rate(upper, config.lr_up, step, config)
+    set_rate(lower, factor * config.lr_low, step, config)
+    set_rate(upper, factor * config.lr_up, step, config)
     rng = generator(config.seed, step + 2**40)  # the offset keeps it apart from the generators of all draws
 
     def erase(draw: Draw) -> Iterator[Losses]:

@@ -29,6 +29,8 @@ from .trajectories import Trajectories
 # A forward without a graph takes far less memory than one with it.
 TEACHER_BATCHES = 4  # the teacher's batch, in multiples of the run's batch size
 
+Report = Callable[[int, int], None]  # (evaluations of the teacher that are done, how many an epoch takes)
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -81,18 +83,22 @@ class TrajectoryCache:
     Args:
         model: student and teacher in one.
         plan: the run's.
+        report: called after every forward of an epoch's preparation; one evaluation is one sequence through the model.
 
     Attributes:
         sigmas: [s + 1], the times of every trajectory.
         allocated: bytes of the present epoch's arrays, which share the bound `cache_gib`.
     """
 
-    def __init__(self, model: ErasableModel, plan: Plan) -> None:
+    def __init__(self, model: ErasableModel, plan: Plan, report: Report | None = None) -> None:
         self.model = model
         self.plan = plan
         self.config = plan.config
         self.sigmas = run_sigmas(model, plan.config)
         self.allocated = 0
+        self.report = report
+        self.done = 0
+        self.total = 0
 
     def epoch(self, number: int, stored: dict[str, Tensor] | None = None, covered: int = 0) -> Epoch:
         """The trajectories, draws and teacher's answers of an epoch.
@@ -108,16 +114,20 @@ class TrajectoryCache:
             OSError: the disk has no room for the arrays beyond the bound of memory.
         """
         self.allocated = 0
-        concept, retain = self._restore(number, stored) if stored else self._walk_epoch(number)
         # All points of the epoch, before any pair runs: so the teacher can answer in large batches.
-        draws = draw_epoch(self.config, concept, retain, number)
+        draws = self._draws(number)
         # Each loss has points of its own, and its answers are computed there alone, not along whole walks.
         erase_points = missing_targets(draws, "erase", covered)
         retain_points = missing_targets(draws, "retain", covered)
         rsc_points = missing_targets(draws, "rsc", covered)
+        self.done = 0
+        self.total = self._evaluations(number, not stored, erase_points, retain_points, rsc_points)
 
+        concept, retain = self._restore(number, stored) if stored else self._walk_epoch(number)
         student_count = student_rows(self.config, number, len(concept.sources))
-        concept = self._with_teacher(concept, erase_points, student_count, lambda sentence: sentence.concept)
+        # The teacher's own walk has its velocity for the sentence, which is not the one that names an unasked look.
+        asked_anew = len(concept.sources) if self.config.unasked else student_count
+        concept = self._with_teacher(concept, erase_points, asked_anew, lambda sentence: sentence.teacher_concept())
         concept = self._with_neutral(concept, erase_points)
         concept = self._with_word_features(concept, rsc_points)
         if retain:
@@ -143,7 +153,8 @@ class TrajectoryCache:
         parts = [*self._batches(range(student_count)), *self._batches(range(student_count, rows))]
         for part in parts:
             cond = conds(self.model, self.plan, [_prompt_of(sources[i]) for i in part])
-            steps = self.model.trajectory(cond, noise[part], self.sigmas, adapters=part[0] < student_count)
+            walk = self.model.trajectory(cond, noise[part], self.sigmas, adapters=part[0] < student_count)
+            steps = self._counted(walk, len(part))
             # Rows of a part are neighbours. A slice of them is a view, which `collect` can write through.
             inside = slice(part[0], part[-1] + 1)
             trajectories.collect(steps, x[inside], v[inside])
@@ -166,6 +177,7 @@ class TrajectoryCache:
             cond = conds(self.model, self.plan, [prompt_of(walks.sources[i]) for i in row])
             # The cache is float32 on the CPU, whatever the model computes in.
             out[row, step] = self.model.velocity(x_t, sigma, cond, adapters=False).to(out)
+            self._count(len(part))
 
     def allocate(self, shape: tuple[int, ...]) -> Tensor:
         """Zeros in memory or, beyond the bound, on disk; see `trajectories.allocate`."""
@@ -178,6 +190,54 @@ class TrajectoryCache:
         concept = _in_turn(self.plan.sentences, number, self.config.cached_trajectories)
         retain = _in_turn(self.plan.retained, number, self.config.retained_rows())
         return concept, retain
+
+    def _draws(self, number: int) -> dict[int, list[Draw]]:
+        """The draws of an epoch, before its trajectories are walked: only their number and times matter."""
+        nothing = torch.empty(0)
+        sentences, retained = self._sources(number)
+        concept = Trajectories(sentences, nothing, nothing, self.sigmas)
+        retain = Trajectories(retained, nothing, nothing, self.sigmas) if retained else None
+        return draw_epoch(self.config, concept, retain, number)
+
+    def _evaluations(
+        self,
+        number: int,
+        walks: bool,
+        erase_points: Sequence[Point],
+        retain_points: Sequence[Point],
+        rsc_points: Sequence[Point],
+    ) -> int:
+        """How many sequences the model is given in an epoch.
+
+        Args:
+            number: of the epoch.
+            walks: whether its trajectories are walked, and not restored.
+            erase_points: of the erasing loss, which also needs the neutral prompt's answer at each.
+            retain_points: of the preserving loss.
+            rsc_points: of the contrastive loss, which needs each word's answer at each.
+        """
+        sentences, retained = self._sources(number)
+        steps = len(self.sigmas) - 1
+        total = steps * (len(sentences) + len(retained)) if walks else 0
+        for sources, points in ((sentences, erase_points), (retained, retain_points)):
+            student_count = student_rows(self.config, number, len(sources))
+            total += sum(row < student_count for row, _ in points)
+        words = len(sentences[0].irrelevant) + (sentences[0].synonym is not None)
+        return total + len(erase_points) + words * len(rsc_points)
+
+    def _counted(
+        self, walk: Iterator[tuple[Tensor, Tensor | None]], rows: int
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The same walk of so many trajectories; each of its evaluations is counted."""
+        for x_t, v_t in walk:
+            yield x_t, v_t
+            if v_t is not None:
+                self._count(rows)
+
+    def _count(self, evaluations: int) -> None:
+        self.done += evaluations
+        if self.report:
+            self.report(self.done, self.total)
 
     def _walk_epoch(self, number: int) -> tuple[Trajectories, Trajectories | None]:
         """New trajectories of sentences that hold the concept, and of retained prompts."""
@@ -235,6 +295,7 @@ class TrajectoryCache:
                 # How many words and queries there are is known from the first answer on.
                 word_features = self.allocate((*concept.v.shape[:2], *features.shape[1:]))
             word_features[row, step] = features.to(word_features)
+            self._count(len(part) * features.shape[1])
         return replace(concept, word_features=word_features)
 
     def _batches(self, items: Iterable[Any]) -> Iterator[list[Any]]:

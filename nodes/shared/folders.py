@@ -1,18 +1,21 @@
 """The folders that nodes read from and write to."""
 
+import re
 from pathlib import Path
 
 import folder_paths
 
 from ...eraseanything_core import files
 from ...eraseanything_core.quoting import quoted
+from ...eraseanything_core.training.config import EraseConfig
+from ...eraseanything_core.training.run_files import unfinished_run
 
-JUDGES = "erase_judges"  # the folder of models/ that holds the weights of judges
+JUDGES_FOLDER = "erase_judges"  # the folder of models/ that holds the weights of judges
 
 
 def register_judges() -> None:
     """Tells ComfyUI of models/erase_judges, so that extra_model_paths.yaml can add folders to it."""
-    folder_paths.add_model_folder_path(JUDGES, str(Path(folder_paths.models_dir) / JUDGES))
+    folder_paths.add_model_folder_path(JUDGES_FOLDER, str(Path(folder_paths.models_dir) / JUDGES_FOLDER))
 
 
 def user_folder() -> Path:
@@ -42,9 +45,9 @@ def concepts_folder() -> Path:
 
 def judges_folder() -> Path:
     """Weights of judges: models/erase_judges."""
-    if JUDGES not in folder_paths.folder_names_and_paths:
+    if JUDGES_FOLDER not in folder_paths.folder_names_and_paths:
         register_judges()
-    return Path(folder_paths.get_folder_paths(JUDGES)[0])
+    return Path(folder_paths.get_folder_paths(JUDGES_FOLDER)[0])
 
 
 def lora_files() -> list[str]:
@@ -71,37 +74,37 @@ def is_safetensors(name: str) -> bool:
 
 def lora_names() -> set[str]:
     """The names of the files in the first LoRA folder, without ending."""
-    # Whatever the case of the ending: on Windows and macOS the file would be the same. A missing folder has no names.
-    return {file.stem for file in loras_folder().glob("*") if file.suffix.lower() == ".safetensors"}
+    return files.names_in(loras_folder())
 
 
 def free_lora_path(name: str) -> Path:
-    """A LoRA file that does not exist yet: the name, or the name with a number.
+    """A LoRA file that does not exist yet: the name, or the name with a number; it may be in a sub-folder.
 
     Raises:
-        ValueError: `name` is no plain file name, or the folder does not take it.
+        ValueError: `name` is no file name, or the folder does not take it.
     """
-    free_name = files.free_name(files.check_name(name), lora_names())
-    return files.writable_path(loras_folder(), free_name)
+    return files.free_path(loras_folder(), name)
 
 
-def run_folder(output_name: str, resume: str) -> Path:
-    """The folder of a training's state: a new one, or that of the run to continue.
+def run_folder(output_name: str, config: EraseConfig, base: str) -> Path:
+    """The folder of a training's state: that of a stopped run of this name and these settings, or a new one.
 
     Every file of the run is proved to be writable here: an hour of training is lost where the last one is not.
 
     Args:
         output_name: of the LoRA; the folder has the same name, with a number if either is in use.
-        resume: name of a run to continue, or empty.
+        config: the run's settings.
+        base: names the weights of the model.
 
     Raises:
-        ValueError: a folder does not take the name, or there is no such run.
+        ValueError: a folder does not take the name, or a prompt has no place for the concept.
     """
+    name = files.check_name(output_name)
     runs = runs_folder()
     # Made where they are missing, since both are listed for names that are in use.
     for folder in (loras_folder(), runs):
         files.check_folder(folder)
-    run = runs / _run_name(output_name, resume, runs)
+    run = unfinished_run(_runs_named(name, runs), config, base) or _new_run(name, runs)
     files.check_new_folder(run)
     if run.is_dir():
         files.check_folder(run)
@@ -109,13 +112,13 @@ def run_folder(output_name: str, resume: str) -> Path:
     return run
 
 
-def _run_name(output_name: str, resume: str, runs: Path) -> str:
-    """A name that neither a run nor a LoRA has, or that of the run to continue."""
-    if not resume.strip():
-        taken = lora_names() | {entry.name for entry in runs.iterdir()}
-        return files.free_name(files.check_name(output_name), taken)
-    name = files.check_name(resume, label="the run to resume,")
-    if not (runs / name).is_dir():
-        names = sorted(entry.name for entry in runs.iterdir() if entry.is_dir())
-        raise ValueError(f"there is no run {name!r} to resume; there are: {', '.join(names) or 'none'}")
-    return name
+def _runs_named(name: str, runs: Path) -> list[Path]:
+    """The runs of an output name: those called so, with or without a number."""
+    numbered = re.compile(rf"{re.escape(name)}(_\d+)?")
+    return [folder for folder in sorted(runs.iterdir()) if numbered.fullmatch(folder.name)]
+
+
+def _new_run(name: str, runs: Path) -> Path:
+    """A folder whose name neither a run nor a LoRA has."""
+    taken = lora_names() | {entry.name for entry in runs.iterdir()}
+    return runs / files.free_name(name, taken)

@@ -16,6 +16,8 @@ CATEGORY_EVALUATION = "EraseAnything/evaluation"
 CATEGORY_ATTACKS = "EraseAnything/attacks"
 
 OUTPUT_NAME = "File name, without folder; a number is added if the name is in use."
+DEFAULT_PRESET = "balanced"
+SAVE_EVERY = 25  # training steps between two saved states, where no settings say otherwise
 MAX_SEED = 2**31 - 1  # what torch, NumPy and the samplers all take
 
 

@@ -1,13 +1,19 @@
-"""The check that every text input of every node gets, when a graph is queued and when a linked text arrives."""
+"""What is done with the texts of every node: those that come in are checked, those that it returns are shown on it."""
 
 import functools
 import inspect
+import re
 from typing import Any
 
 from comfy_api.latest import io
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
 
 from ...eraseanything_core.quoting import check_text
 from .inputs import accepted
+
+# Characters that Markdown or HTML gives a meaning: some anywhere, some at the start of a line, where a list begins.
+SYNTAX = re.compile(r"[&<`*_\[\]#|~\\]|^[-+=>]|^\d(?=\d*[.)])")
 
 
 def check_texts(values: dict[str, Any]) -> None:
@@ -23,8 +29,53 @@ def check_texts(values: dict[str, Any]) -> None:
                 check_text(text, f"`{name}`")
 
 
+def page_text(text: str) -> str:
+    """A text in the form in which both of ComfyUI's renderers show it as it is, line by line.
+
+    One of them takes what a node says for HTML, the other one, Nodes 2.0, for Markdown with HTML in it. Words of a
+    file or a server could then load a picture from anywhere. Both show an HTML entity as its character.
+    """
+    lines = []
+    for line in text.splitlines():
+        words = line.lstrip(" ")
+        indent = "&nbsp;" * (len(line) - len(words))
+        lines.append(indent + SYNTAX.sub(_as_entity, words))
+    return "  \n".join(lines)  # two spaces at its end make a line of Markdown a line
+
+
+def _as_entity(match: re.Match[str]) -> str:
+    return f"&#{ord(match[0])};"
+
+
+def show_text(text: str, node: str | None) -> None:
+    """Shows a text on a node until the next one; nothing happens without a server or a node.
+
+    ComfyUI keeps the texts that nodes return for its history, but its page shows only those that are sent this way.
+
+    Args:
+        text: shown as it is, line breaks included.
+        node: id of the node.
+    """
+    server: Any = getattr(PromptServer, "instance", None)
+    if server and node:
+        server.send_progress_text(page_text(text), node)
+
+
+def show_returned_text(output: io.NodeOutput) -> None:
+    """Shows the text among what a node returns for the page, on the node that runs now.
+
+    Args:
+        output: its `ui` has the text in lines, as `ui.PreviewText` writes it; without one nothing happens.
+    """
+    # The context and not the hidden input unique_id, which a node has only where its schema asks for it.
+    running = get_executing_context()
+    shown = output.ui if isinstance(output.ui, dict) or output.ui is None else output.ui.as_dict()
+    if running and shown and shown.get("text"):
+        show_text("\n".join(shown["text"]), running.node_id)
+
+
 def with_checked_texts(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
-    """The node class, which from now on refuses text that no encoding can write.
+    """The node class, which from now on refuses text that no encoding can write, and shows the text that it returns.
 
     JSON carries half of a surrogate pair, so such text arrives over HTTP. Where it is repeated in an error, ComfyUI's
     log cannot write it and the thread that runs the queue ends. A typed text is refused before anything runs. One that
@@ -41,19 +92,23 @@ def with_checked_texts(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
 
 
 def _check_when_it_runs(node: type[io.ComfyNode]) -> None:
-    """Checks texts that come by a link, and names of files, which Linux stores as any bytes."""
+    """Checks texts that come by a link, and names of files, which Linux stores as any bytes; shows what comes out."""
     # The plain function and not the bound method: ComfyUI runs a subclass that it makes for each call.
     execute: Any = vars(node)["execute"].__func__
 
     @functools.wraps(execute)
     def checked_execute(cls: type[io.ComfyNode], *args: Any, **values: Any) -> io.NodeOutput:
         check_texts(values)
-        return execute(cls, *args, **values)
+        output = execute(cls, *args, **values)
+        show_returned_text(output)
+        return output
 
     @functools.wraps(execute)
     async def checked_async_execute(cls: type[io.ComfyNode], *args: Any, **values: Any) -> io.NodeOutput:
         check_texts(values)
-        return await execute(cls, *args, **values)
+        output = await execute(cls, *args, **values)
+        show_returned_text(output)
+        return output
 
     # ComfyUI awaits a node whose function is a coroutine, and it asks the function for that.
     is_async = inspect.iscoroutinefunction(execute)

@@ -9,6 +9,9 @@ from typing import Any
 
 import comfy.model_management
 import comfy.utils
+import numpy as np
+import torch
+from comfy_execution.utils import get_executing_context
 from PIL import Image
 from server import PromptServer
 from torch import Tensor
@@ -17,9 +20,13 @@ from ...eraseanything_core.comfy_bridge.previews import small_pictures
 from ...eraseanything_core.training.curves import curves, stacked, strip
 from ...eraseanything_core.training.monitor import bounds
 from ...eraseanything_core.training.termination import defer_sigterm
+from .texts import show_text
 
 PREVIEW_SIZE = 1024  # px: ComfyUI scales a larger preview down to this
-STRIP_HEIGHT = 160  # px: of the pictures over the curves
+PREVIEW_LABELS = ("before", "now", "neighbour now")
+SECONDS_BETWEEN = 0.5  # two reports of a preparation: a small model is asked a hundred times a second
+MINUTE = 60  # seconds
+HOUR = 60 * MINUTE
 
 
 def finish_on_sigterm() -> AbstractContextManager[None]:
@@ -33,12 +40,21 @@ def finish_on_sigterm() -> AbstractContextManager[None]:
     return defer_sigterm(comfy.model_management.interrupt_current_processing, call)
 
 
+def duration(seconds: float) -> str:
+    """A time in words, in the unit that a reader would choose."""
+    if seconds < 2 * MINUTE:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * HOUR:
+        return f"{seconds / MINUTE:.0f} min"
+    return f"{seconds / HOUR:.1f} h"
+
+
 def _call_now(function: Callable[[], None]) -> None:
     function()
 
 
 class TrainingDisplay:
-    """A bar with the time left, the losses, and now and then curves and pictures, on the node that runs.
+    """What a run does and how long it will take, and now and then curves and pictures, on the node that runs.
 
     Args:
         steps: of the whole run.
@@ -55,6 +71,8 @@ class TrainingDisplay:
         self.bar = comfy.utils.ProgressBar(steps)
         self.start: tuple[int, float] | None = None  # the first step that was reported, and when
         self.pictures: Image.Image | None = None  # the last ones
+        self.prepared_from: tuple[int, float] | None = None  # the first report of a preparation, and when
+        self.told = 0.0  # when the preparation was last reported
 
     def progress(self, step: int, losses: dict[str, float]) -> None:
         """After every step; passes on the user's interrupt."""
@@ -64,10 +82,31 @@ class TrainingDisplay:
         first_step, first_time = self.start
         done = step - first_step
         self.bar.update_absolute(step)
-        left = f", {(now - first_time) / done * (self.steps - step):.0f} s left" if done else ""
+        left = f", {duration((now - first_time) / done * (self.steps - step))} left" if done else ""
         values = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
         self.write(f"step {step} of {self.steps}{left}: {values}")
         comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def prepare(self, done: int, total: int) -> None:
+        """While the original model is asked what the next steps need; passes on the user's interrupt.
+
+        Args:
+            done: questions that are answered.
+            total: how many there are.
+        """
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        now = time.monotonic()
+        if self.prepared_from is None:
+            self.prepared_from = (done, now)
+        elif now - self.told < SECONDS_BETWEEN and done < total:
+            return
+        self.told = now
+        first_done, first_time = self.prepared_from
+        if done == total:
+            self.prepared_from = None  # a run prepares again whenever it takes new trajectories
+        answered = done - first_done
+        left = f", {duration((now - first_time) / answered * (total - done))} left" if answered else ""
+        self.write(f"preparing: sampling what the original model does, {done / total:.0%}{left}")
 
     def notify(self, message: str) -> None:
         """A message before the first step; the log keeps it, the node shows it until the next one."""
@@ -76,12 +115,10 @@ class TrainingDisplay:
 
     def write(self, text: str) -> None:
         """Shows a line of text on the node."""
-        server = getattr(PromptServer, "instance", None)
-        if self.node and server:
-            server.send_progress_text(text, self.node)
+        show_text(text, self.node)
 
     def show(self, latents: Tensor | None, run: Any) -> None:
-        """The curves so far, under the last pictures of original, erased and neighbour.
+        """The curves so far, under the last pictures of the concept before and now, and of a neighbour.
 
         Args:
             latents: of new pictures, [3, c, h, w] in the model's space, or None.
@@ -89,7 +126,38 @@ class TrainingDisplay:
         """
         run.read_losses()
         if latents is not None:
-            self.pictures = strip(small_pictures(self.model, latents, self.vae), STRIP_HEIGHT)
+            self.pictures = strip(small_pictures(self.model, latents, self.vae), PREVIEW_LABELS)
         drawn = curves(run.losses, run.scores, bounds(run.config))
         whole = stacked(self.pictures, drawn) if self.pictures else drawn
         self.bar.update_absolute(run.steps_done, preview=("JPEG", whole, PREVIEW_SIZE))
+
+    def finish(self, before: Tensor, after: Tensor) -> Tensor:
+        """Shows the concept before and after in the place of the curves, as the last that the run shows.
+
+        ComfyUI's page draws the last preview over the pictures that a node returns, and Nodes 2.0 draws it below them.
+        So the preview is taken away again: what the node returns stays, also when the user looks at another tab.
+
+        Args:
+            before: [b, h, w, 3] in [0, 1], by the original model.
+            after: [b, h, w, 3] in [0, 1], by the erased one from the same noise.
+
+        Returns:
+            The picture as it is shown, [1, h, w, 3] in [0, 1], for the pictures that the node returns.
+        """
+        rows = []
+        for label, pictures in (("before", before), ("after", after)):
+            rows.append(strip(pictures, [label] * len(pictures), PREVIEW_SIZE))
+        whole = stacked(*rows)
+        self.bar.update_absolute(self.steps, preview=("JPEG", whole, PREVIEW_SIZE))
+        self._drop_preview()
+        return torch.from_numpy(np.array(whole)).float()[None] / 255
+
+    def _drop_preview(self) -> None:
+        """Has the page drop the preview of this node, as it does for every node that begins to run."""
+        server: Any = getattr(PromptServer, "instance", None)
+        running = get_executing_context()
+        if server and running:
+            # After a message without any running node, the next one makes this node one that begins.
+            nothing_runs = {"prompt_id": running.prompt_id, "nodes": {}}
+            server.send_sync("progress_state", nothing_runs, server.client_id)
+            self.bar.update_absolute(self.steps)

@@ -1,12 +1,12 @@
 """The socket types that the nodes exchange; a type of ComfyUI is known by its name alone.
 
-`LORA_MODEL` and `LOSS_MAP` are ComfyUI's own, so its loaders and its loss plot take them. The others are of this pack.
+`LORA_MODEL` is ComfyUI's own, so its loaders take it. The others are of this pack.
 """
 
 from comfy_api.latest import io
 
 LORA_MODEL = io.Custom("LORA_MODEL")  # tensors by file key; ours also carry the header of the file
-LOSS_MAP = io.Custom("LOSS_MAP")  # {name of a loss: one value a step}
+ERASE_SETTINGS = io.Custom("ERASE_SETTINGS")  # {field of training.config.EraseConfig: its value}
 ERASE_CONCEPTS = io.Custom("ERASE_CONCEPTS")  # concepts.concept_set.ConceptSet
 ERASE_ATTENTION = io.Custom("ERASE_ATTENTION")  # attention.hooks.ProbeHook, which holds the recordings
 ERASE_JUDGE = io.Custom("ERASE_JUDGE")  # a judge with the label that means "shows the concept"

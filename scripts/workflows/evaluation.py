@@ -4,7 +4,7 @@ from eraseanything_core.evaluation.prompt_sets import PromptRow, write_table
 from lab.tinyflux.recipe import Cell, cells
 from scripts.graph import Graph
 from scripts.workflows.template import Template, node
-from scripts.workflows.tinyflux import LOAD, NOTE, erase_graph
+from scripts.workflows.tinyflux import LOAD, NOTE, loaders, trained, trained_keys
 
 ROWS = {"acc_e": 20, "acc_g": 20, "acc_ir": 18}  # pictures a cell; acc_e's prompts are attacked as well
 TITLES = {"acc_e": "the concept", "acc_g": "a held-out synonym", "acc_ir": "the others", "attack": "attacked"}
@@ -51,7 +51,7 @@ def judged(name: str, prompt: list, rows: str) -> Graph:
     """A prompt set drawn before and after, and read."""
     return {
         **drawn(name, prompt, rows, "model", "before"),
-        **drawn(name, prompt, rows, "erased", "after"),
+        **drawn(name, prompt, rows, "erase", "after"),
         f"judge {name}": node(
             "EraseAnything_EraseJudge",
             TITLES[name],
@@ -71,8 +71,8 @@ def judged(name: str, prompt: list, rows: str) -> Graph:
 
 def evaluation_graph(concept: str) -> Graph:
     """Erase, draw, judge, report."""
-    loaders = ("model", "clip", "vae", "empty", "erase", "erased")
-    graph = {name: node for name, node in erase_graph(concept).items() if name in loaders}
+    graph = {**loaders(), **trained(concept)}
+    graph["empty"] = node("CLIPTextEncode", text="", clip=["clip", 0])
     graph["one"] = node("EmptySD3LatentImage", width=96, height=96, batch_size=1)
     by_name = cells(concept, max(ROWS.values()))
     for name, count in ROWS.items():
@@ -107,7 +107,7 @@ def evaluate(concept: str) -> Template:
     graph = evaluation_graph(concept)
     groups = {
         **LOAD,
-        "2. Train the eraser": ["erase", "erased"],
+        "2. Train the eraser": trained_keys(),
         "3. Prompts": [*(f"set {name}" for name in ROWS), "attack", "empty", "one"],
         "4. Draw before and after": [],
         "5. Judge": [f"judge {name}" for name in TITLES],

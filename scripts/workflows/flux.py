@@ -1,7 +1,7 @@
 """The workflows on FLUX.1-dev, for a GPU."""
 
 from scripts.graph import Graph
-from scripts.workflows.template import Template, node, sampled, sampled_keys
+from scripts.workflows.template import Template, before_and_after, node, probed, sampled, sampled_keys
 
 WORD = "cat"  # what the workflows erase until somebody types another word
 HUGGING_FACE = "https://huggingface.co"
@@ -51,11 +51,11 @@ def question(prompt: str | list) -> Graph:
     """Nodes that ask FLUX.1-dev for a prompt."""
     return {
         "prompt": node("CLIPTextEncode", text=prompt, clip=["clip", 0]),
-        **settings("prompt", 0),
+        **sampler_inputs("prompt", 0),
     }
 
 
-def settings(source: str, output: int) -> Graph:
+def sampler_inputs(source: str, output: int) -> Graph:
     """Nodes between a conditioning and the sampler."""
     return {
         "empty": node("ConditioningZeroOut", conditioning=[source, output]),
@@ -65,41 +65,30 @@ def settings(source: str, output: int) -> Graph:
 
 
 LOAD = {"1. Load FLUX.1-dev": ["model", "clip", "vae"]}
-SETTINGS = ["empty", "guidance", "latent"]
-ASK = ["prompt", *SETTINGS]
+SAMPLER_INPUTS = ["empty", "guidance", "latent"]
+ASK = ["prompt", *SAMPLER_INPUTS]
 
 
 def erase() -> Template:
     """Erases one typed word, and shows it before and after."""
     graph = {
-        "word": node("PrimitiveString", "The word to erase", value=WORD),
         **loaders(),
-        "words": node("EraseAnything_ConceptSampler", concept=["word", 0], words_from="offline"),
-        "name": node(
-            "StringReplace", "Name of the LoRA", string=ERASER.replace(WORD, "{}"), find="{}", replace=["word", 0]
-        ),
-        "text": node(
-            "StringReplace", "Prompt to compare with", string="a photo of a {}", find="{}", replace=["word", 0]
-        ),
         "erase": node(
             "EraseAnything_EraseTrainer",
             model=["model", 0],
             clip=["clip", 0],
             vae=["vae", 0],
-            concepts=["words", 0],
-            output_name=["name", 0],
+            concept=WORD,
             preset="balanced",
+            output_name=ERASER.removesuffix(".safetensors"),
+            seed=0,
         ),
-        "erased": node("LoraModelLoader", model=["model", 0], lora=["erase", 0], strength_model=1.0, bypass=False),
-        **question(["text", 0]),
-        **sampled(["model", 0], "before"),
-        **sampled(["erased", 0], "after"),
+        **before_and_after("erase"),
     }
     groups = {
         **LOAD,
-        "2. Type a word": ["word", "words", "name", "text"],
-        "3. Train the eraser": ["erase", "erased"],
-        "4. Before and after": [*ASK, *sampled_keys("before", "after")],
+        "2. Type a word, press Run": ["erase"],
+        "3. Before (left) and after (right)": ["pictures", "report"],
     }
     note = """Type a word in group 2 and press Run. The words around it come from WordNet, without a network.
 The trainer writes the LoRA into `models/loras`. For a shorter run choose the preset `quick`."""
@@ -116,7 +105,8 @@ def combine() -> Template:
             "EraseAnything_MultiEraseLoRA",
             model=["model", 0],
             clip=["clip", 0],
-            files=f"{ERASER}\n{other}",
+            file_1=ERASER,
+            file_2=other,
             prompt=["text", 0],
         ),
         **question(["text", 0]),
@@ -125,11 +115,11 @@ def combine() -> Template:
     }
     groups = {
         **LOAD,
-        "2. Name the erasers, one per line": ["text", "combine"],
+        "2. Choose the erasers": ["text", "combine"],
         "3. Before and after": [*ASK, *sampled_keys("before", "after")],
     }
     note = f"""Run the workflow *flux_erase* first, once for each word. This one expects `{ERASER}` and `{other}` in
-`models/loras`. Name your own files in group 2 and press Run."""
+`models/loras`. Choose your own files in group 2 and press Run."""
     return Template(graph, groups, NOTE + note)
 
 
@@ -166,20 +156,13 @@ def probe() -> Template:
             prompt=f"a photo of a {WORD} on a sofa",
             concept=WORD,
         ),
-        **settings("attention", 1),
-        **sampled(["attention", 0], "probed"),
-        "maps": node(
-            "EraseAnything_AttentionMaps",
-            attention=["attention", 2],
-            samples=["sample probed", 0],
-            image=["decode probed", 0],
-        ),
-        "bars": node("PreviewImage", "shares", images=["maps", 2]),
+        **sampler_inputs("attention", 1),
+        **probed(),
     }
     groups = {
         **LOAD,
         "2. Watch a word": ["attention"],
-        "3. Sample": [*SETTINGS, *sampled_keys("probed")],
+        "3. Sample": [*SAMPLER_INPUTS, *sampled_keys("probed")],
         "4. Where the word acts": ["maps", "bars"],
     }
     note = """Type a prompt and a word of it in group 2 and press Run. The heat map shows where the picture attends to

@@ -79,3 +79,12 @@ def probed() -> Graph:
 def sampled_keys(*titles: str) -> list[str]:
     """The keys of the nodes of `sampled`."""
     return [f"{step} {title}" for title in titles for step in ("sample", "decode", "show")]
+
+
+def before_and_after(trainer: str) -> Graph:
+    """Nodes that show what a trainer hands out: its pictures and its report."""
+    pictures = node("PreviewImage", "before | after", images=[trainer, 3])
+    report = node("PreviewAny", "report", source=[trainer, 2])
+    pictures["_meta"]["size"] = [520, 420]
+    report["_meta"]["size"] = [520, 300]
+    return {"pictures": pictures, "report": report}

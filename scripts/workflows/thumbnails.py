@@ -14,6 +14,7 @@ from PIL import Image
 
 from lab.tinyflux.eraser_cache import QUICK
 from scripts.base import prepare_base
+from scripts.erase_settings import with_settings
 from scripts.graph import ui_to_api
 from scripts.server import ComfyServer
 from scripts.workflows.template import ROOT, WORKFLOWS, template_folders
@@ -26,7 +27,7 @@ SHOWN = {  # the nodes whose pictures are shown, and how many of each
     "tinyflux_attention_erase": ("PreviewImage", 2),
 }
 
-SHORTENED = {"EraseAnything_EraseTrainer": QUICK, "EraseAnything_EraseStrength": {"images": 4}}
+SHORTENED = {"EraseAnything_EraseStrength": {"images": 4}}
 
 
 def squares(server: ComfyServer, images: list[dict]) -> list[Image.Image]:
@@ -42,7 +43,7 @@ def squares(server: ComfyServer, images: list[dict]) -> list[Image.Image]:
 def thumbnail(server: ComfyServer, name: str) -> Image.Image:
     """Two pictures by two of what a workflow draws."""
     workflow = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
-    graph = ui_to_api(workflow, server.object_info())
+    graph = with_settings(ui_to_api(workflow, server.object_info()), QUICK)
     for node in graph.values():
         node["inputs"] |= SHORTENED.get(node["class_type"], {})
     outputs = server.run(graph, timeout=3600)["outputs"]

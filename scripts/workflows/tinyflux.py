@@ -1,79 +1,28 @@
 """The workflows on TinyFlux, which run on a CPU in minutes."""
 
-import dataclasses
 from typing import Any
 
-from lab.tinyflux.recipe import erase_config
+from scripts import erase_settings
 from scripts.graph import Graph
-from scripts.workflows.template import Template, node, sampled, sampled_keys
+from scripts.workflows.template import Template, before_and_after, node, probed, sampled, sampled_keys
 
-DEMO = "heart"  # what workflows/tinyflux_erase.json erases
-SHOWN = 8  # pictures of the concept before and after
-LISTS = {"synonyms": ", ", "irrelevant": ", ", "templates": "\n", "retain": "\n"}  # how the node takes them
-SETTINGS = (
-    "concept",
-    "neutral",
-    "eta",
-    "tau",
-    "k_irrelevant",
-    "esd_weight",
-    "attn_weight",
-    "retain_weight",
-    "rsc_weight",
-    "guidance",
-    "width",
-    "height",
-    "sampling_steps",
-    "cached_trajectories",
-    "refresh_every",
-    "steps",
-    "batch_size",
-    "retain_batch_size",
-    "rank",
-    "lr_low",
-    "lr_up",
-    "targets",
-    "alternate",
-    "dtype",
-    "gradient_checkpointing",
-    "seed",
-    "cached_retain_trajectories",
-    "rsc_samples",
-    "on_policy_share",
-    "optimizer",
-    "lr_schedule",
-    "warmup_steps",
-    "weight_decay",
-    "gradient_accumulation_steps",
-    "max_grad_norm",
-)
+DEMO = "moon"  # what workflows/tinyflux_erase.json erases
+SIZE = {"width": 96, "height": 96}  # of TinyFlux's pictures; all else is the preset's
 NOTE = """**TinyFlux** is a FLUX checkpoint that is small enough for a CPU. It knows simple shapes only.
 It shows how the nodes work; it says nothing about the quality on FLUX.1-dev.
 
-Files, all in `eraseanything_core/tinyflux/weights` of this pack's repository. Copy them to:
-
-- `models/diffusion_models/tinyflux.safetensors`
-- `models/text_encoders/tinyflux_text.safetensors`
-- `models/vae/tinyflux_vae.safetensors`
+Its files come with the pack's repository. ComfyUI finds them there, so there is nothing to copy.
 
 """
 
 
 def trainer_inputs(concept: str) -> dict[str, Any]:
-    """The values of an EraseTrainer node that erases a concept of TinyFlux's world."""
-    config = dataclasses.asdict(erase_config(concept))
-    inputs = {name: config[name] for name in SETTINGS}
-    for name, separator in LISTS.items():
-        inputs[name] = separator.join(config[name])
-    return inputs | {
+    """The values of an EraseTrainer node, as a user types them: the word alone."""
+    return {
+        "concept": concept,
+        "preset": "balanced",
         "output_name": f"tinyflux_without_{concept}",
-        "preset": "custom",  # a preset would go over the settings that were found for TinyFlux
-        "resume": "",
-        "memory": "auto",
-        "save_every": 25,
-        "monitor_every": 20,
-        "stop_score": 0.0,
-        "stop_drift": 0.0,
+        "seed": 0,
     }
 
 
@@ -96,10 +45,16 @@ def question(prompt: str | list, count: int) -> Graph:
     }
 
 
-def trained(concept: str) -> dict[str, Any]:
-    """An EraseTrainer node."""
-    links = {"model": ["model", 0], "clip": ["clip", 0], "vae": ["vae", 0]}
-    return node("EraseAnything_EraseTrainer", **links, **trainer_inputs(concept))
+def trained(concept: str, key: str = "erase") -> Graph:
+    """An EraseTrainer node and its EraseSettings nodes, whose keys begin with its own."""
+    graph, settings = erase_settings.settings_nodes(key, SIZE)
+    links = {"model": ["model", 0], "clip": ["clip", 0], "vae": ["vae", 0], "settings": settings}
+    return {**graph, key: node(erase_settings.TRAINER, **links, **trainer_inputs(concept))}
+
+
+def trained_keys(key: str = "erase") -> list[str]:
+    """The keys of the nodes of `trained`."""
+    return [f"{key} pictures", key]
 
 
 LOAD = {"1. Load TinyFlux": ["model", "clip", "vae"]}
@@ -107,25 +62,18 @@ ASK = ["prompt", "empty", "guidance", "latent"]
 
 
 def erase_graph(concept: str) -> Graph:
-    """The whole job: load TinyFlux, train an eraser, sample the concept before and after."""
-    return {
-        **loaders(),
-        **question(f"a photo of a {concept}", SHOWN),
-        "erase": trained(concept),
-        "erased": node("LoraModelLoader", model=["model", 0], lora=["erase", 0], strength_model=1.0, bypass=False),
-        **sampled(["model", 0], "before"),
-        **sampled(["erased", 0], "after"),
-    }
+    """The whole job: load TinyFlux, train an eraser, show the concept before and after."""
+    return {**loaders(), **trained(concept), **before_and_after("erase")}
 
 
 def erase(concept: str) -> Template:
     """Erases a concept and shows it before and after."""
     groups = {
         **LOAD,
-        "2. Train the eraser": ["erase", "erased"],
-        "3. Before and after": [*ASK, *sampled_keys("before", "after")],
+        "2. Type a word, press Run": trained_keys(),
+        "3. Before (left) and after (right)": ["pictures", "report"],
     }
-    note = f"Press Run. After a few minutes you see *{concept}* before and after, at the same seeds."
+    note = f"Press Run. After a few minutes you see *{concept}* before and after, from the same noise."
     return Template(erase_graph(concept), groups, NOTE + note)
 
 
@@ -135,14 +83,14 @@ def combine(first: str, second: str) -> Template:
         "text": node("PrimitiveStringMultiline", "The prompt", value=f"a photo of a {first} beside a {second}"),
         **loaders(),
         **question(["text", 0], 4),
-        "erase first": trained(first),
-        "erase second": trained(second),
+        **trained(first, "erase first"),
+        **trained(second, "erase second"),
         "combine": node(
             "EraseAnything_MultiEraseLoRA",
             model=["model", 0],
             clip=["clip", 0],
             prompt=["text", 0],
-            **{"loras.lora0": ["erase first", 0], "loras.lora1": ["erase second", 0]},
+            **{"loras.lora0": ["erase first", 1], "loras.lora1": ["erase second", 1]},
         ),
         "save": node(
             "EraseAnything_SaveEraseLoRA",
@@ -155,7 +103,7 @@ def combine(first: str, second: str) -> Template:
     }
     groups = {
         **LOAD,
-        "2. Train two erasers": ["erase first", "erase second"],
+        "2. Train two erasers": [*trained_keys("erase first"), *trained_keys("erase second")],
         "3. Combine them": ["text", "combine", "save"],
         "4. Before and after": [*ASK, *sampled_keys("before", "after")],
     }
@@ -165,11 +113,11 @@ def combine(first: str, second: str) -> Template:
 
 def strength(concept: str) -> Template:
     """Applies an eraser at half and at full strength, and only in the first half of the sampling."""
-    shared = {"model": ["model", 0], "clip": ["clip", 0], "lora": ["erase", 0]}
+    shared = {"model": ["model", 0], "clip": ["clip", 0], "lora": ["erase", 1]}
     graph = {
         **loaders(),
         **question(f"a photo of a {concept}", 4),
-        "erase": trained(concept),
+        **trained(concept),
         **sampled(["model", 0], "before"),
     }
     strengths = {
@@ -182,7 +130,7 @@ def strength(concept: str) -> Template:
         graph |= sampled([f"strength {title}", 0], title)
     groups = {
         **LOAD,
-        "2. Train the eraser": ["erase"],
+        "2. Train the eraser": trained_keys(),
         "3. Choose strengths": [f"strength {title}" for title in strengths],
         "4. Compare": [*ASK, *sampled_keys("before", *strengths)],
     }
@@ -210,14 +158,7 @@ def probe(concept: str) -> Template:
     """Samples with a probe, and shows where the concept is attended to."""
     graph = {
         **attention_graph(concept, "EraseAnything_AttentionProbe", 1),
-        **sampled(["attention", 0], "probed"),
-        "maps": node(
-            "EraseAnything_AttentionMaps",
-            attention=["attention", 2],
-            samples=["sample probed", 0],
-            image=["decode probed", 0],
-        ),
-        "bars": node("PreviewImage", "shares", images=["maps", 2]),
+        **probed(),
     }
     groups = {
         **LOAD,

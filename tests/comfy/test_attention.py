@@ -245,7 +245,7 @@ def test_fuzzy_says_what_it_took(run):
 
 @pytest.mark.parametrize(
     "name, shown, concept",
-    [("tinyflux_probe", "AttentionMaps", "heart"), ("tinyflux_attention_erase", "PreviewImage", "star")],
+    [("tinyflux_probe", "AttentionMaps", "moon"), ("tinyflux_attention_erase", "PreviewImage", "star")],
 )
 def test_the_shipped_graphs_run(server, name, shown, concept):
     graph = ui_to_api(json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")), server.object_info())

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from eraseanything_core.lora.files import load_lora
+from scripts.erase_settings import TRAINER, UNWATCHED, with_settings
 from scripts.graph import ui_to_api
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 TRAINING = {"steps": 1, "sampling_steps": 2, "cached_trajectories": 1, "batch_size": 1, "retain_batch_size": 1}
+TRAINING |= UNWATCHED
 SHORT = {
-    "EraseAnything_EraseTrainer": TRAINING,
     "EraseAnything_EraseStrength": {"images": 2},
     "EmptySD3LatentImage": {"batch_size": 1},
     "KSampler": {"steps": 2},
@@ -21,10 +22,11 @@ SHORT = {
 @pytest.fixture
 def run(server):
     def queued(name):
-        graph = ui_to_api(json.loads((WORKFLOWS / f"{name}.json").read_text()), server.object_info())
+        workflow = json.loads((WORKFLOWS / f"{name}.json").read_text())
+        graph = with_settings(ui_to_api(workflow, server.object_info()), TRAINING)
         for node in graph.values():
             node["inputs"] |= SHORT.get(node["class_type"], {})
-            if node["class_type"] == "EraseAnything_EraseTrainer":
+            if node["class_type"] == TRAINER:
                 node["inputs"]["output_name"] = f"short_{node['inputs']['concept']}"
         entry = server.run(graph, timeout=600)
         kinds = {key: node["class_type"].removeprefix("EraseAnything_") for key, node in graph.items()}
@@ -37,9 +39,9 @@ def test_two_erasers_become_one_file(server, run):
     shown = dict(run("tinyflux_combine"))
     told = shown["MultiEraseLoRA"]["text"][0]
     assert told.startswith("2 erasers by prompt-gated: 4 linears, rank 16")
-    saved, header = load_lora(server.base / "models" / "loras" / "tinyflux_without_heart_and_fish.safetensors")
-    assert len(saved) == 8 and json.loads(header["eraseanything.concepts"]) == ["heart", "fish"]
-    assert header["eraseanything.prompt"] == "a photo of a heart beside a fish"
+    saved, header = load_lora(server.base / "models" / "loras" / "tinyflux_without_moon_and_fish.safetensors")
+    assert len(saved) == 8 and json.loads(header["eraseanything.concepts"]) == ["moon", "fish"]
+    assert header["eraseanything.prompt"] == "a photo of a moon beside a fish"
 
 
 def test_a_dial_is_measured_and_applied(run, monkeypatch):

@@ -4,25 +4,21 @@ import json
 from pathlib import Path
 
 from eraseanything_core.evaluation.report import from_json
+from scripts.erase_settings import UNWATCHED, with_settings
 from scripts.graph import ui_to_api
 from tests.comfy.conftest import BASE
 
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "tinyflux_evaluate.json"
+TRAINING = {"steps": 1, "batch_size": 1, "retain_batch_size": 1, "sampling_steps": 2, "cached_trajectories": 1}
 LITTLE = {
-    "EraseAnything_EraseTrainer": {
-        "steps": 1,
-        "batch_size": 1,
-        "retain_batch_size": 1,
-        "sampling_steps": 2,
-        "cached_trajectories": 1,
-    },
     "EraseAnything_PromptSet": {"count": 2},
     "KSampler": {"steps": 2},
 }
 
 
 def test_the_workflow_that_judges_runs_to_its_report(server):
-    graph = ui_to_api(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.object_info())
+    workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+    graph = with_settings(ui_to_api(workflow, server.object_info()), TRAINING | UNWATCHED)
     for node in graph.values():
         node["inputs"] |= LITTLE.get(node["class_type"], {})
     (told,) = (n["inputs"] for n in graph.values() if n["class_type"] == "EraseAnything_ErasureReport")

@@ -12,18 +12,18 @@ from safetensors.torch import load_file, save_file
 from eraseanything_core.comfy_bridge.architecture import new_flux
 from eraseanything_core.lora.files import load_lora
 from lab.tinyflux import generator
+from scripts.erase_settings import TRAINER, UNWATCHED, settings_nodes
 from scripts.server import ComfyServer
 from tests.comfy.conftest import BASE, COMFYUI
 
-TRAINER = "EraseAnything_EraseTrainer"
 SMALL = {
     "width": 64,
     "height": 64,
     "steps": 3,
     "sampling_steps": 2,
     "cached_trajectories": 1,
-    "preset": "custom",
     "save_every": 1,
+    **UNWATCHED,
 }
 
 
@@ -42,22 +42,23 @@ def model_name():
 def graph(model_name):
     """A training, and beside it a sampling with the same model."""
 
-    def made(info: dict, **change) -> dict:
-        inputs = {**info[TRAINER]["input"]["required"], **info[TRAINER]["input"]["optional"]}
-        values = {k: v[1]["default"] for k, v in inputs.items() if len(v) > 1 and "default" in v[1]}
-        values |= {"concept": "circle", "rsc_weight": 0.0, "output_name": "queued", **SMALL, **change}
+    def made(output_name="queued", seed=0, **change) -> dict:
+        settings, link = settings_nodes("settings", SMALL | change)
+        trainer = {"concept": "circle", "preset": "balanced", "output_name": output_name, "seed": seed}
+        trainer |= {"model": ["1", 0], "clip": ["2", 0], "vae": ["8", 0], "settings": link}
         sampler = {
             "seed": 1, "steps": 1, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0,
             "model": ["1", 0], "positive": ["4", 0], "negative": ["4", 0], "latent_image": ["5", 0],
         }  # fmt: skip
-        return {
+        return settings | {
             "1": {"class_type": "UNETLoader", "inputs": {"unet_name": model_name, "weight_dtype": "default"}},
             "2": {"class_type": "EraseAnything_TinyFlux", "inputs": {"text_encoder": "tinyflux_text.safetensors"}},
-            "3": {"class_type": TRAINER, "inputs": {**values, "model": ["1", 0], "clip": ["2", 0]}},
+            "3": {"class_type": TRAINER, "inputs": trainer},
             "4": {"class_type": "CLIPTextEncode", "inputs": {"text": "a circle", "clip": ["2", 0]}},
             "5": {"class_type": "EmptySD3LatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
             "6": {"class_type": "KSampler", "inputs": sampler},
             "7": {"class_type": "SaveLatent", "inputs": {"samples": ["6", 0], "filename_prefix": "queued"}},
+            "8": {"class_type": "VAELoader", "inputs": {"vae_name": "tinyflux_vae.safetensors"}},
         }
 
     return made
@@ -73,8 +74,7 @@ def same(one: dict, other: dict) -> bool:
 
 def test_trainings_and_samplings_in_one_queue(server, graph):
     """Two trainings back to back, each with a sampling in its graph, then one again with its cache dropped."""
-    info = server.object_info()
-    first, second = graph(info), graph(info, seed=1)
+    first, second = graph(), graph(seed=1)
     queued = [server.queue(g) for g in (first, second)]
     entries = [server.wait(prompt, timeout=300) for prompt in queued]
     server.post("/free", {"unload_models": True, "free_memory": True})
@@ -113,9 +113,9 @@ def test_a_training_queued_while_a_sampling_runs_and_the_reverse(server, graph, 
     found = []
     for training_first in (False, True):
         # Names of its own: ComfyUI may take up the next prompt before it has dropped its cache, and run nothing.
-        whole = graph(server.object_info(), steps=20, output_name=f"beside_{training_first}")
+        whole = graph(f"beside_{training_first}", steps=20)
         whole["6"]["inputs"]["steps"] = 100
-        training = {key: whole[key] for key in ("1", "2", "3")}
+        training = {key: node for key, node in whole.items() if key not in ("4", "5", "6", "7")}
         sampling = {key: node for key, node in whole.items() if key != "3"}
         server.post("/free", {"unload_models": True, "free_memory": True})
         if training_first:
@@ -131,7 +131,7 @@ def test_a_training_queued_while_a_sampling_runs_and_the_reverse(server, graph, 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
 def test_a_server_that_is_told_to_end_keeps_the_training(graph):
     with ComfyServer(COMFYUI, BASE, BASE / "sigterm.log") as server:
-        server.queue(graph(server.object_info(), steps=100000, output_name="told", save_every=0))
+        server.queue(graph("told", steps=100000, save_every=0))
         state = BASE / "output" / "eraseanything" / "told"
         until = time.monotonic() + 120
         while not list(state.glob("pools-*")) and time.monotonic() < until:

@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 
 from eraseanything_core.comfy_bridge.architecture import new_flux
 from lab.tinyflux import generator
-from scripts.graph import api_to_ui, inputs_of, ui_to_api
+from scripts import erase_settings
+from scripts.erase_settings import TRAINER, UNWATCHED, settings_nodes
+from scripts.graph import DYNAMIC, api_to_ui, ui_to_api
 from scripts.server import GraphError, GraphInterrupted
 
-TRAINER = "EraseAnything_EraseTrainer"
 GOLDEN = Path(__file__).with_name("nodes.golden.json")
 
 PREVIEW = {
@@ -26,22 +27,31 @@ PREVIEW = {
 }
 
 
+def sections(inputs: dict, prefix: str = "") -> dict[str, tuple[str, list]]:
+    """Section and specification of every input by name, a choice's own as `name.choice.field`."""
+    found = {}
+    for section in ("required", "optional"):
+        for name, spec in inputs.get(section, {}).items():
+            found[f"{prefix}{name}"] = (section, spec)
+            if spec[0] == DYNAMIC:
+                for option in spec[1]["options"]:
+                    found |= sections(option["inputs"], f"{prefix}{name}.{option['key']}.")
+    return found
+
+
 def outline(node: dict) -> dict:
     """What a saved workflow depends on: the order of a node's inputs and outputs, by name and type."""
     inputs = {}
-    for section in ("required", "optional"):
-        for name in node["input_order"].get(section, []):
-            kind = node["input"][section][name][0]
-            inputs[name] = f"{section} {kind if isinstance(kind, str) else 'COMBO'}"
+    for name, (section, (kind, *_)) in sections(node["input"]).items():
+        inputs[name] = f"{section} {kind if isinstance(kind, str) else 'COMBO'}"
     return {"inputs": inputs, "outputs": dict(zip(node["output_name"], node["output"], strict=True))}
 
 
 def tooltips(node: dict) -> dict[str, str]:
     """The tooltip of every input and output, by name."""
     found = dict(zip(node["output_name"], node.get("output_tooltips") or [None] * len(node["output"]), strict=True))
-    for section in ("required", "optional"):
-        for name, spec in node["input"].get(section, {}).items():
-            found[name] = spec[1].get("tooltip") if len(spec) > 1 else None
+    for name, (_, spec) in sections(node["input"]).items():
+        found[name] = spec[1].get("tooltip") if len(spec) > 1 else None
     return found
 
 
@@ -60,6 +70,11 @@ def test_nodes_keep_their_ids_and_the_order_of_their_inputs(pack_nodes, request)
     assert json.dumps(outlines) == json.dumps(golden), "the order has changed"
 
 
+def test_the_groups_of_settings_are_those_that_scripts_and_tests_use(pack_nodes):
+    options = pack_nodes[erase_settings.SETTINGS]["input"]["required"]["group"][1]["options"]
+    assert {option["key"]: tuple(option["inputs"]["optional"]) for option in options} == erase_settings.GROUPS
+
+
 def test_nodes_explain_themselves(pack_nodes):
     bare = {name for name, node in pack_nodes.items() if not (node["description"] and node["category"])}
     assert not bare, "no description or category"
@@ -72,7 +87,8 @@ def test_nodes_explain_themselves(pack_nodes):
 def test_every_node_has_a_help_page(server, pack_nodes):
     for name, node in pack_nodes.items():
         page = server.get(f"/extensions/eraseanything/docs/{name}.md").decode()
-        for entry in outline(node)["inputs"]:
+        for path in outline(node)["inputs"]:
+            entry = path.split(".")[-1]
             assert re.search(rf"[`*]{entry}[`*]", page), f"the help page of {name} does not mention {entry}"
 
 
@@ -170,24 +186,21 @@ def random_flux(server):
 
 
 def test_a_training_that_is_interrupted_keeps_what_is_trained(server, random_flux):
-    small = {
-        "concept": "circle",
-        "width": 64,
-        "height": 64,
-        "steps": 10000,
-        "sampling_steps": 2,
-        "cached_trajectories": 1,
-        "rsc_weight": 0.0,
-    }
-    small["preset"] = "custom"
-    values = {entry.name: entry.default() for entry in inputs_of(TRAINER, server.object_info()) if entry.is_widget}
+    small = {"width": 64, "height": 64, "steps": 10000, "sampling_steps": 2, "cached_trajectories": 1}
+    settings, link = settings_nodes("settings", small | UNWATCHED)
+    trainer = {"concept": "circle", "preset": "balanced", "output_name": "half", "seed": 0, "settings": link}
     graph = {
+        **settings,
         "1": {"class_type": "UNETLoader", "inputs": {"unet_name": random_flux, "weight_dtype": "default"}},
         "2": {"class_type": "EraseAnything_TinyFlux", "inputs": {"text_encoder": "tinyflux_text.safetensors"}},
-        "3": {"class_type": TRAINER, "inputs": {**values, **small, "output_name": "half", "model": ["1", 0]}},
+        "3": {
+            "class_type": TRAINER,
+            "inputs": {**trainer, "model": ["1", 0], "clip": ["2", 0], "vae": ["4", 0]},
+        },
+        "4": {"class_type": "VAELoader", "inputs": {"vae_name": "tinyflux_vae.safetensors"}},
+        "5": {"class_type": "PreviewAny", "inputs": {"source": ["3", 2]}},
     }
-    graph["3"]["inputs"]["clip"] = ["2", 0]
-    steps, told = [], []
+    steps, told, executed = [], [], []
 
     def stop_at_the_third(kind, data):
         if kind == "progress_text" and data["node"] == "3":
@@ -196,10 +209,15 @@ def test_a_training_that_is_interrupted_keeps_what_is_trained(server, random_flu
             steps.append(data["value"])
             if len(steps) == 3:
                 server.interrupt()
+        if kind == "executing":
+            executed.append(data["node"])
 
-    entry = server.run(graph, stop_at_the_third, timeout=300)
+    with pytest.raises(GraphInterrupted):
+        server.run(graph, stop_at_the_third, timeout=300)
+    assert "3" in executed and "5" not in executed, "nothing behind the trainer runs"
     assert steps == sorted(steps) and steps[-1] < small["steps"]
-    assert re.fullmatch(r"step 2 of 10000, \d+ s left: (\w+ [\d.]+, )+loss [\d.]+", told[2]), told[:3]
+    (second,) = [text for text in told if text.startswith("step 2 of ")]
+    assert re.fullmatch(r"step 2 of 10000, [\d.]+ (s|min|h) left: (\w+ [\d.]+, )+loss [\d.]+", second)
     assert re.match(r"estimated peak [\d.]+ GiB of [\d.]+ GiB free; blocks are kept for backward", told[0])
-    assert "interrupted after" in entry["outputs"]["3"]["text"][0]
+    assert re.fullmatch(r"stopped at \d+ of 10000; press Run to go on", told[-1])
     assert (server.base / "models" / "loras" / "half.safetensors").is_file()

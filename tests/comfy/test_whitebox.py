@@ -21,6 +21,7 @@ from lab.measurements import attack_benchmark
 from lab.tinyflux import pipeline as tiny
 from lab.tinyflux.generator import FLUX
 from lab.tinyflux.measure import merged
+from scripts.erase_settings import UNWATCHED, settings_nodes
 from scripts.graph import inputs_of
 
 PROMPT = "a photo of a red heart"
@@ -40,6 +41,11 @@ def pipeline():
 def hearts(pipeline):
     """Ten latents of hearts, in the model's space."""
     return pipeline.latents([PROMPT] * 10, list(range(10)), 3.5)
+
+
+@pytest.fixture(scope="module")
+def examples(hearts):
+    return weight_attacks.ConceptExamples(hearts, PROMPT, "heart")
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +91,15 @@ def test_a_lora_of_another_model_is_not_with_frozen_lora(patcher):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_inversion_lowers_the_loss_and_changes_only_the_concepts_states(patcher, pipeline, hearts, spoiler, dtype):
+def test_inversion_lowers_the_loss_and_changes_only_the_concepts_states(
+    patcher, pipeline, hearts, examples, spoiler, dtype
+):
     config = weight_attacks.InversionConfig(steps=30, lr=0.1, guidance=3.5)
     text = tiny.TrainerText(pipeline)
     with training_session(patcher, dtype) as model:
         model.attach_frozen_lora(spoiler)
         before = {name: p.clone() for name, p in model.module.state_dict().items()}
-        context, _, history = weight_attacks.invert(model, text, hearts, PROMPT, "heart", config)
+        context, _, history = weight_attacks.invert(model, text, examples, config)
         assert all(torch.equal(p, before[name]) for name, p in model.module.state_dict().items())
         x_0, noise, x_t, t, cond = points(hearts, pipeline, model)
         old, new = (
@@ -104,11 +112,11 @@ def test_inversion_lowers_the_loss_and_changes_only_the_concepts_states(patcher,
 
 
 @pytest.mark.parametrize("extra", [{}, {"attn_weight": 1.0, "retain_weight": 1.0}])
-def test_relearning_brings_the_pictures_back(patcher, pipeline, hearts, spoiler, extra):
+def test_relearning_brings_the_pictures_back(patcher, pipeline, hearts, examples, spoiler, extra):
     config = weight_attacks.RelearnConfig(steps=25, lr=2e-3, guidance=3.5, **extra)
     with training_session(patcher, torch.float32) as model:
         model.attach_frozen_lora(spoiler)
-        found, history = weight_attacks.relearn(model, tiny.TrainerText(pipeline), hearts, PROMPT, "heart", config)
+        found, history = weight_attacks.relearn(model, tiny.TrainerText(pipeline), examples, config)
         x_0, noise, x_t, t, cond = points(hearts, pipeline, model)
         old, new = (
             float(flow_matching_loss(model.velocity(x_t, t, cond, adapters).detach(), x_0, noise))
@@ -125,12 +133,12 @@ def test_relearning_brings_the_pictures_back(patcher, pipeline, hearts, spoiler,
     assert set(found) == set(Lora(target_slices("all_qkv", 256, 2, 4, FLUX["mlp_ratio"]), 8).tensors())
 
 
-def test_two_runs_of_an_attack_are_equal(patcher, pipeline, hearts):
+def test_two_runs_of_an_attack_are_equal(patcher, pipeline, examples):
     config = weight_attacks.RelearnConfig(steps=2, batch_size=2)
     runs = []
     for _ in range(2):
         with training_session(patcher, torch.float32) as model:
-            runs.append(weight_attacks.relearn(model, tiny.TrainerText(pipeline), hearts, PROMPT, "heart", config)[0])
+            runs.append(weight_attacks.relearn(model, tiny.TrainerText(pipeline), examples, config)[0])
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
 
 
@@ -147,7 +155,7 @@ def test_reflux_is_a_mode_that_sets_both_weights(pack, monkeypatch):
     """And the boards and `dev.py attack_benchmark` use the same settings."""
     node, taken = pack["EraseAnything_RelearnAttack"], []
     here = importlib.import_module(node.__module__)
-    monkeypatch.setattr(here, "run_relearning", lambda *arguments: taken.append(arguments[5]) or ({}, [0.0]))
+    monkeypatch.setattr(here, "run_relearning", lambda *arguments: taken.append(arguments[3]) or ({}, [0.0]))
     settings = {"steps": 3, "attn_weight": 0.5, "retain_weight": 0.0}
     for mode in ({}, {"mode": "relearn"}, {"mode": "ReFlux"}):
         node.execute(None, None, None, {"samples": None}, PROMPT, "heart", **settings, **mode)
@@ -163,22 +171,15 @@ def test_the_nodes_run_in_a_graph(server):
     trainer, inversion, relearn, genetic = (
         f"EraseAnything_{name}" for name in ("EraseTrainer", "InversionAttack", "RelearnAttack", "GeneticAttack")
     )
-    small = {
-        "concept": "heart",
-        "width": 96,
-        "height": 96,
-        "steps": 2,
-        "sampling_steps": 2,
-        "cached_trajectories": 1,
-        "rsc_weight": 0.0,
-    }
-    small |= {"preset": "custom"}  # else it replaces the steps
-    target = {"model": ["1", 0], "clip": ["2", 0], "lora": ["3", 0], "latent": ["4", 0]}
+    small = {"width": 96, "height": 96, "steps": 2, "sampling_steps": 2, "cached_trajectories": 1}
+    settings, link = settings_nodes("small", small | UNWATCHED)
+    links = {"model": ["1", 0], "clip": ["2", 0], "vae": ["11", 0], "settings": link}
+    target = {"model": ["1", 0], "clip": ["2", 0], "lora": ["3", 1], "latent": ["4", 0]}
     words = {"prompt": PROMPT, "concept": "heart", "steps": 2}
     graph = {
         "1": ("UNETLoader", {"unet_name": "tinyflux.safetensors", "weight_dtype": "default"}),
         "2": ("EraseAnything_TinyFlux", {"text_encoder": "tinyflux_text.safetensors"}),
-        "3": (trainer, defaults(server, trainer) | small | {"model": ["1", 0], "clip": ["2", 0], "output_name": "two"}),
+        "3": (trainer, defaults(server, trainer) | links | {"concept": "heart", "output_name": "two"}),
         "4": ("EmptySD3LatentImage", {"width": 96, "height": 96, "batch_size": 2}),
         "5": (inversion, defaults(server, inversion) | target | words),
         "6": (relearn, defaults(server, relearn) | target | words),
@@ -196,8 +197,10 @@ def test_the_nodes_run_in_a_graph(server):
             defaults(server, genetic)
             | {"clip": ["2", 0], "concept": "heart", "population": 8, "generations": 3, "words": 3},
         ),
+        "11": ("VAELoader", {"vae_name": "tinyflux_vae.safetensors"}),
     }  # fmt: skip
-    entry = server.run({k: {"class_type": kind, "inputs": inputs} for k, (kind, inputs) in graph.items()}, timeout=300)
+    nodes = {key: {"class_type": kind, "inputs": inputs} for key, (kind, inputs) in graph.items()}
+    entry = server.run(settings | nodes, timeout=300)
     assert entry["status"]["status_str"] == "success"
     prompt = entry["outputs"]["10"]["text"][0].splitlines()[0]
     assert len(prompt.split()) == 3 and "heart" not in prompt

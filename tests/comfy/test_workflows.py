@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.graph import NOTES, inputs_of, ui_to_api
+from scripts.graph import NOTES, shown_inputs, ui_to_api
 
 WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
 
@@ -77,7 +77,7 @@ def test_every_value_is_one_that_its_node_takes(server, workflow):
     """But for the files of models, which a machine may not have."""
     info = server.object_info()
     for node in ui_to_api(workflow, info).values():
-        for entry in inputs_of(node["class_type"], info):
+        for entry in shown_inputs(node["class_type"], info, node["inputs"]):
             value = node["inputs"].get(entry.name)
             if entry.kind == "COMBO" and not isinstance(value, list) and not str(value).endswith(MODEL_FILE):
                 assert value in entry.options["options"], (node["class_type"], entry.name)

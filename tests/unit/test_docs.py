@@ -137,6 +137,8 @@ def test_a_help_page_describes_every_input_and_output_in_order(path):
     inputs = [name.split(".")[0] for name in node["inputs"]]
     assert rows(page, "Inputs") == list(dict.fromkeys(inputs))
     assert rows(page, "Outputs") == list(node["outputs"])
+    fields = [name.split(".")[-1] for name in node["inputs"] if name.count(".") == 2]
+    assert not fields or rows(page, "Fields") == fields
 
 
 def test_a_help_page_starts_with_what_it_does_and_an_example():

@@ -54,6 +54,33 @@ GRAPH = {
 }
 
 
+CHOOSE = {
+    "input": {
+        "required": {
+            "group": [
+                "COMFY_DYNAMICCOMBO_V3",
+                {
+                    "options": [
+                        {"key": "none", "inputs": {"required": {}}},
+                        {
+                            "key": "size",
+                            "inputs": {
+                                "required": {"seed": ["INT", {"default": 3}], "width": ["INT", {"default": 64}]},
+                                "optional": {"mask": ["MASK", {}]},
+                            },
+                        },
+                    ]
+                },
+            ],
+            "name": ["STRING", {"default": "x"}],
+        },
+    },
+    "input_order": {"required": ["group", "name"]},
+    "output": ["MASK"],
+    "output_name": ["mask"],
+}
+
+
 def workflow() -> dict:
     return api_to_ui(GRAPH, NODES)
 
@@ -69,6 +96,24 @@ def test_a_graph_survives_the_way_to_a_workflow_and_back():
 def test_widget_values_follow_the_schema_with_the_control_of_a_seed_where_the_frontend_has_one():
     assert node(workflow(), "Sample")["widgets_values"] == [5, "fixed", 20, "heun", 0.5]
     assert node(workflow(), "Train")["widgets_values"] == [3]
+
+
+def test_the_widgets_that_a_choice_adds_follow_it():
+    graph = {
+        "1": {"class_type": "Choose", "inputs": {"group": "none", "name": "first"}, "_meta": {"title": "Choose"}},
+        "2": {
+            "class_type": "Choose",
+            "inputs": {"group": "size", "group.seed": 5, "group.width": 32, "group.mask": ["1", 0], "name": "second"},
+            "_meta": {"title": "Choose"},
+        },
+    }
+    nodes = {"Choose": CHOOSE}
+    made = api_to_ui(graph, nodes)
+    assert [node["widgets_values"] for node in made["nodes"]] == [["none", "first"], ["size", 5, 32, "second"]]
+    assert ui_to_api(made, nodes) == graph
+    made["nodes"][1]["widgets_values"][0] = "colour"
+    with pytest.raises(WorkflowError, match="group has no choice 'colour'"):
+        ui_to_api(made, nodes)
 
 
 def test_links_agree_with_the_slots_at_both_ends():

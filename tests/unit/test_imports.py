@@ -24,7 +24,7 @@ COMFYUI = {
 # The rooms of the core from the bottom up. One may import its own files and those of lower layers.
 LAYERS = (
     {"quoting"},
-    {"protocols", "files", "packages", "sampling", "version"},
+    {"protocols", "files", "intervals", "packages", "sampling", "version"},
     {"concepts", "lora", "attention"},
     {"training"},
     {"erasers"},

@@ -101,7 +101,7 @@ def byte_tokens(transformers):
 
 def test_clip_chooses_the_nearest_prompt(clip_folder):
     clip = clip_judge.TransformersClip(clip_folder)
-    pictures = torch.rand(judges.BATCH_SIZE + 3, 3, 48, 40, generator=torch.Generator().manual_seed(0))
+    pictures = torch.rand(judges.JUDGE_BATCH_SIZE + 3, 3, 48, 40, generator=torch.Generator().manual_seed(0))
     labels = ("cat", "dog", "tree")
     judge = clip_judge.ClipJudge(clip, labels, threshold=0.0)
     inputs = clip.processor(list(pictures), do_rescale=False, return_tensors="pt")

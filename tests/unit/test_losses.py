@@ -27,10 +27,29 @@ def test_flow_matching_leads_back_to_the_images():
     assert losses.flow_matching_loss(full(3), x_0=full(-1), noise=full(2)) == 0
 
 
+def maps(batch, heads, queries, blocks=2):
+    """Every head gives the concept's tokens a quarter of its attention."""
+    return {block: torch.full((batch, heads, queries, 1), 0.25) for block in range(blocks)}
+
+
 def test_attention_is_a_mean_not_a_sum():
     """Twice the batch or four times the resolution leave it as it is; the reference code's grew with both."""
-    small, large = torch.full((1, 16), 0.25), torch.full((2, 64), 0.25)
-    assert losses.attention_loss(small) == losses.attention_loss(large) == 0.25
+    assert losses.attention_loss(maps(1, 2, 16)) == losses.attention_loss(maps(2, 4, 64, blocks=3)) == 0.25
+
+
+@pytest.mark.parametrize("batch, blocks", [(1, 1), (3, 2)])
+def test_attention_as_the_paper_prints_it(batch, blocks):
+    """Eq. 3: 24 heads x 1,024 queries at Flux's size and 512 px, each a quarter."""
+    known = maps(batch, 24, 1024, blocks)
+    assert losses.attention_loss(known, "sum") == pytest.approx(24 * 1024 * 0.25)
+    # The published code: over queries, the norm of 24 heads.
+    assert losses.attention_loss(known, "l2") == pytest.approx(1024 * 24**0.5 * 0.25, rel=1e-5)
+
+
+def test_the_norm_over_heads_has_a_gradient_where_nobody_looks():
+    silent = torch.zeros(1, 4, 16, 1, requires_grad=True)
+    losses.attention_loss({0: silent}, "l2").backward()
+    assert torch.isfinite(silent.grad).all()
 
 
 def features():

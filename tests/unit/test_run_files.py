@@ -1,13 +1,15 @@
 """The files of a run: written and read without ComfyUI, in the memory that their tensors take."""
 
+import dataclasses
 import tracemalloc
 
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from eraseanything_core.training import run_files
+from eraseanything_core.training.config import EraseConfig
 
 
 def test_the_writer_writes_what_safetensors_reads(tmp_path):
@@ -48,3 +50,61 @@ def test_pools_are_written_from_where_they_lie(tmp_path, traced):
     assert traced() < 4 * 2**20
     assert run_files.load_trajectories(tmp_path, 0, "")[0]["retain.x"].sum() == 12 * 2**20
     assert traced() < 4 * 2**20
+
+
+class Factors:
+    """A LoRA of no size."""
+
+    def tensors(self, dtype):
+        return {"a": torch.zeros(1, dtype=dtype)}
+
+
+CONFIG = EraseConfig(concept="red  star", templates=("a red star at night",), steps=10)
+PLANNED = dataclasses.replace(CONFIG, concept="red star", templates=("a {} at night",))  # as `plan.prepare` leaves it
+
+
+def stopped_run(folder, pairs, config=PLANNED, base="model"):
+    run_files.save_state(folder, Factors(), [], config, {"loss": [0.0] * pairs}, {}, base=base)
+    return folder
+
+
+def test_a_stopped_run_is_found_by_its_settings_and_its_model(tmp_path):
+    """Of two the one with more pairs; it may be asked for more pairs than it was, but not for fewer than it has."""
+    runs = [stopped_run(tmp_path / "run", 3), stopped_run(tmp_path / "run_2", 5), tmp_path / "none"]
+    assert run_files.unfinished_run(runs, CONFIG, "model") == tmp_path / "run_2"
+    assert run_files.unfinished_run(runs, dataclasses.replace(CONFIG, steps=4, save_every=1), "model") == runs[0]
+    assert run_files.unfinished_run(runs, dataclasses.replace(CONFIG, steps=2), "model") is None
+    assert run_files.unfinished_run(runs, dataclasses.replace(CONFIG, seed=1), "model") is None
+    assert run_files.unfinished_run(runs, CONFIG, "another model") is None
+
+
+def test_a_run_that_has_ended_is_not_gone_on_with(tmp_path):
+    run = stopped_run(tmp_path / "run", 10)
+    assert run_files.unfinished_run([run], CONFIG, "model") == run, "its LoRA is not written yet"
+    run_files.mark_finished(run, "run.safetensors")
+    assert run_files.unfinished_run([run], CONFIG, "model") is None
+    assert run_files.unfinished_run([run], dataclasses.replace(CONFIG, steps=20), "model") is None
+    assert (run / "lora.txt").read_text() == "run.safetensors"
+
+
+def test_a_run_that_was_killed_before_its_first_state_is_found(tmp_path):
+    """By its trajectories, which need not be walked again."""
+    run = tmp_path / "run"
+    own = run_files.identity(PLANNED, "model")
+    run_files.save_trajectories(run, 0, {"concept.x": torch.zeros(1)}, own, 1)
+    assert run_files.unfinished_run([run], CONFIG, "model") == run
+    assert run_files.unfinished_run([run], dataclasses.replace(CONFIG, seed=1), "model") is None
+    (tmp_path / "empty").mkdir()
+    assert run_files.unfinished_run([tmp_path / "empty"], CONFIG, "model") is None
+
+
+def test_damaged_states_and_those_of_others_are_passed_over(tmp_path):
+    cut = stopped_run(tmp_path / "cut", 3)
+    state = cut / run_files.STATE_FILE
+    state.write_bytes(state.read_bytes()[:-4])
+    other = tmp_path / "other"
+    other.mkdir()
+    save_file({"weight": torch.ones(2)}, other / run_files.STATE_FILE)
+    old = tmp_path / "old"
+    run_files._write(old / run_files.STATE_FILE, {"x": torch.zeros(1)}, {"run": '{"config": {}, "losses": {}}'})
+    assert run_files.unfinished_run([cut, other, old], CONFIG, "model") is None

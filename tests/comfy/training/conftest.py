@@ -1,11 +1,14 @@
 """A random Flux of TinyFlux's shape, and a text encoder over the real T5 tokenizer that needs no weights."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from eraseanything_core.concepts.concept_set import ConceptSet, Word
 from eraseanything_core.training.config import EraseConfig
+from tests.comfy.training.node_runs import SMALL, WORDS, Vae, execute
 
 # ComfyUI and the bridge are imported where they are used: pytest reads this file before it skips the folder that
 # needs ComfyUI, see tests/conftest.py.
@@ -106,6 +109,8 @@ def config():
         width=96,
         height=96,
         sampling_steps=4,
+        look_pictures=4,
+        look_steps=3,
         cached_trajectories=4,
         sentences=8,
         batch_size=2,
@@ -165,3 +170,55 @@ def convert(flux: torch.nn.Module) -> torch.nn.Module:
 @pytest.fixture
 def to_diffusers():
     return convert
+
+
+@pytest.fixture
+def trainer_node(pack):
+    return pack["EraseAnything_EraseTrainer"]
+
+
+@pytest.fixture
+def settings_node(pack):
+    return pack["EraseAnything_EraseSettings"]
+
+
+@pytest.fixture
+def loras(tmp_path, monkeypatch):
+    """The folder of LoRAs; runs are in the output folder beside it."""
+    import folder_paths
+
+    folder = tmp_path / "loras"
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(folder)], {".safetensors"}))
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
+    return folder
+
+
+@pytest.fixture
+def widgets(trainer_node, patcher, clip):
+    """The trainer's own defaults, with settings that are small."""
+    from comfy_api.latest import io
+
+    values = {i.id: i.default for i in trainer_node.define_schema().inputs if isinstance(i, io.WidgetInput)}
+    links = {"model": patcher, "clip": clip, "vae": Vae(), "settings": SMALL | WORDS}
+    return values | links | {"concept": "red star"}
+
+
+@pytest.fixture
+def asked(trainer_node, widgets, loras, monkeypatch):
+    """The configuration that the node would train a cat with, as a table, and whether memory is chosen for it."""
+    words = ConceptSet("cat", synonyms=("kitty",), irrelevant={"mid": (Word("dog", 0.6),)}, retain=("a house",))
+
+    class Seen(Exception):
+        pass
+
+    def train(host, config, progress, run, auto, *args):
+        raise Seen(dataclasses.asdict(config) | {"auto": auto})
+
+    monkeypatch.setattr("pack_under_test.nodes.train.train_eraser", train)
+
+    def configured(preset="balanced", **settings):
+        with pytest.raises(Seen) as seen:
+            execute(trainer_node, widgets | {"preset": preset, "concepts": words, "settings": settings})
+        return seen.value.args[0]
+
+    return configured

@@ -10,7 +10,7 @@ import torch
 from eraseanything_core.comfy_bridge.host import ComfyHost
 from eraseanything_core.comfy_bridge.training_session import training_session
 from eraseanything_core.evaluation.attack_runs import run_inversion, run_relearning
-from eraseanything_core.evaluation.weight_attacks import InversionConfig, RelearnConfig
+from eraseanything_core.evaluation.weight_attacks import ConceptExamples, InversionConfig, RelearnConfig
 from eraseanything_core.training.recipe import train_eraser
 
 
@@ -28,8 +28,9 @@ def test_not_flux(clip, config):
 @pytest.mark.parametrize("attack, config", [(run_inversion, InversionConfig()), (run_relearning, RelearnConfig())])
 def test_attacks_refuse_it_too(clip, attack, config):
     other = comfy.model_patcher.ModelPatcher(torch.nn.Linear(1, 1), "cpu", "cpu")
+    examples = ConceptExamples(torch.zeros(1, 16, 12, 12), "a star", "star")
     with pytest.raises(ValueError, match="only a text-to-image Flux.1"):
-        attack(ComfyHost(other, clip), {}, torch.zeros(1, 16, 12, 12), "a star", "star", config)
+        attack(ComfyHost(other, clip), {}, examples, config)
 
 
 def test_a_relative_of_flux(patcher, clip, config):

@@ -57,7 +57,7 @@ def loss_of(name, velocity, feature):
     *_, v, other, noise, known = inputs()
     return {
         "esd": lambda: losses.esd_loss(velocity(), v, other, 1.5),
-        "attn": lambda: losses.attention_loss(feature()),
+        "attn": lambda: losses.attention_loss({0: feature()[:, None, :, None]}),
         "retain": lambda: losses.retain_loss(velocity(), v),
         "flow_matching": lambda: losses.flow_matching_loss(velocity(), other, noise),
         "rsc": lambda: losses.rsc_loss(feature(), known[:, 0], known[:, 1:], 0.07),

@@ -14,7 +14,7 @@ from eraseanything_core.comfy_bridge.memory import cheapest_plan
 from eraseanything_core.comfy_bridge.text import ComfyTextEncoder
 from eraseanything_core.comfy_bridge.training_session import training_session
 from eraseanything_core.evaluation.attack_runs import run_inversion, run_relearning
-from eraseanything_core.evaluation.weight_attacks import InversionConfig, RelearnConfig
+from eraseanything_core.evaluation.weight_attacks import ConceptExamples, InversionConfig, RelearnConfig
 from eraseanything_core.training import optimizers, trainer
 from eraseanything_core.training.plan import prepare
 from eraseanything_core.training.recipe import estimate_memory, train_eraser
@@ -161,11 +161,13 @@ def test_auto_leaves_weights_in_main_memory_and_says_so(patcher, clip, config, f
 )
 def test_an_attack_fits_as_a_training_does(patcher, clip, free, caplog, attack, config):
     """Blocks are kept, or recomputed where there is no room, and what is found is the same."""
-    latents, runs = torch.randn(3, 16, 12, 12, generator=torch.Generator().manual_seed(0)), []
+    latents = torch.randn(3, 16, 12, 12, generator=torch.Generator().manual_seed(0))
+    examples = ConceptExamples(latents, "a red star", "star")
+    runs = []
     for room, told in ((ROOM, "kept for backward"), (0, "recomputed in backward")):
         free(room)
         with caplog.at_level("INFO"):
-            *found, losses = attack(ComfyHost(patcher, clip), {}, latents, "a red star", "star", config)
+            *found, losses = attack(ComfyHost(patcher, clip), {}, examples, config)
         assert told in caplog.text
         caplog.clear()
         runs.append(torch.tensor(losses))

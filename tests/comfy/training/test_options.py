@@ -213,10 +213,17 @@ ELSEWHERE = {  # the test that holds an option which the first pair does not sho
     "dtype": "test_the_precision_of_the_transformer",
     "gradient_checkpointing": "test_checkpointing_gives_the_same_lora",
     "save_every": "test_how_often_the_run_is_saved",
-    "monitor_every": "test_erasing_lowers_the_concept_score",
-    "stop_score": "test_it_stops_on_the_score_and_goes_no_further_when_resumed",
+    "unasked": "test_a_look_that_no_prompt_names",
+    "wanted": "test_a_look_that_no_prompt_names",
+    "attention_reduction": "test_attention_as_the_paper_prints_it",
+    "monitor_every": "test_erasing_lowers_the_reading",
+    "held_out": "test_the_sentences_that_are_looked_at",
+    "look_pictures": "test_forwards_are_counted",
+    "look_steps": "test_forwards_are_counted",
+    "adapt_rate": "test_the_learning_rates_follow_the_looks",
+    "stop_when_gone": "test_it_stops_when_gone_and_goes_no_further_when_resumed",
     "stop_drift": "test_it_is_watched_and_stops",
-    "preview_images": "test_pictures_with_a_vae",
+    "preview_images": "test_trains_saves_and_returns",
 }
 
 

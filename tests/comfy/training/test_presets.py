@@ -114,9 +114,10 @@ def test_the_help_page_names_all_that_a_preset_sets():
     assert head == ["setting", *PRESETS]
     names = dict.fromkeys(name for preset in PRESETS.values() for name in preset)
     assert rows == [[name, *(cell(preset.get(name)) for preset in PRESETS.values())] for name in names]
-    inputs = json.loads(GOLDEN.read_text(encoding="utf-8"))["EraseAnything_EraseTrainer"]["inputs"]
-    others = page[page.index("No inputs are ") :].split("\n\n")[0]
-    assert set(re.findall("`(.+?)`", others)) == set(names) - set(inputs)
+    inputs = json.loads(GOLDEN.read_text(encoding="utf-8"))["EraseAnything_EraseSettings"]["inputs"]
+    fields = {path.split(".")[-1] for path in inputs}
+    others = page[page.index("No node sets ") :].split("\n\n")[0]
+    assert set(re.findall("`(.+?)`", others)) == set(names) - fields
 
 
 def drawn(preset, number):

@@ -158,3 +158,44 @@ def test_accumulation_is_the_mean_of_its_draws(patcher, clip, config):
             trainer.train_pair(model, plan, split, 0, lora, frozen)
             grads.append(torch.cat([p.grad.flatten() for p in lora.up]))
     assert (grads[0] - grads[1]).norm() < 1e-4 * grads[1].norm() and grads[0].norm() > 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    (
+        {},
+        {"rsc_samples": 2},
+        {"on_policy_share": 0.5, "refresh_every": 2, "steps": 4, "number": 1},
+        {"retain_weight": 0.0, "rsc_weight": 0.0},
+        {"gradient_accumulation_steps": 2, "cached_trajectories": 2},
+    ),
+)
+def test_the_preparation_of_an_epoch_is_reported_up_to_its_end(patcher, clip, config, change):
+    """After every forward; the count of the sequences is known before the first one and reached with the last one."""
+    number = change.pop("number", 0)
+    reports, sequences = [], []
+    plan = prepare(dataclasses.replace(config, **change), ComfyTextEncoder(clip))
+    with training_session(patcher) as model:
+        model.attach("all_qkv", 4, torch.Generator().manual_seed(0))
+        hook = model.module.img_in.register_forward_hook(lambda module, args, _: sequences.append(len(args[0])))
+        TrajectoryCache(model, plan, lambda done, total: reports.append((done, total))).epoch(number)
+        hook.remove()
+    done = [answered for answered, _ in reports]
+    totals = {total for _, total in reports}
+    assert totals == {done[-1]} == {sum(sequences)}
+    assert done == sorted(set(done)) and len(done) == len(sequences)
+
+
+def test_a_restored_epoch_reports_only_what_it_lacks(patcher, clip, config):
+    plan = prepare(dataclasses.replace(config, steps=4, refresh_every=4), ComfyTextEncoder(clip))
+    reports = []
+    with training_session(patcher) as model:
+        model.attach("all_qkv", 4, torch.Generator().manual_seed(0))
+        cache = TrajectoryCache(model, plan, lambda done, total: reports.append((done, total)))
+        stored = {name: tensor.clone() for name, tensor in cache.epoch(0).tensors().items()}
+        whole = reports[-1][1]
+        reports.clear()
+        cache.epoch(0, stored, covered=4)
+        assert not reports
+        cache.epoch(0, stored, covered=2)
+    assert reports[-1][0] == reports[-1][1] < whole

@@ -1,0 +1,71 @@
+"""What follows from a run's looks: when it stops, and what its learning rates become."""
+
+import dataclasses
+
+import pytest
+
+from eraseanything_core.training import monitor
+from eraseanything_core.training.config import EraseConfig
+
+CONFIG = EraseConfig(concept="cat", steps=200, monitor_every=50, stop_when_gone=True, adapt_rate=True)
+
+
+def scores(**lists):
+    count = len(lists["drift"])
+    return {"pair": [50 * (i + 1) for i in range(count)], **lists}
+
+
+STOPS = {
+    "never looked": ({}, ""),
+    "gone once": (scores(drift=[0.1], shown=[0.0]), ""),
+    "gone twice": (scores(drift=[0.1, 0.1], shown=[0.0, 0.0]), "stopped after step 100: no picture showed"),
+    "neighbours kept": (scores(drift=[0.1, 0.1], shown=[0.0, 0.0], kept=[0.0, 0.75]), "stopped after step 100: no"),
+    "neighbours lost": (scores(drift=[0.1, 0.1], shown=[0.0, 0.0], kept=[1.0, 0.5]), ""),
+    "back again": (scores(drift=[0.1] * 3, shown=[0.0, 0.0, 0.2]), ""),
+    "cannot be read": (scores(drift=[0.1, 0.1]), ""),
+    "gone and damaged": (scores(drift=[0.1, 3.0], shown=[0.0, 0.0]), "stopped after step 100: the drift of 3.000"),
+}
+
+
+@pytest.mark.parametrize("case", STOPS)
+def test_when_a_run_stops(case):
+    looks, reason = STOPS[case]
+    stopped = monitor.stop_reason(dataclasses.replace(CONFIG, stop_drift=2.0), looks)
+    assert stopped.startswith(reason) and bool(stopped) == bool(reason)
+
+
+def test_it_goes_on_where_stopping_is_off():
+    config = dataclasses.replace(CONFIG, stop_when_gone=False)
+    assert monitor.stop_reason(config, scores(drift=[0.1, 0.1], shown=[0.0, 0.0])) == ""
+
+
+FACTORS = {
+    "it works": ([0.5, 0.2], [0.1, 0.1], [1.0, 1.0]),
+    "rates do nothing": ([0.99, 0.95, 0.9, 0.9], [0.0] * 4, [2.0, 4.0, 4.0, 4.0]),
+    "rates diverge": ([0.5, 0.5], [1.4, 1.4], [0.5, 0.25]),
+    "a diverged run that still shows it": ([0.99], [1.4], [0.5]),
+    "too much after too little": ([0.95, 0.1], [0.0, 1.4], [2.0, 1.0]),
+}
+
+
+@pytest.mark.parametrize("case", FACTORS)
+def test_what_the_learning_rates_become(case):
+    reading, drift, factors = FACTORS[case]
+    looks = scores(reading=reading, drift=drift)
+    assert monitor.look_factors(looks) == factors
+    assert monitor.look_factor(CONFIG, looks) == factors[-1]
+    assert monitor.look_factor(dataclasses.replace(CONFIG, adapt_rate=False), looks) == 1.0
+
+
+def test_the_user_is_told_of_each_change():
+    looks = scores(reading=[0.95, 0.5, 0.5], drift=[0.0, 1.4, 0.1])
+    assert monitor.rate_notes(CONFIG, looks) == [
+        "from step 51 on the learning rates were 2 times those set: the pictures had hardly changed",
+        "from step 101 on the learning rates were 1 times those set: the neighbours' pictures were others",
+    ]
+    # After the last pair nothing follows.
+    assert monitor.rate_notes(dataclasses.replace(CONFIG, steps=50), looks) == []
+
+
+def test_without_looks_nothing_changes():
+    assert monitor.look_factor(CONFIG, {}) == 1.0 and monitor.rate_notes(CONFIG, {}) == []
