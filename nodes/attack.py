@@ -78,7 +78,7 @@ class GeneticAttack(io.ComfyNode):
         return _attack_schema(
             node_id="EraseAnything_GeneticAttack",
             description="Searches a prompt of other words whose encoding means the concept (after Ring-A-Bell).",
-            search_aliases=["Ring-A-Bell", "adversarial prompt"],
+            search_aliases=["attack", "Ring-A-Bell", "adversarial prompt", "red team", "jailbreak"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder; the search needs nothing else."),
                 io.String.Input("concept", tooltip="What was erased; the prompt will not contain it."),
@@ -142,7 +142,7 @@ class InversionAttack(io.ComfyNode):
             node_id="EraseAnything_InversionAttack",
             description="Searches, through the erased model, an encoding in the concept's place that draws the "
             "pictures. Nobody can type it; it shows what the weights still know.",
-            search_aliases=["textual inversion", "circumventing concept erasure"],
+            search_aliases=["attack", "textual inversion", "circumventing concept erasure", "red team"],
             inputs=[
                 *_target(),
                 _number(default, "steps", 1, 10000, "Steps of the search."),
@@ -187,7 +187,7 @@ class RelearnAttack(io.ComfyNode):
             node_id="EraseAnything_RelearnAttack",
             description="Trains a LoRA on top of the eraser that brings the concept back, with few pictures and steps. "
             "The mode `ReFlux` also restores the attention that the concept's tokens get.",
-            search_aliases=["ReFlux", "fine-tuning attack"],
+            search_aliases=["attack", "ReFlux", "fine-tuning attack", "red team"],
             inputs=[
                 *_target(),
                 _number(default, "steps", 1, 10000, "Training steps; 50 is common."),

@@ -31,7 +31,7 @@ class EraseJudge(io.ComfyNode):
             display_name="Judge Pictures",
             category=CATEGORY_EVALUATION,
             description="Lets a judge read pictures of the same prompts and seeds before and after erasing.",
-            search_aliases=["NudeNet", "CLIP zero-shot", "classifier"],
+            search_aliases=["NudeNet", "CLIP zero-shot", "classifier", "safety", "nsfw detector"],
             is_input_list=True,  # all pictures of a prompt set at once, and every input as a list
             inputs=[
                 *pictures(),

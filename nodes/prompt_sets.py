@@ -104,7 +104,7 @@ class EraseAttack(io.ComfyNode):
             display_name="Attack Prompts",
             category=CATEGORY_EVALUATION,
             description="Attacks an eraser through the prompt: misspells, affixes, repeats or renames the concept.",
-            search_aliases=["adversarial prompt", "misspelling", "red team"],
+            search_aliases=["attack", "adversarial prompt", "misspelling", "red team", "jailbreak"],
             inputs=[
                 io.String.Input("prompt", multiline=True, tooltip="Prompts that contain the concept, one per line."),
                 io.String.Input("concept", tooltip="The word or words to attack; the rest of the prompt stays."),

@@ -38,7 +38,7 @@ class ErasureReport(io.ComfyNode):
             category=CATEGORY_EVALUATION,
             description="Reports what an eraser removed and what it preserved, with intervals: JSON, Markdown and a "
             "chart.",
-            search_aliases=["evaluation", "metrics", "unlearning score"],
+            search_aliases=["evaluation", "metrics", "unlearning score", "benchmark", "safety"],
             inputs=[
                 io.String.Input("concept", tooltip="What was erased."),
                 io.Float.Input(

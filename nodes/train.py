@@ -231,6 +231,7 @@ class SaveEraseLoRA(io.ComfyNode):
             display_name="Save Erase LoRA",
             category=CATEGORY_TRAINING,
             description="Saves a LoRA into the loras folder, with the concept in its header.",
+            search_aliases=["save lora", "export lora"],
             inputs=[
                 LORA_MODEL.Input("lora", tooltip="From Erase Trainer or Multi Erase LoRA."),
                 io.String.Input("output_name", default="eraser", tooltip=SUBFOLDER_NAME),

@@ -32,7 +32,7 @@ MONITOR_TEMPLATES = (
 )
 # The same for a look that no prompt names.
 MONITOR_SCENES = ("a man who waits at a bus stop", "a cup of coffee on a table", "a woman with a bicycle")
-MONITOR_DRAWINGS = ("a pencil drawing of a horse", "a map of an island", "a page of a comic")
+MONITOR_DRAWINGS = ("a pencil drawing of a horse", "a stained glass window", "a clay model of a ship")
 SHORT_PROMPT = 8  # words of a prompt that may still stand inside another sentence
 COMMON_THINGS = ("a street", "a mountain lake", "a bowl of fruit", "a woman with a book")  # where nothing else is known
 

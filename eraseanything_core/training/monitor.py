@@ -44,9 +44,7 @@ def stop_reason(config: EraseConfig, scores: Scores) -> str:
     if config.stop_drift and drift > config.stop_drift:
         return f"stopped after step {pair}: the drift of {drift:.3f} is above {config.stop_drift:g}"
     if config.stop_when_gone and is_gone(scores):
-        return (
-            f"stopped after step {pair}: no picture showed the concept in {GONE_LOOKS} looks, neighbours are kept"
-        )
+        return f"stopped after step {pair}: no picture showed the concept in {GONE_LOOKS} looks, neighbours are kept"
     return ""
 
 

@@ -44,12 +44,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     # One epoch, so the student never walks a trajectory of its own.
     "quick": {
         **_ERASER,
+        "on_policy_share": 0.0,
         "steps": 100,
         "refresh_every": 100,
         "cached_trajectories": 8,
         "cached_retain_trajectories": 6,
         "rsc_samples": 16,
         "monitor_every": 50,
+        "look_pictures": 5,
     },
     "balanced": {**_ERASER, "steps": 200, "refresh_every": 100, "monitor_every": 50},
     "thorough": {**_ERASER, "steps": 500, "refresh_every": 250, "monitor_every": 100, "look_pictures": 12},

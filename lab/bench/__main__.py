@@ -25,6 +25,7 @@ BOUNDS = {
     "tflop_per_pair_steady": 97.0,
     "reference_tflop_per_pair": None,
 }
+LOOKS_BOUND = 0.2  # share of a run's compute that all of its looks take at most
 RATIO_BOUND = 15.0
 OTHERWISE = {
     "share": "a forward of its own for the attention loss",
@@ -62,6 +63,10 @@ def markdown(results: dict) -> str:
     for key, value, bound in rows:
         goal = "" if bound is None else f"at most {bound:g}"
         lines.append(f"| {key} | {'' if value is None else f'{value:.2f}'} | {goal} |")
+    for preset, pflop in results.get("pflop_with_looks", {}).items():
+        lines.append(f"| pflop `{preset}`, looks included | {pflop:.2f} |  |")
+        share = results["looks_share"][preset]
+        lines.append(f"| looks' share of `{preset}` | {share:.1%} | at most {LOOKS_BOUND:.0%} |")
     lines += without_table(results["tflop_per_pair_without"]) if "tflop_per_pair_without" in results else []
     for run in results.get("cost", {}).get("runs", []):
         lines += ["", f"`{run['preset']}`, {run['pairs']} pairs, by cause:", "", "| cause | TFLOP |", "| --- | ---: |"]

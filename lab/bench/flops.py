@@ -4,6 +4,7 @@ Each kind of forward (batch, gradient, where it stops, what it reads) is run onc
 counter, backward included; the trainer's pools, draws and pairs then run for real and add the prices up by cause.
 """
 
+import dataclasses
 from collections import Counter
 from contextlib import nullcontext
 
@@ -23,6 +24,7 @@ from eraseanything_core.training.plan import SHORTCUTS, prepare
 from eraseanything_core.training.trajectory_cache import TrajectoryCache
 from lab.bench.true_size import DEV, Shapes, counted, t5_flops, true_config, true_flux
 
+COSTED = ("quick", "balanced", "thorough")
 TERA = 1e12
 PETA = 1e15
 
@@ -117,9 +119,17 @@ class Priced:
             loss.backward()
 
 
-def run_cost(preset: str, price_of_text: int) -> dict:
-    """The whole run of a preset, split by cause; PFLOP in all, TFLOP by cause and for a pair without pools."""
+def run_cost(preset: str, price_of_text: int, looks: bool = True) -> dict:
+    """The whole run of a preset, split by cause; PFLOP in all, TFLOP by cause and for a pair without pools.
+
+    Args:
+        preset: its name.
+        price_of_text: FLOPs of one encoding.
+        looks: whether the run looks at held-out pictures. No price shows a picture, so nothing ends it early.
+    """
     config = true_config(preset)
+    if not looks:
+        config = dataclasses.replace(config, monitor_every=0, stop_when_gone=False, adapt_rate=False)
     text = Shapes()
     model = Priced()
     plan = prepare(config, text)
@@ -165,16 +175,18 @@ def cost() -> dict:
     from lab.bench.reference import reference_pair
 
     price = t5_flops()
-    quick = run_cost("quick", price)
-    thorough = run_cost("thorough", price)
+    runs = [run_cost(preset, price) for preset in COSTED]
+    plain = {preset: run_cost(preset, price, looks=False)["pflop"] for preset in COSTED}
     model = Priced()
     model.attach("paper", 8, torch.Generator())
     reference_pair(model, model.lora, ((1, 16, 64, 64), (1, 256, 4096), (1, 768)), 28, 3)
     return {
-        "pflop_100_pairs": quick["pflop"],
-        "pflop_500_pairs": thorough["pflop"],
+        "pflop_100_pairs": plain["quick"],
+        "pflop_500_pairs": plain["thorough"],
+        "pflop_with_looks": {run["preset"]: run["pflop"] for run in runs},
+        "looks_share": {run["preset"]: 1 - plain[run["preset"]] / run["pflop"] for run in runs},
         "tflop_per_pair_steady": pair_flops() / TERA,
         "tflop_per_pair_without": {name: pair_flops(without=name) / TERA for name in ("share", "stop", "encode")},
         "reference_tflop_per_pair": sum(model.spent.values()) / TERA,
-        "cost": {"runs": [quick, thorough], "reference_forwards": sum(model.forwards.values())},
+        "cost": {"runs": runs, "reference_forwards": sum(model.forwards.values())},
     }

@@ -79,8 +79,10 @@ def test_the_stored_results_are_within_the_goals():
 
 def test_a_run_costs_what_its_causes_do():
     """And its students what so many pairs in the steady state do."""
+    assert [run["preset"] for run in RESULTS["cost"]["runs"]] == ["quick", "balanced", "thorough"]
     for run in RESULTS["cost"]["runs"]:
-        assert RESULTS[f"pflop_{run['pairs']}_pairs"] == run["pflop"]
+        assert RESULTS["pflop_with_looks"][run["preset"]] == run["pflop"]
+        assert 0 < RESULTS["looks_share"][run["preset"]] <= 0.2
         assert sum(run["split_tflop"].values()) == pytest.approx(1000 * run["pflop"], rel=1e-4)
         students = sum(cost for cause, cost in run["split_tflop"].items() if cause.startswith("student"))
         assert students / run["pairs"] == pytest.approx(RESULTS["tflop_per_pair_steady"], rel=1e-4)

@@ -193,7 +193,7 @@ def test_a_word_is_trained_on_attacked_and_judged_in_one_graph(server):
     assert load_file(saved).keys() == tensors.keys()
     assert header["eraseanything.concept"] == "fish" and "trout" in json.loads(header["eraseanything.synonyms"])
     assert [len(tier) for tier in json.loads(header["eraseanything.tiers"])] == [4, 4, 4]
-    prompts = ["a photo of fish", "an image of fish"]
+    prompts = ["a photo of a fish", "an image of a fish"]
     assert set(shown["attack"]["text"]) <= {prompt.replace("fish", "trout") for prompt in prompts} | {
         prompt.replace("fish", "fishes") for prompt in prompts
     }

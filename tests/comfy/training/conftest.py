@@ -211,7 +211,7 @@ def asked(trainer_node, widgets, loras, monkeypatch):
     class Seen(Exception):
         pass
 
-    def train(host, config, progress, run, auto, *args):
+    def train(host, config, progress, run, auto, *others, **rest):
         raise Seen(dataclasses.asdict(config) | {"auto": auto})
 
     monkeypatch.setattr("pack_under_test.nodes.train.train_eraser", train)

@@ -1,6 +1,7 @@
 """The looks from outside measure what their names say, and the run stops on them."""
 
 import dataclasses
+import gc
 
 import comfy.model_management as management
 import comfy.sd
@@ -354,6 +355,9 @@ def test_small_pictures_by_taesd(patcher, weights, tmp_path, monkeypatch):
     decoder = {k.removeprefix("taesd_decoder."): v for k, v in weights.items() if k.startswith("taesd_decoder.")}
     save_file(decoder, tmp_path / "taef1_decoder.safetensors")
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "vae_approx", ([str(tmp_path)], {".safetensors"}))
+    # What earlier tests have left goes first: it would be collected in the middle of this one.
+    gc.collect()
+    management.cleanup_models()
     latents, before = torch.randn(3, 16, 12, 12), list(management.current_loaded_models)
     found = small_pictures(patcher, latents)
     expected = comfy.sd.VAE(sd=weights).decode(patcher.model.process_latent_out(latents))

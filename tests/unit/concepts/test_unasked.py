@@ -2,7 +2,7 @@
 
 import json
 import random
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 
@@ -21,14 +21,8 @@ BLUR = ConceptSet(
 )
 
 
-@dataclass(frozen=True)
-class UnaskedConfig(EraseConfig):
-    unasked: str = ""
-    wanted: str = ""
-
-
 def test_the_student_gets_an_ordinary_prompt_and_the_teacher_both_looks():
-    config = replace(UnaskedConfig("dog"), **BLUR.settings())
+    config = replace(EraseConfig("dog"), **BLUR.settings())
     rng = random.Random(0)
     drawn = [prompts.draw_unasked(config, rng) for _ in range(20)]
     assert {sentence.concept.text for sentence in drawn} == set(BLUR.prompts)
@@ -45,12 +39,22 @@ def test_a_sentence_with_a_word_asks_the_teacher_for_the_word():
 
 
 def test_the_watched_prompts_are_never_trained_on():
-    config = replace(UnaskedConfig("dog"), **BLUR.settings())
-    config = replace(config, templates=(prompts.MONITOR_SCENES[0],))
+    config = replace(EraseConfig("dog"), **BLUR.settings())
+    config = replace(config, templates=(prompts.MONITOR_SCENES[0],), look_pictures=5)
     sentences, retained = prompts.monitor_unasked(config)
-    assert [sentence.concept.text for sentence in sentences] == list(prompts.MONITOR_SCENES[1:]) and len(retained) == 3
+    # Two are left and taken in turn; of what stays there are half as many, rounded up.
+    second, third = prompts.MONITOR_SCENES[1:]
+    assert [sentence.concept.text for sentence in sentences] == [second, third, second, third, second]
+    assert [sentence.concept.text for sentence in retained] == list(prompts.MONITOR_DRAWINGS)
     with pytest.raises(ValueError, match="every prompt to watch is among the templates"):
         prompts.monitor_unasked(replace(config, templates=prompts.MONITOR_SCENES))
+
+
+@pytest.mark.parametrize("name", ("blurred_background", "plastic_skin", "watermark_and_text"))
+def test_no_ready_set_trains_on_what_is_watched(name):
+    concepts = ConceptSet.from_json(ready_sets.text(name))
+    watched = {*prompts.MONITOR_SCENES, *prompts.MONITOR_DRAWINGS}
+    assert concepts.unasked and not watched & {*concepts.prompts, *concepts.retain}
 
 
 def test_the_trainer_reads_no_attention_where_no_word_is():

@@ -1,0 +1,70 @@
+"""The tables of the presets and of the gone score count what was measured."""
+
+import json
+
+import pytest
+
+from eraseanything_core.training.gone import THRESHOLD
+from lab.measurements import gone, presets
+from lab.provenance import BENCHMARKS
+
+
+def row(concept, acc_e, seed=0, stopped_at=200):
+    counts = {"acc_e": acc_e, "acc_g": 1, "acc_ir": 9, "acc_ir_before": 10}
+    return (
+        {"preset": "balanced", "concept": concept, "seed": seed, "count": 10, "stopped_at": stopped_at}
+        | counts
+        | {"cpu_seconds": 10.0}
+    )
+
+
+def test_a_preset_is_the_mean_of_its_trainings():
+    summary = presets.summary([row("ball", 0), row("ball", 2, seed=1), row("box", 4, stopped_at=100)])
+    assert summary["acc_e"] == pytest.approx(6 / 30) and summary["n"] == 30 and summary["seeds"] == [0, 1]
+    assert summary["acc_e_by_concept"] == {"ball": 0.1, "box": 0.4}
+    assert summary["acc_ir"] == 0.9 and summary["acc_ir_before"] == 1.0
+    assert summary["stopped_at"] == {"ball 0": 200, "ball 1": 200, "box 0": 100}
+
+
+def test_the_table_names_the_worst_concept():
+    table = presets.report([row("ball", 0), row("box", 4)], {"command": "c", "commit": "d"})
+    text = presets.markdown(table)
+    assert "| 20.0% | box 40.0% | 10.0% | 90.0% | 100.0% | 200 | 20 |" in text
+    assert "ball 0.0%, box 40.0%" in text
+
+
+def test_no_judged_concept_chose_anything():
+    assert len(presets.JUDGED) == 12 and not set(presets.JUDGED) & set(presets.VALIDATION)
+
+
+def test_the_stored_presets_have_every_key():
+    stored = json.loads((BENCHMARKS / "presets.json").read_text(encoding="utf-8"))
+    keys = {"pflop", "peak_gib", "acc_e", "acc_e_by_concept", "acc_ir", "acc_ir_before", "acc_g", "n", "seeds"}
+    measured = [preset for preset in presets.PRESETS if preset in stored]
+    assert measured and all(keys | {"stopped_at"} <= set(stored[preset]) for preset in measured)
+
+
+def looked(concept="ball"):
+    """Four pictures, of which the last cannot be read; the score is wrong about the second."""
+    low, high = THRESHOLD - 0.1, THRESHOLD + 0.1
+    look = {"pair": 10, "cnn": [True, True, False, True], "mean": [high, low, low, low]}
+    look |= {"nearness": [1.0, 1.0, 0.0, 0.0], "likelihood": [0.0, 1.0, 0.0, 0.0]}
+    gone_later = {"pair": 20, "cnn": [False] * 4, "mean": [low] * 4, "nearness": [0.0] * 4, "likelihood": [0.0] * 4}
+    return {"concept": concept, "readable": [True, True, True, False], "looks": [look, gone_later]}
+
+
+def test_a_look_counts_readable_pictures_only():
+    first, second = gone.look_rates(looked())
+    assert first["cnn"] == pytest.approx(2 / 3) and first["score"] == pytest.approx(1 / 3)
+    assert (first["nearness"], first["likelihood"]) == pytest.approx((2 / 3, 1 / 3))
+    assert first["agree"] == [True, False, True] and (first["pair"], second["pair"]) == (10, 20)
+    assert second["cnn"] == second["score"] == 0 and second["agree"] == [True] * 3
+
+
+def test_validation_concepts_stand_apart():
+    table = gone.report([looked("ball"), looked("star")], {"command": "c", "commit": "d"})
+    assert table["test"]["concepts"] == table["validation"]["concepts"] == 1
+    assert (
+        table["test"]["agreement"]["value"] == pytest.approx(5 / 6, abs=1e-4) and table["test"]["agreement"]["n"] == 6
+    )
+    assert [look["concept"] for look in table["looks"]] == ["ball", "ball", "star", "star"]
