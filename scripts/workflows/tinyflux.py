@@ -11,7 +11,8 @@ SIZE = {"width": 96, "height": 96}  # of TinyFlux's pictures; all else is the pr
 NOTE = """**TinyFlux** is a FLUX checkpoint that is small enough for a CPU. It knows simple shapes only.
 It shows how the nodes work; it says nothing about the quality on FLUX.1-dev.
 
-Its files come with the pack's repository. ComfyUI finds them there, so there is nothing to copy.
+Its files are `tinyflux.safetensors`, `tinyflux_text.safetensors` and `tinyflux_vae.safetensors`. They come with the
+pack's repository and ComfyUI finds them there, so there is nothing to copy.
 
 """
 
