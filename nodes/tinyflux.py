@@ -72,6 +72,12 @@ class Target:
     tokenizer = Tokenizer
 
 
+def own_file_first(names: list[str]) -> list[str]:
+    """The text encoders with TinyFlux's own in front, which a new node then has chosen."""
+    # The pack's folder of weights is one for all loaders, so its other files are listed as well.
+    return sorted(names, key=lambda name: not name.endswith("tinyflux_text.safetensors"))
+
+
 class TinyFluxTextLoader(io.ComfyNode):
     """Loads TinyFlux's text encoder, which no stock loader knows."""
 
@@ -87,7 +93,7 @@ class TinyFluxTextLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "text_encoder",
-                    options=folder_paths.get_filename_list("text_encoders"),
+                    options=own_file_first(folder_paths.get_filename_list("text_encoders")),
                     tooltip="The file tinyflux_text.safetensors, which comes with the pack.",
                 )
             ],
