@@ -28,7 +28,7 @@ def test_it_says_what_was_done_and_how(report):
 
 
 def test_it_reaches_the_marks_by_both_judges(report):
-    """At least 40 pictures a cell, five minutes; with --more the other concepts have the same marks but for the time."""
+    """At least 40 pictures a cell, five minutes; with --more all have the same marks but for the time."""
     assert report["train_seconds"] <= 300
     for part in (report, *report["more"]):
         for cells in part["judges"].values():
