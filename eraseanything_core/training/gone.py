@@ -56,13 +56,21 @@ class HeldOut:
 
     @torch.no_grad()
     def pictures(self, model: ErasableModel, conds: Conds, adapters: bool) -> Tensor:
-        """x_0 of every sentence, [n, c, h, w] on the CPU."""
+        """x_0 of every sentence, [n, c, h, w] on the CPU.
+
+        Raises:
+            FloatingPointError: a picture is not finite. No reading of it would be above the threshold, so a broken
+                model would pass for one from which the concept is gone.
+        """
         drawn = []
         for rows in self.batches():
             walk = list(model.trajectory(conds(model, rows), self.noise[rows], self.sigmas, adapters))
             x_0, _ = walk[-1]
             drawn.append(x_0.float().cpu())
-        return torch.cat(drawn)
+        latents = torch.cat(drawn)
+        if not latents.isfinite().all():
+            raise FloatingPointError("the model draws NaN or infinity: lower the learning rates, or check the LoRA")
+        return latents
 
 
 @dataclass(frozen=True)

@@ -55,3 +55,10 @@ def test_an_empty_concept_is_refused(patcher, clip, small):
     host = ComfyHost(patcher, clip)
     with pytest.raises(ValueError, match="concept"):
         check_gone(host, Erased(host, {}), dataclasses.replace(small, concept=" "), lambda message: None)
+
+
+def test_a_broken_eraser_is_not_called_gone(patcher, clip, small, trained):
+    host = ComfyHost(patcher, clip)
+    broken = {name: torch.full_like(tensor, 1e30) for name, tensor in trained.lora.items()}
+    with pytest.raises(FloatingPointError, match="NaN or infinity"):
+        check_gone(host, Erased(host, broken), small, lambda message: None)
