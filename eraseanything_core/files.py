@@ -15,9 +15,18 @@ FORBIDDEN = set('/\\:*?"<>|')
 # Windows opens a device by any of these names, whatever its ending: Microsoft, "Naming Files, Paths, and Namespaces".
 CONSOLES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
 PORTS = {f"{device}{number}" for device in ("COM", "LPT") for number in "0123456789¹²³"}
+# What files begin with that say their encoding. UTF-32 first: its mark begins as that of UTF-16 does.
+MARKS = {
+    "utf-32": b"\xff\xfe\0\0",
+    "utf-32-be": b"\0\0\xfe\xff",
+    "utf-16": b"\xff\xfe",
+    "utf-16-be": b"\xfe\xff",
+    "utf-8": b"\xef\xbb\xbf",
+}
 RETRY_SECONDS = (0.05, 0.2, 0.8)
 # Linux and macOS take 255 bytes a name. The rest is for the ending and for what a temporary name has around it.
 MAX_NAME_BYTES = 200
+MAX_FOLDERS = 8  # in a name; Linux takes paths of 4,096 bytes and Windows of 260 letters
 
 
 def check_name(
@@ -42,6 +51,8 @@ def check_name(
         _check_part(stem, problem, label)
         return stem
     parts = stem.replace("\\", "/").split("/")  # Windows lists `people\star`
+    if len(parts) > MAX_FOLDERS:
+        raise ValueError(f"{problem} has {len(parts):,} parts: take at most {MAX_FOLDERS}")
     for part in parts:
         _check_part(part, problem, label)
     return "/".join(parts)
@@ -64,6 +75,37 @@ def _check_part(part: str, problem: str, label: str) -> None:
     size = len(part.encode())
     if size > MAX_NAME_BYTES:
         raise ValueError(f"{problem} has {size} bytes: take one of at most {MAX_NAME_BYTES}")
+
+
+def decode_text(data: bytes, label: str) -> str:
+    """The text of a file in the encodings in which programs save tables and JSON.
+
+    UTF-8 with and without a mark, UTF-16 (Excel's "Unicode text", PowerShell's `>`), UTF-32, and cp1252 (Excel on
+    Windows). Zero bytes that stand between letters are left out.
+
+    Args:
+        data: the file's bytes.
+        label: what to call the file in the error.
+
+    Raises:
+        ValueError: it is a zip file, as workbooks are.
+    """
+    if data.startswith(b"PK\x03\x04"):
+        raise ValueError(f"{label} is a workbook or a zip file: save it as plain text, such as CSV")
+    for encoding, mark in MARKS.items():
+        if data.startswith(mark):
+            return data.decode(encoding, errors="replace").lstrip("\ufeff")
+    # Without a mark it shows in the first letter, which is one of ASCII.
+    if data[1:2] == b"\0":
+        return data.decode("utf-16-le", errors="replace")
+    if data[:1] == b"\0":
+        return data.decode("utf-16-be", errors="replace")
+    data = data.replace(b"\0", b"")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        # Almost any bytes are valid cp1252, so it comes last.
+        return data.decode("cp1252", errors="replace")
 
 
 def free_path(folder: Path, name: str, ending: str = ".safetensors") -> Path:

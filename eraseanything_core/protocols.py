@@ -23,17 +23,46 @@ class EncodedPrompt(NamedTuple):
     pooled: Tensor  # [1, features]
 
 
+class Conditioning(EncodedPrompt):
+    """A prompt with what else its text encoder hands to the model, such as a mask.
+
+    Attributes:
+        more: by the names of ComfyUI's CONDITIONING.
+    """
+
+    more: dict[str, Any]
+
+    def __new__(cls, context: Tensor, pooled: Tensor, more: dict[str, Any]) -> "Conditioning":
+        """An empty `pooled` [1, 0] is none."""
+        encoded = super().__new__(cls, context, pooled)
+        encoded.more = more
+        return encoded
+
+    def entries(self) -> dict[str, Any]:
+        """All that stands beside the context in ComfyUI's CONDITIONING."""
+        return {**self.more, "pooled_output": self.pooled} if self.pooled.numel() else self.more
+
+
+def with_context(encoded: EncodedPrompt, context: Tensor) -> EncodedPrompt:
+    """The prompt with another context in its place, and all else as it is."""
+    if isinstance(encoded, Conditioning):
+        return Conditioning(context, encoded.pooled, encoded.more)
+    return EncodedPrompt(context, encoded.pooled)
+
+
 class AttentionCapture(Protocol):
     """A request for attention columns, handed to a forward, which fills `maps`.
 
     Attributes:
         select: [b, text tokens, columns], the weights with which text keys are added up to columns.
         blocks: which blocks are read; None is all that have a text stream, -1 the last one.
+        single: whether the single blocks of FLUX.1 are read as well; they are numbered on from the dual ones.
         maps: a block's number to [b, heads, image queries, columns], the post-softmax weight over all keys.
     """
 
     select: Tensor
     blocks: tuple[int, ...] | None
+    single: bool
     maps: dict[int, Tensor]
 
     def read(self, q: Tensor, k: Tensor, block: int) -> None:
@@ -41,7 +70,13 @@ class AttentionCapture(Protocol):
 
 
 class TrainableLora(Protocol):
-    """The float32 factors of the slices that are trained; B starts at zero."""
+    """The float32 factors of the slices that are trained; B starts at zero.
+
+    Attributes:
+        scale: the strength at which they take part in a forward, and in its backward.
+    """
+
+    scale: float
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
@@ -60,6 +95,8 @@ class ErasableModel(Protocol):
         device, dtype: where and in what precision the model computes.
         channels, downscale: the latent's channels, and pixels a cell.
         mu: the sampling shift that the model carries.
+        last_time: the largest t at which the model predicts.
+        noise_scale: the standard deviation of the noise n of x_t = (1 - t) x_0 + t n.
         module: the transformer, for hooks on its linears.
     """
 
@@ -68,6 +105,8 @@ class ErasableModel(Protocol):
     channels: int
     downscale: int
     mu: float
+    last_time: float
+    noise_scale: float
 
     @property
     def module(self) -> nn.Module: ...
@@ -80,6 +119,12 @@ class ErasableModel(Protocol):
 
     def cond(self, context: Tensor, pooled: Tensor, guidance: float) -> Any:
         """A batch of conditions: context [b, tokens, features], pooled [b, features], one guidance for all."""
+
+    def conds(self, encodings: Sequence[EncodedPrompt], guidance: float) -> Any:
+        """A batch of conditions from prompts as their text encoder gives them, one a row."""
+
+    def sigmas(self, steps: int, mu: float | None = None) -> Sigmas:
+        """The times of a sampler, by the model's own schedule; mu is another shift where the model has one."""
 
     def capture(self, select: Tensor, blocks: tuple[int, ...] | None = None) -> AttentionCapture:
         """A request for attention columns, for `velocity` and `columns`."""
@@ -97,7 +142,7 @@ class ErasableModel(Protocol):
     def trajectory(
         self, cond: Any, noise: Tensor, sigmas: Sigmas, adapters: bool = False
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Euler's walk from noise [b, c, h, w]: yields (x_t, velocity there), last (x_0, None)."""
+        """Euler's walk from standard noise [b, c, h, w]: yields (x_t, velocity there), last (x_0, None)."""
 
     def uninterrupted(self) -> AbstractContextManager[None]:
         """Inside, a user's interrupt waits until the work is whole."""

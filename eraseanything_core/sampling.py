@@ -53,3 +53,28 @@ def euler(
         # Not in place: the x that was yielded may still be in use.
         x = x + (s - t).to(x) * v
     yield x, None
+
+
+def noisy_step(x: Tensor, v: Tensor, t: Tensor, s: Tensor, level: float) -> tuple[Tensor, Tensor]:
+    """One step of a stochastic sampler whose x_t are distributed as those of Euler's walk.
+
+    With sigma_t = level sqrt(t / (1 - t)) it is Euler's and Maruyama's step of
+
+        dx = [v + sigma_t^2 / (2 t) (x_t + (1 - t) v)] dt + sigma_t dw
+
+    as in Flow-GRPO (Liu et al., 2025), whose term in brackets after v is the score times -sigma_t^2 / 2.
+
+    Args:
+        x: x_t, [b, c, h, w].
+        v: the model's velocity there, same shape.
+        t, s: the times before and after, scalars; s < t.
+        level: of the noise; 0 is Euler's step.
+
+    Returns:
+        The mean of x_s, and its standard deviation in units of that of n.
+    """
+    # At t = 1 sigma_t is infinite; there the next time stands in its place.
+    rest = 1 - t if t < 1 else 1 - s
+    variance = level**2 * t / rest
+    drift = v + variance / (2 * t) * (x + (1 - t) * v)
+    return x + (s - t).to(x) * drift.to(x), (variance * (t - s)).sqrt()

@@ -5,7 +5,10 @@ from importlib.util import find_spec
 from . import (
     attack,
     attention,
+    batch,
     concepts,
+    erase_at_sampling,
+    erase_now,
     evaluate,
     export,
     gone,
@@ -22,11 +25,14 @@ from .shared.texts import with_checked_texts
 
 NODES = [
     *train.NODES,
+    *batch.NODES,
     *settings.NODES,
     *concepts.NODES,
     *lora.NODES,
     *strength.NODES,
     *export.NODES,
+    *erase_now.NODES,
+    *erase_at_sampling.NODES,
     *gone.NODES,
     *attention.NODES,
     *prompt_sets.NODES,

@@ -34,7 +34,7 @@ def _number(config: Any, name: str, low: float, high: float, tooltip: str, step:
 def _target() -> list[io.Input]:
     """The inputs of both attacks on the weights."""
     return [
-        io.Model.Input("model", tooltip="The un-erased Flux.1, straight from its loader. It stays unchanged."),
+        io.Model.Input("model", tooltip="The un-erased model, straight from its loader. It stays unchanged."),
         LORA_MODEL.Input(
             "lora", tooltip="The eraser, from Erase Trainer or Load LoRA Model's file; it is put onto the model here."
         ),

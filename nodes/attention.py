@@ -9,14 +9,14 @@ from ..eraseanything_core.attention.blocks import Blocks
 from ..eraseanything_core.attention.erase import MapErasure
 from ..eraseanything_core.attention.hooks import EraseHook, ProbeHook
 from ..eraseanything_core.attention.probe import VIEWS, parse_heads
-from ..eraseanything_core.comfy_bridge.families import family, is_flux, layout
+from ..eraseanything_core.comfy_bridge.families import class_name, diffusion_model, family, is_flux_1, layout, refused
+from ..eraseanything_core.comfy_bridge.family_probe import FamilyProbeHook
 from ..eraseanything_core.comfy_bridge.sampler_hooks import encode_located, sigma_range, with_hook
 from .shared.inputs import CATEGORY_ATTENTION
 from .shared.progress import check_interrupt
 from .shared.types import ERASE_ATTENTION
 
 BLOCKS_HELP = "dual, single or all; or some by number, as in: dual 0-5, single 3"
-LATENT_CELL = 8  # px that one cell of Flux's latent stands for
 
 
 def prompt_inputs(model: str, concepts: str) -> list[io.Input]:
@@ -67,7 +67,10 @@ class AttentionProbe(io.ComfyNode):
             "with Attention Maps, after the sampler.",
             search_aliases=["attention map", "heat map", "token attention", "daam"],
             inputs=[
-                *prompt_inputs("A Flux model", "The word or words to look for; several are separated by commas."),
+                *prompt_inputs(
+                    "A model of a family that the help page lists",
+                    "The word or words to look for; several are separated by commas.",
+                ),
                 *range_inputs(f"Blocks to record: {BLOCKS_HELP}."),
                 io.String.Input("heads", default="all", tooltip="Heads to record: all, or numbers such as 0, 3, 5."),
             ],
@@ -92,13 +95,19 @@ class AttentionProbe(io.ComfyNode):
         fuzzy: bool,
         heads: str,
     ) -> io.NodeOutput:
-        if not is_flux(model):
-            raise ValueError(f"the MODEL is of {family(model)}: AttentionProbe reads only Flux")
         chosen = Blocks(blocks)
         model_layout = layout(model)
+        sound = refused.REASONS.get(class_name(diffusion_model(model)))
+        if sound:
+            raise ValueError(f"the MODEL is of {family(model)}: {sound}; load one that makes pictures")
         chosen.check(model_layout.reporter.dual, model_layout.reporter.single)
         located, conditioning = encode_located(model, model_layout, clip, prompt, concept, fuzzy)
-        hook = ProbeHook(located, sigma_range(model, start, end), chosen, parse_heads(heads))
+        sigmas = sigma_range(model, start, end)
+        if is_flux_1(model.model):
+            hook = ProbeHook(located, sigmas, chosen, parse_heads(heads))
+        else:
+            cell = model.model.latent_format.spacial_downscale_ratio
+            hook = FamilyProbeHook(located, sigmas, chosen, parse_heads(heads), model_layout, cell)
         tokens = located.table()
         return io.NodeOutput(with_hook(model, hook), conditioning, hook, tokens, ui=ui.PreviewText(tokens))
 
@@ -151,8 +160,8 @@ class AttentionMaps(io.ComfyNode):
             raise ValueError(f"{len(image)} images for {len(latents)} samples: decode these samples")
         if image is None:
             images = [None] * len(latents)
-            height = LATENT_CELL * latents.shape[-2]
-            width = LATENT_CELL * latents.shape[-1]
+            height = attention.cell * latents.shape[-2]
+            width = attention.cell * latents.shape[-1]
         else:
             images = list(image.cpu())
             height, width = image.shape[1:3]

@@ -242,7 +242,7 @@ class LoadConcepts(io.ComfyNode):
 def choices() -> list[str]:
     """What Load Concepts lists: the typed source, the ready sets, and the files that Save Concepts wrote."""
     ready = [f"{READY}{name}" for name in ready_sets.names()]
-    saved = [f"{SAVED}{path.stem}" for path in sorted(concepts_folder().glob("*.json"))]
+    saved = [f"{SAVED}{path.stem}" for path in sorted(concepts_folder().glob("*.json")) if path.is_file()]
     return [SOURCE, *ready, *saved]
 
 
@@ -278,7 +278,10 @@ def read_source(source: str) -> str:
         # ComfyUI checks inputs in its event loop, where reading a large file would hold up every user.
         if path.stat().st_size > 4 * MAX_JSON:
             raise ValueError(f"{name} is larger than {4 * MAX_JSON:,} bytes: is it a concept set?")
-        return path.read_text(encoding="utf-8")
+        try:
+            return files.decode_text(path.read_bytes(), name)
+        except OSError as error:
+            raise ValueError(f"{name} cannot be read: {error.strerror}") from error
     raise ValueError(f"there is no file {name} in output/concepts or input: type JSON, or save a concept set first")
 
 

@@ -11,11 +11,13 @@ from comfy_api.latest import io, ui
 
 from ..eraseanything_core import files
 from ..eraseanything_core.comfy_bridge.checkpoint import ErasedCheckpoint
+from ..eraseanything_core.comfy_bridge.host import ComfyHost
+from ..eraseanything_core.comfy_bridge.lora_files import eraser_for
 from ..eraseanything_core.comfy_bridge.training_session import fingerprint
-from ..eraseanything_core.lora.files import LoraModel, tensors_sha256
-from ..eraseanything_core.lora.headers import FIELD, checkpoint_header, header_concepts
+from ..eraseanything_core.lora.files import tensors_sha256
+from ..eraseanything_core.lora.headers import checkpoint_header, header_concepts
 from ..eraseanything_core.lora.kept_change import KeptChange
-from ..eraseanything_core.lora.key_styles import left_out_note, read_eraser
+from ..eraseanything_core.lora.key_styles import left_out_note
 from .shared.inputs import CATEGORY_LORAS, accepted
 from .shared.loras import chosen_lora, eraser_input, file_time
 from .shared.progress import progress_bar
@@ -41,7 +43,7 @@ class ExportCheckpoint(io.ComfyNode):
             description="Saves the whole model with an eraser in its weights: nobody can leave the eraser out.",
             search_aliases=["bake lora", "merge lora into model", "export", "save model", "safety", "checkpoint"],
             inputs=[
-                io.Model.Input("model", tooltip="Flux.1, straight from its loader."),
+                io.Model.Input("model", tooltip="The model, straight from its loader."),
                 eraser_input(),
                 io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05, tooltip=strength),
                 io.String.Input("output_name", default="flux_erased", tooltip=name),
@@ -73,13 +75,13 @@ class ExportCheckpoint(io.ComfyNode):
     ) -> io.NodeOutput:
         check_strength(strength)
         lora_model = chosen_lora(file, lora)
-        check_ungated(lora_model, file)
         concepts = header_concepts(lora_model.header, file)
         # The name first: the whole model is written, which takes minutes.
         path = files.free_path(checkpoint_folder(), output_name)
-        checkpoint = ErasedCheckpoint(model, read_eraser(lora_model, lora_model.header, file), strength)
+        checkpoint = ErasedCheckpoint(model, eraser_for(model, lora_model, lora_model.header, file), strength)
         files.check_room(path.parent, checkpoint.size)
-        header = checkpoint_header(concepts, fingerprint(model), strength, tensors_sha256(lora_model))
+        family = ComfyHost(model, None).family
+        header = checkpoint_header(concepts, fingerprint(model), strength, tensors_sha256(lora_model), family)
         changes = checkpoint.kept_changes()
         checkpoint.write(path, header, progress_bar(len(checkpoint.tensors)))
         lines = [
@@ -96,13 +98,6 @@ def check_strength(strength: float) -> None:
     """Raises ValueError for a strength with which the file would be the base, or none at all."""
     if not math.isfinite(strength) or strength == 0:
         raise ValueError(f"strength is {strength:g}: set a number that is not 0")
-
-
-def check_ungated(lora: LoraModel, name: str) -> None:
-    """Raises ValueError for a LoRA that Multi Erase LoRA gated for one prompt: a file would serve every prompt."""
-    prompt = lora.header.get(f"{FIELD}prompt")
-    if prompt is not None:
-        raise ValueError(f"{name} was gated for one prompt: combine the erasers in another mode of Multi Erase LoRA")
 
 
 def checkpoint_folder() -> Path:

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..eraseanything_core.attention.hooks import GatedHook
 from ..eraseanything_core.comfy_bridge import combining, patch
-from ..eraseanything_core.comfy_bridge.sampler_hooks import with_hook
-from ..eraseanything_core.comfy_bridge.text import ComfyTextEncoder
+from ..eraseanything_core.comfy_bridge.gated_loras import with_gated_loras
+from ..eraseanything_core.comfy_bridge.host import ComfyHost
+from ..eraseanything_core.comfy_bridge.lora_files import eraser_for
+from ..eraseanything_core.concepts import matching
 from ..eraseanything_core.concepts.prompts import lines_of
 from ..eraseanything_core.lora import merge
 from ..eraseanything_core.lora.factors import Eraser, check_finite, check_same_model
@@ -19,15 +20,14 @@ from ..eraseanything_core.lora.files import LoraModel
 from ..eraseanything_core.lora.fusion import FusionConfig
 from ..eraseanything_core.lora.gate import PromptGate
 from ..eraseanything_core.lora.headers import ErasedConcept, joint_header, typed_concepts
-from ..eraseanything_core.lora.key_styles import eraser_tensors, left_out_note, read_eraser, widest_dtype
+from ..eraseanything_core.lora.key_styles import eraser_tensors, left_out_note, widest_dtype
+from ..eraseanything_core.lora.merge import FUSION, GATED, UNGATED
 from ..eraseanything_core.quoting import quoted
 from .shared.folders import lora_files, user_folder
 from .shared.inputs import CATEGORY_LORAS, accepted
 from .shared.loras import file_time, read_file, with_header
 from .shared.types import LORA_MODEL
 
-FUSION = "closed-form fusion"
-GATED = "prompt-gated"
 NO_FILE = "none"
 # ComfyUI's list that grows takes links only, so the number of files is fixed. More erasers can be linked.
 FILES = 8
@@ -123,7 +123,7 @@ def eraser_inputs() -> list[io.Input]:
     lora = io.Autogrow.TemplatePrefix(LORA_MODEL.Input("lora"), prefix="lora", min=0, max=100)
     weights = "Weights of the linked LoRAs: one number for all, or one for each, separated by commas."
     return [
-        io.Model.Input("model", tooltip="Flux.1; closed-form fusion needs it straight from its loader."),
+        io.Model.Input("model", tooltip="The model; closed-form fusion needs it straight from its loader."),
         io.Autogrow.Input("loras", template=lora, optional=True, tooltip="LoRAs; linking one adds another input."),
         *file_inputs(),
         io.String.Input("weights", default="1", tooltip=weights, advanced=True),
@@ -148,7 +148,6 @@ def file_inputs() -> list[io.Input]:
 def mode_inputs() -> list[io.Input]:
     """How it is combined, and what the modes that read text need."""
     mode = "How the LoRAs are combined. The help page compares the modes."
-    prompt = "Prompt-gated only: the prompt that will be sampled. Connect its text; other prompts are refused."
     concepts = (
         "Fusion and gating, for LoRAs whose header does not say what they erase: a line for each LoRA in order, "
         "the concept first, then its synonyms, separated by commas."
@@ -156,7 +155,6 @@ def mode_inputs() -> list[io.Input]:
     return [
         io.Combo.Input("mode", options=[FUSION, GATED, *merge.MODES], default=GATED, tooltip=mode),
         io.Clip.Input("clip", optional=True, tooltip="Needed by closed-form fusion and prompt-gated."),
-        lines_input("prompt", prompt),
         lines_input("preserve", "Closed-form fusion only: more prompts that must not change, one per line."),
         lines_input("concepts", concepts, advanced=True),
     ]
@@ -190,8 +188,8 @@ class MultiEraseLoRA(io.ComfyNode):
             search_aliases=["merge lora", "lora merge", "combine lora", "lora stack", "several concepts", "multiple"],
             inputs=[*eraser_inputs(), *mode_inputs(), *number_inputs()],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="All of them erased; prompt-gated, for `prompt` only."),
-                LORA_MODEL.Output(display_name="lora", tooltip="The one LoRA, for Save Erase LoRA."),
+                io.Model.Output(display_name="model", tooltip="All of them; prompt-gated, each where it is meant."),
+                LORA_MODEL.Output(display_name="lora", tooltip="The one LoRA, for Save Erase LoRA; never gated."),
                 io.String.Output(display_name="summary", tooltip="What was combined, and how."),
             ],
             is_output_node=True,
@@ -212,7 +210,6 @@ class MultiEraseLoRA(io.ComfyNode):
         model: Any,
         weights: str,
         mode: str,
-        prompt: str,
         preserve: str,
         concepts: str,
         rank: int,
@@ -233,26 +230,23 @@ class MultiEraseLoRA(io.ComfyNode):
             if clip is None:
                 raise ValueError(f"{mode} reads text states: connect the CLIP of this model")
             erased = erased_concepts(collected, concepts)
-        names = [lora.name for lora in collected]
         eraser_weights = [lora.weight for lora in collected]
-        headers = [lora.model.header for lora in collected]
-        header = joint_header(headers, names, eraser_weights, mode)
-        gates: list[float] = []
         if mode == FUSION:
             config = FusionConfig.for_concept(erased[0], seed)
             states = user_folder() / "states"
             preserved = lines_of(preserve)
+            matching.check_kept(preserved, [name for concept in erased for name in concept.names])
             one = combining.closed_form(model, clip, erasers, eraser_weights, erased, preserved, config, states)
-        elif mode == GATED:
-            model, one, gates = gated_for_prompt(model, clip, erasers, eraser_weights, erased, prompt)
-            header["eraseanything.prompt"] = prompt
         else:
-            one = merge.combined(erasers, eraser_weights, mode, **settings)
+            # Gates belong to the MODEL. A file has none, so its erasers are all on.
+            one = merge.combined(erasers, eraser_weights, UNGATED if mode == GATED else mode, **settings)
         check_finite(one, f"the sum of {len(collected)} LoRAs with these weights")
-        summary = combination_summary(mode, collected, gates, one)
-        dtype = widest_dtype([lora.model for lora in collected])
-        lora = LoraModel(eraser_tensors(one, dtype), header)
-        return io.NodeOutput(patch.with_lora(model, one, 1.0), lora, summary, ui=ui.PreviewText(summary))
+        if mode == GATED:
+            changed = with_gated_loras(model, erasers, eraser_weights, prompt_gate(model, clip, erased))
+        else:
+            changed = patch.with_lora(model, one, 1.0)
+        summary = combination_summary(mode, collected, one)
+        return io.NodeOutput(changed, joint_lora(collected, one, mode), summary, ui=ui.PreviewText(summary))
 
 
 def check_numbers(numbers: Mapping[str, float]) -> None:
@@ -264,47 +258,29 @@ def check_numbers(numbers: Mapping[str, float]) -> None:
 
 def read_erasers(model: Any, loras: Sequence[WeightedLora]) -> list[Eraser]:
     """The factors of every LoRA, once it is sure that all of them are of this MODEL."""
-    erasers = [read_eraser(lora.model, lora.model.header, lora.name) for lora in loras]
+    erasers = [eraser_for(model, lora.model, lora.model.header, lora.name) for lora in loras]
     check_same_model(erasers, [lora.name for lora in loras])
     for eraser in erasers:
         patch.check_fits(model, eraser)
     return erasers
 
 
-def gated_for_prompt(
-    model: Any,
-    clip: Any,
-    erasers: Sequence[Eraser],
-    weights: Sequence[float],
-    erased: Sequence[ErasedConcept],
-    prompt: str,
-) -> tuple[Any, Eraser, list[float]]:
-    """A MODEL that samples one prompt alone, the sum of the erasers for that prompt, and the gate of each.
-
-    Raises:
-        ValueError: the prompt is empty.
-    """
-    if not prompt.strip():
-        raise ValueError("prompt-gated needs the prompt: connect its text to `prompt`, or choose another mode")
-    text = ComfyTextEncoder(clip)
-    gates = prompt_gates(text, erased, prompt)
-    gated_weights = [weight * gate for weight, gate in zip(weights, gates, strict=True)]
-    # The gates are of this prompt alone. The hook refuses to sample another one with them.
-    context, pooled = text.encode(prompt)
-    # The second text encoder may be left empty, which adds no concept.
-    _, empty_pooled = text.encode("")
-    only_this_prompt = with_hook(model, GatedHook(context, (pooled, empty_pooled)))
-    return only_this_prompt, merge.concatenated(erasers, gated_weights), gates
-
-
-def prompt_gates(text: ComfyTextEncoder, erased: Sequence[ErasedConcept], prompt: str) -> list[float]:
-    """How much a prompt is about each concept, 0 to 1."""
+def prompt_gate(model: Any, clip: Any, erased: Sequence[ErasedConcept]) -> PromptGate:
+    """What reads from text states of a CLIP how much they are about each concept."""
     # ComfyUI runs nodes in inference mode, and the encoder keeps what it encodes for work that is not.
-    with torch.inference_mode(False):
-        return PromptGate(erased, text)(prompt)
+    with torch.inference_mode(False), torch.no_grad():
+        return PromptGate(erased, ComfyHost(model, clip).text_encoder())
 
 
-def combination_summary(mode: str, loras: Sequence[WeightedLora], gates: Sequence[float], one: Eraser) -> str:
+def joint_lora(loras: Sequence[WeightedLora], one: Eraser, mode: str) -> LoraModel:
+    """The combined LoRA as a file has it."""
+    headers = [lora.model.header for lora in loras]
+    names = [lora.name for lora in loras]
+    header = joint_header(headers, names, [lora.weight for lora in loras], UNGATED if mode == GATED else mode)
+    return LoraModel(eraser_tensors(one, widest_dtype([lora.model for lora in loras])), header)
+
+
+def combination_summary(mode: str, loras: Sequence[WeightedLora], one: Eraser) -> str:
     """The size of the result, a line for each LoRA, and what of their files is not used."""
     ranks = sorted({len(down) for _, down in one.values()})
     span = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
@@ -313,9 +289,10 @@ def combination_summary(mode: str, loras: Sequence[WeightedLora], gates: Sequenc
         entries += up.numel() + down.numel()
     size = 2 * entries / 2**20  # bytes of bf16
     lines = [f"{len(loras)} erasers by {mode}: {len(one)} linears, rank {span}, {size:.1f} MiB in bf16"]
-    for i, lora in enumerate(loras):
-        gate = f", gate {gates[i]:.2f}" if gates else ""
-        lines.append(f"{lora.name}: weight {lora.weight:g}{gate}")
+    for lora in loras:
+        lines.append(f"{lora.name}: weight {lora.weight:g}")
+    if mode == GATED:
+        lines.append("each conditioning that is sampled opens its own gates; the output lora has none")
     for lora in loras:
         note = left_out_note(lora.model, lora.name)
         if note:

@@ -1,15 +1,18 @@
 """Nodes that give many prompts: from a table, and by attacking the concept in a prompt."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import folder_paths
 from comfy_api.latest import io, ui
 
+from ..eraseanything_core import files
 from ..eraseanything_core.concepts.concept_set import ConceptSet, erased
 from ..eraseanything_core.concepts.prompts import lines_of
 from ..eraseanything_core.evaluation import prompt_sets
 from ..eraseanything_core.evaluation.prompt_attacks import ATTACKS, attack_all
+from ..eraseanything_core.quoting import quoted
 from .shared.folders import input_folder
 from .shared.inputs import CATEGORY_EVALUATION, concepts, seed
 from .shared.progress import check_interrupt, progress_bar
@@ -23,7 +26,16 @@ def table_names() -> list[str]:
     folder = input_folder()
     if not folder.is_dir():
         return []
-    return sorted(path.name for path in folder.iterdir() if path.suffix.lower() in TABLE_SUFFIXES)
+    return sorted(path.name for path in folder.iterdir() if path.suffix.lower() in TABLE_SUFFIXES and path.is_file())
+
+
+def read_file(name: str) -> str:
+    """The text of a table in the input folder; ValueError where it cannot be read."""
+    try:
+        data = Path(folder_paths.get_annotated_filepath(name)).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{quoted(name)} cannot be read: {error.strerror}") from error
+    return files.decode_text(data, name)
 
 
 class PromptSet(io.ComfyNode):
@@ -78,8 +90,7 @@ class PromptSet(io.ComfyNode):
             table = prompt_sets.from_concept_set(concepts, first=first, count=count)
         else:
             if file != TYPED:
-                with open(folder_paths.get_annotated_filepath(file), "rb") as stored:
-                    text = prompt_sets.decode_table(stored.read())
+                text = read_file(file)
             table = prompt_sets.read_table(text, first=first, count=count, progress=check_interrupt)
         # Also in the log: a run over thousands of rows is often started without anyone looking at the nodes.
         if table.notes:

@@ -1,26 +1,63 @@
 """Nodes that report what an eraser removed and what it preserved."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from comfy_api.latest import io, ui
 
+from ..eraseanything_core.comfy_bridge.host import ComfyHost
 from ..eraseanything_core.concepts.concept_set import ConceptSet, erased
 from ..eraseanything_core.concepts.prompts import lines_of
 from ..eraseanything_core.evaluation import charts, comparison, report, report_files
+from ..eraseanything_core.evaluation.gone_answers import gone_answers
 from ..eraseanything_core.evaluation.quality import Measure
 from ..eraseanything_core.evaluation.report import Answers
 from ..eraseanything_core.evaluation.report_text import markdown
+from ..eraseanything_core.lora.headers import training_size
 from ..eraseanything_core.packages import require_package
+from ..eraseanything_core.training import gone_dial
+from ..eraseanything_core.training.config import EraseConfig
+from ..eraseanything_core.training.gone import look_forwards
+from ..eraseanything_core.training.gone_check import Erased
+from ..eraseanything_core.training.presets import run_config
 from .shared.folders import runs_folder
-from .shared.inputs import CATEGORY_EVALUATION, accepted, concepts, valid_name
+from .shared.inputs import CATEGORY_EVALUATION, DEFAULT_PRESET, accepted, concepts, valid_name
 from .shared.progress import check_interrupt
+from .shared.texts import show_text
 from .shared.types import ERASE_ANSWERS, ERASE_QUALITY, LORA_MODEL
+
+GONE_PICTURES = 24  # of the concept; of its neighbours half as many
+GONE_FORWARDS = sum(look_forwards(GONE_PICTURES + GONE_PICTURES // 2, gone_dial.DIAL_STEPS))
 
 
 def needs_matplotlib() -> bool | str:
     """The answer of `validate_inputs` of a node that draws a chart."""
     return accepted(require_package, "matplotlib")
+
+
+def gone_config(concept: str, concepts: ConceptSet | None, lora: Mapping[str, torch.Tensor] | None) -> EraseConfig:
+    """What the gone score looks at: the words of a concept set, or those of the eraser's training."""
+    header = getattr(lora, "header", {})
+    if concepts is None:
+        return gone_dial.dial_config(header, concept, False, GONE_PICTURES)
+    typed = {"look_pictures": GONE_PICTURES, "look_steps": gone_dial.DIAL_STEPS, **training_size(header)}
+    return run_config(concepts.settings(), DEFAULT_PRESET, typed)
+
+
+def answers_by_gone(
+    original: Any,
+    clip: Any,
+    lora: dict[str, torch.Tensor] | None,
+    strength: float,
+    config: EraseConfig,
+    node: str | None,
+) -> dict[str, Answers]:
+    """The answers of the gone score; raises ValueError when a link is missing."""
+    if original is None or clip is None or lora is None:
+        raise ValueError("there is nothing to report: link answers of Judge Pictures, or original, clip and lora")
+    host = ComfyHost(original, clip)
+    return gone_answers(host, Erased(host, lora, strength), config, lambda message: show_text(message, node))
 
 
 class ErasureReport(io.ComfyNode):
@@ -31,7 +68,9 @@ class ErasureReport(io.ComfyNode):
         cells = []
         for name, question in report.CELL_QUESTIONS.items():
             tooltip = f"From Judge Pictures: pictures of {question}."
-            cells.append(ERASE_ANSWERS.Input(name, optional=name != "acc_e", tooltip=tooltip))
+            if name == "acc_e":
+                tooltip += " Without any answers the gone score is used: link original, clip and lora."
+            cells.append(ERASE_ANSWERS.Input(name, optional=True, tooltip=tooltip))
         return io.Schema(
             node_id="EraseAnything_ErasureReport",
             display_name="Erasure Report",
@@ -64,6 +103,13 @@ class ErasureReport(io.ComfyNode):
                     tooltip="The eraser that drew the pictures after. The report names it by its SHA-256, and the "
                     "model that it was trained on.",
                 ),
+                io.Model.Input(
+                    "original",
+                    optional=True,
+                    tooltip="The original model, straight from its loader. Without answers of a judge it draws "
+                    f"{GONE_PICTURES} held-out pictures with the lora and reads them: {GONE_FORWARDS:,} forwards.",
+                ),
+                io.Clip.Input("clip", optional=True, tooltip="The text encoder of `original`."),
             ],
             outputs=[
                 io.Image.Output(display_name="chart", tooltip="Every cell before and after, with 95 % intervals."),
@@ -71,6 +117,7 @@ class ErasureReport(io.ComfyNode):
                 io.String.Output(display_name="json", tooltip="The report for programs."),
                 io.String.Output(display_name="path", tooltip="The JSON file that was written."),
             ],
+            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -90,11 +137,16 @@ class ErasureReport(io.ComfyNode):
         concepts: ConceptSet | None = None,
         quality: Sequence[Measure] | None = None,
         lora: dict[str, torch.Tensor] | None = None,
+        original: Any = None,
+        clip: Any = None,
         **answers: Answers | None,
     ) -> io.NodeOutput:
         concept, _ = erased(concepts, concept)
         # An optional input that is not connected comes as None.
         connected = {name: answer for name, answer in answers.items() if answer is not None}
+        if not connected:
+            config = gone_config(concept, concepts, lora)
+            connected = answers_by_gone(original, clip, lora, strength, config, cls.hidden.unique_id)
         erasure = report.make_report(
             concept, connected, strength, model, quality=quality or (), lora=lora, check_interrupt=check_interrupt
         )

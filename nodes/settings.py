@@ -6,18 +6,21 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..eraseanything_core.concepts.prompts import lines_of, words_of
+from ..eraseanything_core.erasers.registry import METHODS, NAMES, own_settings
 from ..eraseanything_core.lora.keys import TARGETS
+from ..eraseanything_core.lora.roles import ROLES
 from ..eraseanything_core.quoting import quoted
-from ..eraseanything_core.training import optimizers
+from ..eraseanything_core.training import divergences, optimizers
 from ..eraseanything_core.training.config import EraseConfig
 from ..eraseanything_core.training.presets import PRESETS
-from .shared.inputs import CATEGORY_TRAINING, DEFAULT_PRESET, SAVE_EVERY, accepted
+from .shared.inputs import CATEGORY_TRAINING, DEFAULT_PRESET, SAVE_EVERY
 from .shared.texts import check_texts
 from .shared.types import ERASE_SETTINGS
 
 DEFAULTS = dataclasses.asdict(EraseConfig(concept="", save_every=SAVE_EVERY)) | PRESETS[DEFAULT_PRESET]
 PIXELS_A_TOKEN = 16  # in each direction: Flux packs 2 x 2 latent cells of 8 pixels each into one token
 WORDS = "words"  # the group of texts, which count only where something is typed
+METHOD = "method"  # the group of the method, and the choice in it
 LISTS = {"synonyms": words_of, "irrelevant": words_of, "templates": lines_of, "retain": lines_of}
 
 
@@ -50,7 +53,12 @@ def text_input(name: str, tooltip: str, multiline: bool = True) -> io.Input:
 def length_inputs() -> list[io.Input]:
     """How long the run is, and what ends it."""
     return [
-        number_input("steps", 1, 100000, "Training steps; each has one erasing and one preserving update."),
+        number_input(
+            "steps",
+            1,
+            100000,
+            "Training steps; each has an erasing and a preserving loss, in two updates or in one (alternate).",
+        ),
         number_input("refresh_every", 1, 100000, "Steps after which new trajectories are sampled."),
         number_input("monitor_every", 0, 100000, "Steps between two measurements, with pictures; 0 never measures."),
         number_input("look_pictures", 1, 64, "Pictures of the concept in one measurement."),
@@ -63,8 +71,16 @@ def length_inputs() -> list[io.Input]:
 def rate_inputs() -> list[io.Input]:
     """The optimiser, and how much one update sees."""
     return [
-        number_input("lr_low", 0, 1, "Learning rate of the erasing update.", step=1e-5),
-        number_input("lr_up", 0, 1, "Learning rate of the preserving update.", step=1e-5),
+        number_input(
+            "lr_low", 0, 1, "Learning rate of the erasing update, or of both losses with alternate off.", step=1e-5
+        ),
+        number_input(
+            "lr_up",
+            0,
+            1,
+            "Learning rate of the preserving update; not used with alternate off, as in most presets.",
+            step=1e-5,
+        ),
         choice_input("optimizer", optimizers.installed(), "Others are listed once their libraries are installed."),
         choice_input("lr_schedule", list(optimizers.SCHEDULES), "How the learning rates change over the run."),
         switch_input(
@@ -83,7 +99,10 @@ def lora_inputs() -> list[io.Input]:
     """Which weights are trained."""
     return [
         choice_input(
-            "targets", list(TARGETS), "Projections that are trained; `paper` is the text stream's queries and keys."
+            "targets",
+            [*TARGETS, *ROLES],
+            "Projections that are trained; `paper` is the text stream's queries and keys. The names with blanks are "
+            "for any family of models.",
         ),
         number_input("rank", 1, 256, "Rank of the LoRA; alpha is the same, so a strength of 1 is the trained one."),
         switch_input(
@@ -97,11 +116,25 @@ def loss_inputs() -> list[io.Input]:
     return [
         number_input("esd_weight", 0, 100, "Weight of the erasing loss on the velocity."),
         number_input("attn_weight", 0, 100, "Weight of the loss on the attention that the concept's tokens get."),
+        number_input(
+            "attn_share",
+            0,
+            0.9,
+            "Share of the first gradient that this loss is to have; it sets attn_weight. 0 takes attn_weight as typed.",
+        ),
         number_input("retain_weight", 0, 1000, "Weight of staying at the original model where the concept is absent."),
         number_input("rsc_weight", 0, 100, "Weight of the reverse self-contrastive loss; 0 needs no synonyms."),
+        number_input("rsc_share", 0, 0.9, "The same for rsc_weight."),
         number_input("eta", 0, 20, "How far the concept is pushed past the neutral prompt; 0 stops at it.", step=0.1),
         number_input("tau", 0.01, 1, "Temperature of the reverse self-contrastive loss."),
         number_input("k_irrelevant", 1, 16, "Irrelevant words that one step compares with (K)."),
+        choice_input(
+            "divergence",
+            list(divergences.NAMES),
+            "What the erasing loss measures with. Bounded ones pull less where the prediction is far from its target.",
+        ),
+        number_input("alpha", -4, 4, "Of the divergence `alpha`; 0.5 is `hellinger`, 0 and 1 are none."),
+        number_input("divergence_width", 0.01, 100, "Where the other divergences bend; large is `squared`."),
     ]
 
 
@@ -121,6 +154,10 @@ def picture_inputs() -> list[io.Input]:
             0,
             100000,
             "Points that the contrastive loss reuses until the next refresh; 0 draws new ones.",
+        ),
+        switch_input(
+            "importance_sampling",
+            "Train more often at the times where the concept makes the most difference.",
         ),
         number_input(
             "on_policy_share", 0, 1, "Share of the trajectories sampled with the LoRA on, after the first refresh."
@@ -156,6 +193,40 @@ def saving_inputs() -> list[io.Input]:
             "the trainer decides by what memory is free.",
         ),
         number_input("save_every", 0, 100000, "Steps between two saved states; 0 saves only at the end."),
+        switch_input("deterministic", "Repeat the same bits on a GPU, too; slower. A CPU repeats them anyway."),
+    ]
+
+
+def own_input(field: "dataclasses.Field[Any]") -> io.Input:
+    """A setting of one method alone."""
+    told = field.metadata
+    common: dict[str, Any] = {"default": field.default, "tooltip": told["text"], "optional": True}
+    if told["choices"]:
+        return io.Combo.Input(field.name, options=list(told["choices"]), **common)
+    if isinstance(field.default, int):
+        return io.Int.Input(field.name, min=told["low"], max=told["high"], **common)
+    return io.Float.Input(field.name, min=told["low"], max=told["high"], step=0.001, round=False, **common)
+
+
+def method_inputs() -> list[io.Input]:
+    """How the concept is erased."""
+    options = []
+    for method in METHODS.values():
+        own = [own_input(field) for field in dataclasses.fields(method.own_settings)]
+        options.append(io.DynamicCombo.Option(method.label, own))
+    return [
+        io.DynamicCombo.Input(
+            METHOD,
+            options=options,
+            optional=True,
+            tooltip="How the concept is erased. It goes over the preset, and what other Erase Settings hold over it.",
+        ),
+        number_input(
+            "meta_weight",
+            0,
+            100,
+            "Weight of Meta-Unlearning's step on top of the method: the eraser is to withstand fine-tuning. 0 is off.",
+        ),
     ]
 
 
@@ -167,6 +238,7 @@ GROUPS = {
     "pictures": picture_inputs,
     WORDS: word_inputs,
     "memory and saving": saving_inputs,
+    METHOD: method_inputs,
 }
 
 
@@ -179,15 +251,45 @@ def typed_words(texts: dict[str, str]) -> dict[str, Any]:
     return values
 
 
+def chosen_method(choice: dict[str, Any]) -> dict[str, Any]:
+    """The method and its own settings, as `EraseConfig` has them.
+
+    Args:
+        choice: the method's label under `method`, and the fields that it has shown.
+    """
+    name = NAMES[choice[METHOD]]
+    values = {own: value for own, value in choice.items() if own != METHOD and value is not None}
+    default = own_settings(name, {})
+    changed = {own: value for own, value in values.items() if value != getattr(default, own)}
+    return {METHOD: name, "method_settings": tuple(changed.items())}
+
+
 def check_value(field: io.Input, value: Any) -> None:
     """Raises ValueError when a field of the node does not take a value."""
     if isinstance(field, io.Combo.Input) and value not in field.options:
         raise ValueError(f"`{field.id}` is {quoted(value)}: choose one of {', '.join(field.options)}")
+    if isinstance(field, io.DynamicCombo.Input):
+        check_choice(field, value)
     # Written so that NaN fails too.
     if isinstance(field, (io.Int.Input, io.Float.Input)) and not field.min <= value <= field.max:
         raise ValueError(f"`{field.id}` is {value}: type {field.min} to {field.max}")
     if field.id in ("width", "height") and value % PIXELS_A_TOKEN:
         raise ValueError(f"`{field.id}` is {value}: type a multiple of {PIXELS_A_TOKEN}")
+    if field.id == "templates":
+        for line in lines_of(value):
+            if "{}" not in line:
+                raise ValueError(f"the template {quoted(line)} has no {{}}: put it where the concept stands")
+
+
+def check_choice(field: io.DynamicCombo.Input, values: dict[str, Any]) -> None:
+    """Raises ValueError when a choice is none of the offered ones, or a field that it shows holds a wrong value."""
+    by_name = {option.key: option.inputs for option in field.options}
+    chosen = values.get(field.id)
+    if chosen not in by_name:
+        raise ValueError(f"`{field.id}` is {quoted(str(chosen))}: choose one of {', '.join(by_name)}")
+    for own in by_name[chosen]:
+        if values.get(own.id) is not None:
+            check_value(own, values[own.id])
 
 
 def check_group(values: dict[str, Any]) -> None:
@@ -237,9 +339,11 @@ class EraseSettings(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, **values: Any) -> bool | str:
-        # Fields of a group can be had by ** only, and ComfyUI then leaves the check of all values to the node.
-        return accepted(check_group, values.get("group", {}))
+    def validate_inputs(cls, **values: Any) -> bool:
+        # Fields of a group can be had by ** only, and ComfyUI then leaves the check of all values to the node. It
+        # would repeat a message that is returned for every field; one that is raised it says once.
+        check_group(values.get("group", {}))
+        return True
 
     @classmethod
     def execute(cls, group: dict[str, Any], settings: dict[str, Any] | None = None) -> io.NodeOutput:
@@ -248,6 +352,8 @@ class EraseSettings(io.ComfyNode):
         values = {name: value for name, value in group.items() if name != "group" and value is not None}
         if group["group"] == WORDS:
             values = typed_words(values)
+        if METHOD in values:
+            values |= chosen_method(values[METHOD])
         return io.NodeOutput({**(settings or {}), **values})
 
 

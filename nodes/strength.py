@@ -12,20 +12,23 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..eraseanything_core.comfy_bridge import combining, patch
+from ..eraseanything_core.comfy_bridge.host import ComfyHost
+from ..eraseanything_core.comfy_bridge.lora_files import eraser_for
+from ..eraseanything_core.comfy_bridge.unbaked import with_whole_lora
 from ..eraseanything_core.concepts.prompts import lines_of, words_of
 from ..eraseanything_core.lora.dials import DialFolder
 from ..eraseanything_core.lora.factors import Eraser
 from ..eraseanything_core.lora.files import LoraModel
 from ..eraseanything_core.lora.headers import ErasedConcept
-from ..eraseanything_core.lora.key_styles import left_out_note, read_eraser
+from ..eraseanything_core.lora.key_styles import left_out_note
 from ..eraseanything_core.lora.strength import (
+    EARLIER_READER,
     HEADER_KEY,
-    LatentReader,
-    LatentShiftReader,
     StrengthConfig,
     StrengthCurve,
     needs_curve,
 )
+from ..eraseanything_core.training import gone_dial
 from .shared.folders import user_folder
 from .shared.inputs import CATEGORY_LORAS
 from .shared.judges import ChosenJudge
@@ -35,8 +38,8 @@ from .shared.texts import show_text
 from .shared.types import ERASE_JUDGE, LORA_MODEL
 
 ALL_STEPS = (0.0, 1.0)
-FORWARDS_PER_SEED = StrengthConfig(images=1).forwards
-FORWARDS = StrengthConfig().forwards
+FORWARDS = gone_dial.dial_forwards(StrengthConfig.images, StrengthConfig.halvings)
+JUDGED_FORWARDS = StrengthConfig().forwards
 
 
 def main_inputs() -> list[io.Input]:
@@ -44,13 +47,14 @@ def main_inputs() -> list[io.Input]:
     strength = (
         "0: unchanged. 0.5: half of the effect. 1: the eraser as trained. Above 1: more of it. "
         "Below 0 the concept is amplified. "
-        f"The first value between 0 and 1 takes a measurement of {FORWARDS:,} forwards of the model."
+        f"The first value between 0 and 1 takes a measurement of {FORWARDS:,} forwards of the model, or "
+        f"{JUDGED_FORWARDS:,} with a judge."
     )
     start = "The eraser works from this part of the sampling on; 0 is the first step."
     end = "The eraser works up to this part of the sampling; 1 is the last step."
     share = {"min": 0.0, "max": 1.0, "step": 0.01}
     return [
-        io.Model.Input("model", tooltip="Flux.1; for the first measurement straight from its loader."),
+        io.Model.Input("model", tooltip="The model; for the first measurement straight from its loader."),
         eraser_input(),
         io.Float.Input("strength", default=1.0, min=-3.0, max=3.0, step=0.05, tooltip=strength),
         io.Float.Input("start_percent", default=0.0, **share, tooltip=start),
@@ -62,8 +66,12 @@ def main_inputs() -> list[io.Input]:
 def measurement_inputs() -> list[io.Input]:
     """What the strength is measured with, once for each eraser."""
     clip = "Needed once, for a strength between 0 and 1 of an eraser that has not been measured."
-    images = f"Seeds that are measured. Each takes {FORWARDS_PER_SEED} forwards of the model: 8 pictures of 20 steps."
-    judge = "From Choose Judge: the strength follows its reading. Without one, the model's own change is measured."
+    images = (
+        "Seeds that are measured; more make the strength finer. "
+        f"Each takes {FORWARDS // StrengthConfig.images} forwards of the model, "
+        f"or {JUDGED_FORWARDS // StrengthConfig.images} with a judge."
+    )
+    judge = "From Choose Judge: the strength follows its reading. Without one it follows the gone score."
     prompts = "Your prompts for the concept, one per line; the strength is measured on them. Empty: the eraser's own."
     concept = "What the eraser erases, for a LoRA whose header does not say so; measured on plain prompts for it."
     return [
@@ -130,9 +138,9 @@ class EraseStrength(io.ComfyNode):
         if judge is not None and vae is None:
             raise ValueError("the judge reads pictures: connect the VAE of this model")
         lora_model = chosen_lora(file, lora)
-        eraser = read_eraser(lora_model, lora_model.header, file)
+        eraser = eraser_for(model, lora_model, lora_model.header, file)
         patch.check_fits(model, eraser)
-        measurement = Measurement(images, judge, vae, own_prompts(prompts, concept), cls.hidden.unique_id)
+        measurement = Measurement(images, judge, vae, lines_of(prompts), words_of(concept), cls.hidden.unique_id)
         curve = known_curve(lora_model, file, measurement)
         notes: list[str] = []
         if curve is None and needs_curve(strength):
@@ -140,8 +148,9 @@ class EraseStrength(io.ComfyNode):
             notes = kept_curve(lora_model, curve, file)
         scale = strength if curve is None else curve.scale_at(strength)
         notes.append(left_out_note(lora_model, file))
+        applied, unbaked = apply_eraser(model, eraser, scale, (start_percent, end_percent))
+        notes.append(unbaked)
         summary = strength_summary(strength, scale, curve, notes)
-        applied = apply_eraser(model, eraser, scale, (start_percent, end_percent))
         return io.NodeOutput(applied, with_curve(lora_model, curve), scale, summary, ui=ui.PreviewText(summary))
 
 
@@ -154,23 +163,16 @@ def check_numbers(strength: float, start_percent: float, end_percent: float) -> 
         raise ValueError(f"start_percent {start_percent:g} must be below end_percent {end_percent:g}")
 
 
-def own_prompts(prompts: str, concept: str) -> tuple[str, ...]:
-    """The prompts that the user gave for the concept: typed ones, or plain ones for a typed concept."""
-    names = words_of(concept)
-    if prompts.strip() or not names:
-        return lines_of(prompts)
-    return tuple(ErasedConcept(names).concept_prompts())
-
-
 @dataclass(frozen=True)
 class Measurement:
     """What a strength curve is measured with.
 
     Attributes:
         images: how many seeds.
-        judge: reads their pictures; None is the model itself.
+        judge: reads their pictures; None is the gone score.
         vae: makes the pictures that the judge reads.
-        prompts: the user's own; without any, those of the eraser's training.
+        prompts: the user's own.
+        concept: the names that the user typed.
         node: id of the node that shows how far it is; None where there is no server.
     """
 
@@ -178,18 +180,28 @@ class Measurement:
     judge: ChosenJudge | None
     vae: Any
     prompts: tuple[str, ...]
+    concept: tuple[str, ...]
     node: str | None
 
+    def asked_prompts(self) -> tuple[str, ...]:
+        """Typed prompts, or plain ones for a typed concept; empty when neither is typed."""
+        if self.prompts or not self.concept:
+            return self.prompts
+        return tuple(ErasedConcept(self.concept).concept_prompts())
+
     def digest(self) -> str:
-        """Names the user's own prompts; empty when there are none."""
-        return hashlib.sha256("\n".join(self.prompts).encode()).hexdigest()[:12] if self.prompts else ""
+        """Names what the user typed; empty when there is nothing."""
+        asked = self.asked_prompts()
+        return hashlib.sha256("\n".join(asked).encode()).hexdigest()[:12] if asked else ""
 
     def is_answered_by(self, curve: StrengthCurve) -> bool:
         """Whether a curve was read by the chosen judge, and on the user's own prompts if there are any."""
         # Without a judge or prompts any curve will do: measuring takes minutes.
         if self.judge is not None and curve.reader != self.judge.name():
             return False
-        return not self.prompts or curve.prompts == self.digest()
+        if curve.reader == EARLIER_READER:
+            return False
+        return not self.digest() or curve.prompts == self.digest()
 
 
 def dial_folder() -> DialFolder:
@@ -215,18 +227,40 @@ def measured_curve(
     """Samples the eraser at many scales, and says on the node what that takes."""
     if clip is None:
         raise ValueError(f"the strength of {name} was not measured so yet: connect the CLIP of this model once")
-    prompts = measurement.prompts
+    host = ComfyHost(model, clip)
+    if measurement.judge is None:
+        curve = curve_by_the_model(host, lora, eraser, name, measurement)
+    else:
+        curve = curve_by_a_judge(host, lora, eraser, name, measurement)
+    return dataclasses.replace(curve, prompts=measurement.digest())
+
+
+def curve_by_the_model(
+    host: ComfyHost, lora: LoraModel, eraser: Eraser, name: str, measurement: Measurement
+) -> StrengthCurve:
+    """The curve by the gone score, which needs nothing but the model."""
+    images = measurement.images
+    typed = measurement.concept[0] if measurement.concept else ""
+    config = gone_dial.dial_config(lora.header, typed, bool(measurement.prompts), images, name)
+    own = gone_dial.own_sentences(measurement.prompts, images, config.concept, config.neutral)
+    strength = StrengthConfig(images=images)
+    display = MeasurementDisplay(gone_dial.dial_forwards(images, strength.halvings), measurement.node)
+    return gone_dial.gone_curve(host, eraser, config, strength, own, display.progress)
+
+
+def curve_by_a_judge(
+    host: ComfyHost, lora: LoraModel, eraser: Eraser, name: str, measurement: Measurement
+) -> StrengthCurve:
+    """The curve by a judge, who reads the pictures that the VAE makes."""
+    assert measurement.judge is not None, "the caller has one"
+    prompts = measurement.asked_prompts()
     if not prompts:
-        advice = "type its concept into `concept`, or prompts that ask for it into `prompts`"
-        prompts = tuple(ErasedConcept.from_header(lora.header, name, advice).concept_prompts())
-    reader: LatentReader = LatentShiftReader()
-    if measurement.judge is not None:
-        reader = measurement.judge.reader(model, measurement.vae)
+        prompts = tuple(ErasedConcept.from_header(lora.header, name, gone_dial.ADVICE).concept_prompts())
+    reader = measurement.judge.reader(host.model, measurement.vae)
     # At the size and guidance of the training, where the eraser is known to work.
     config = StrengthConfig.for_header(lora.header, measurement.images, name)
     display = MeasurementDisplay(config.forwards, measurement.node)
-    curve = combining.calibrate(model, clip, eraser, prompts, config, reader, display.progress)
-    return dataclasses.replace(curve, prompts=measurement.digest())
+    return combining.calibrate(host.model, host.clip, eraser, prompts, config, reader, display.progress)
 
 
 def kept_curve(lora: LoraModel, curve: StrengthCurve, name: str) -> list[str]:
@@ -293,16 +327,16 @@ def with_curve(lora: LoraModel, curve: StrengthCurve | None) -> LoraModel:
     return lora if curve is None else LoraModel(lora, lora.header | {HEADER_KEY: curve.to_json()})
 
 
-def apply_eraser(model: Any, eraser: Eraser, scale: float, window: tuple[float, float]) -> Any:
-    """The MODEL with the eraser: in its weights, or only in a window of the sampling."""
+def apply_eraser(model: Any, eraser: Eraser, scale: float, window: tuple[float, float]) -> tuple[Any, str]:
+    """The MODEL with the eraser, in its weights or only in a window of the sampling; and a sentence, see `unbaked`."""
     # In the weights it costs nothing while sampling. A window has to add it to every weight in every step.
     if window == ALL_STEPS:
-        return patch.with_lora(model, eraser, scale)
+        return with_whole_lora(model, eraser, scale)
     sampling = model.get_model_object("model_sampling")
     start, end = window
     start_sigma = sampling.percent_to_sigma(start)
     end_sigma = sampling.percent_to_sigma(end)
-    return patch.with_lora_between(model, eraser, scale, start_sigma, end_sigma)
+    return patch.with_lora_between(model, eraser, scale, start_sigma, end_sigma), ""
 
 
 def strength_summary(strength: float, scale: float, curve: StrengthCurve | None, notes: list[str]) -> str:

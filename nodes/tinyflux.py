@@ -40,8 +40,10 @@ class ClipModel(TinyTextEncoder, ClipTokenWeightEncoder):
 
     special_tokens = {"end": 1, "pad": PAD}
 
-    def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: dict | None = None) -> None:
-        super().__init__()
+    def __init__(
+        self, width: int, pooled: int, device: Any = "cpu", dtype: Any = None, model_options: dict | None = None
+    ) -> None:
+        super().__init__(width, pooled)
         self.to(device=device, dtype=torch.float32)  # a few megabytes: half precision would save nothing
         self.dtypes = {torch.float32}
 
@@ -65,11 +67,13 @@ class ClipModel(TinyTextEncoder, ClipTokenWeightEncoder):
 
 
 class Target:
-    """What comfy.sd.CLIP builds from."""
+    """What comfy.sd.CLIP builds from; the sizes are those of a file's weights."""
 
-    params: dict = {}
     clip = ClipModel
     tokenizer = Tokenizer
+
+    def __init__(self, state: dict[str, torch.Tensor]) -> None:
+        self.params = {"width": len(state["widen.weight"]), "pooled": len(state["pool.weight"])}
 
 
 def own_file_first(names: list[str]) -> list[str]:
@@ -106,7 +110,7 @@ class TinyFluxTextLoader(io.ComfyNode):
         state = comfy.utils.load_torch_file(path, safe_load=True)
         if "layers.0.near" not in state:
             raise ValueError(f"{text_encoder} is not TinyFlux's text encoder: choose tinyflux_text.safetensors")
-        return io.NodeOutput(comfy.sd.CLIP(Target, state_dict=state))
+        return io.NodeOutput(comfy.sd.CLIP(Target(state), state_dict=state))
 
 
 NODES = [TinyFluxTextLoader]

@@ -10,39 +10,44 @@ from comfy_api.latest import io, ui
 
 from ..eraseanything_core import files
 from ..eraseanything_core.comfy_bridge.host import ComfyHost
+from ..eraseanything_core.comfy_bridge.lora_files import eraser_for
 from ..eraseanything_core.comfy_bridge.patch import with_lora
+from ..eraseanything_core.comfy_bridge.previews import decoded
 from ..eraseanything_core.concepts.concept_set import ConceptSet
 from ..eraseanything_core.concepts.sampler import ConceptRequest, sample_offline
+from ..eraseanything_core.erasers.registry import method_of, settings_of
 from ..eraseanything_core.lora.files import LoraModel, check_tensors, header_strings, save_lora
 from ..eraseanything_core.lora.headers import model_spec, named_header, training_header
-from ..eraseanything_core.lora.key_styles import read_eraser
 from ..eraseanything_core.training.config import EraseConfig
 from ..eraseanything_core.training.presets import PRESETS, run_config
 from ..eraseanything_core.training.recipe import train_eraser
 from ..eraseanything_core.training.run_files import mark_finished
 from ..eraseanything_core.training.trainer import EraseResult
-from .shared.folders import free_lora_path, run_folder
+from .shared.folders import free_lora_path, loras_folder, run_folder, run_name
 from .shared.inputs import (
     CATEGORY_TRAINING,
     DEFAULT_PRESET,
-    OUTPUT_NAME,
+    NOT_LINKED,
     SAVE_EVERY,
     accepted,
+    check_concept,
     concepts,
     seed,
-    valid_name,
 )
 from .shared.training_display import TrainingDisplay, finish_on_sigterm
 from .shared.types import ERASE_SETTINGS, LORA_MODEL
 
 SHOWN = 2  # pictures of the concept, before and after
-NOT_LINKED = object()  # ComfyUI gives None for a linked input, and nothing for one that is not
 SUBFOLDER_NAME = "File name, also in a sub-folder as people/star; a number is added if the name is in use."
-EMPTY_CONCEPT = "`concept` is empty: type the word to erase, or connect `concepts`"
 PRESET_TOOLTIP = (
     "How long and how thoroughly to train. paper and reference are the settings of the paper and of its code. "
     "Erase Settings goes over it."
 )
+
+
+def accepted_name(output_name: str | None) -> bool | str:
+    """The answer of `validate_inputs` for the name of a LoRA, which may stand in a sub-folder; None is a linked one."""
+    return True if output_name is None else accepted(files.check_name, output_name, subfolders=True)
 
 
 def trainer_config(words: ConceptSet, preset: str, settings: dict[str, Any], seed: int) -> EraseConfig:
@@ -54,7 +59,9 @@ def trainer_config(words: ConceptSet, preset: str, settings: dict[str, Any], see
         settings: fields of an `EraseConfig`.
         seed: of the run.
     """
-    typed = {"save_every": SAVE_EVERY, "preview_images": SHOWN, **settings, "seed": seed}
+    own = dict(settings.get("method_settings", ()))
+    of_method = settings_of(settings.get("method", EraseConfig.method), own)
+    typed = {"save_every": SAVE_EVERY, "preview_images": SHOWN, **of_method, **settings, "seed": seed}
     if "irrelevant" in settings:
         typed["tiers"] = ()  # they are those of the words that are replaced
     return run_config(words.settings(), preset, typed)
@@ -63,10 +70,10 @@ def trainer_config(words: ConceptSet, preset: str, settings: dict[str, Any], see
 def changed_settings(words: ConceptSet, preset: str, settings: dict[str, Any]) -> str:
     """A line on the settings that differ from the preset's; empty where none does."""
     plain = trainer_config(words, preset, {}, seed=0)
-    changes = []
+    changes = [f"{name} {value}" for name, value in settings.get("method_settings", ())]
     for name, value in settings.items():
         before = getattr(plain, name)
-        if value != before:
+        if value != before and name != "method_settings":
             changes.append(f"{name} {_short(value)} instead of {_short(before)}")
     return f"settings over the preset {preset}: {', '.join(changes)}" if changes else ""
 
@@ -81,43 +88,52 @@ def train_and_save(
 ) -> tuple[EraseResult, LoraModel, str]:
     """Trains in the folder of a run, or goes on there, and writes the LoRA; see `train_eraser` and `saved_lora`."""
     if run.is_dir():
-        display.notify(f"goes on with the stopped run {run.name}")
+        display.notify(f"goes on with the stopped run {run_name(run)}")
     # The LoRA belongs inside as well: a server that is stopped now still writes it.
     with finish_on_sigterm():
         result = train_eraser(
-            host, config, display.progress, run, auto, display.show, display.notify, report=display.prepare
+            host,
+            config,
+            display.progress,
+            run,
+            auto,
+            display.show,
+            display.notify,
+            report=display.prepare,
+            method=method_of(config),
         )
-        lora, file_name = saved_lora(result, run.name, host.fingerprint())
+        lora, file_name = saved_lora(result, run_name(run), host.fingerprint(), host.family)
         if not result.interrupted:
             mark_finished(run, file_name)
     return result, lora, file_name
 
 
-def saved_lora(result: EraseResult, name: str, base: str) -> tuple[LoraModel, str]:
+def saved_lora(result: EraseResult, name: str, base: str, family: str = "") -> tuple[LoraModel, str]:
     """Writes the LoRA of a run under a free name.
 
     Args:
         result: of the run.
-        name: of the file, which gets a number if it is in use.
+        name: of the file, also in a sub-folder; it gets a number if it is in use.
         base: names the weights of the model.
+        family: of the model; empty for FLUX.1.
 
     Returns:
-        The LoRA as the file has it, and the name of the file.
+        The LoRA as the file has it, and the name of the file in the loras folder.
     """
     path = free_lora_path(name)
     # The header says how many pairs are in the LoRA. Of a run that was stopped these are not those of its settings.
     trained = dataclasses.replace(result.config, steps=result.steps)
     measured = result.verdict.text() if result.verdict else ""
     tensors = {key: tensor.bfloat16() for key, tensor in result.lora.items()}
-    lora = LoraModel(tensors, header_strings(training_header(trained, base, measured=measured)))
+    lora = LoraModel(tensors, header_strings(training_header(trained, base, trained.method, measured, family)))
     save_lora(lora, path, lora.header)
-    return lora, path.name
+    return lora, path.relative_to(loras_folder()).as_posix()
 
 
 def before_and_after(model: Any, vae: Any, result: EraseResult) -> tuple[torch.Tensor, torch.Tensor]:
     """Pictures [b, h, w, 3] of the concept from the same noise, by the original model and by the erased one."""
     assert result.samples is not None, "a run that ends makes them, since `preview_images` is set"
-    before, after = (vae.decode(model.model.process_latent_out(latents)) for latents in result.samples)
+    before, after = (decoded(model, latents, vae) for latents in result.samples)
     return before, after
 
 
@@ -130,7 +146,7 @@ class EraseTrainer(io.ComfyNode):
             node_id="EraseAnything_EraseTrainer",
             display_name="Erase Trainer",
             category=CATEGORY_TRAINING,
-            description="Trains a LoRA that erases a concept from Flux. The word alone is enough.",
+            description="Trains a LoRA that erases a concept from a model. The word alone is enough.",
             search_aliases=[
                 "remove concept",
                 "forget",
@@ -143,7 +159,7 @@ class EraseTrainer(io.ComfyNode):
                 "erase concept",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="Flux.1, straight from its loader. It stays unchanged."),
+                io.Model.Input("model", tooltip="The model, straight from its loader. It stays unchanged."),
                 io.Clip.Input("clip", tooltip="The text encoder of the model."),
                 io.Vae.Input("vae", tooltip="The VAE of the model. It shows the concept before and after."),
                 io.String.Input("concept", default="", tooltip="The word or words to erase."),
@@ -151,7 +167,7 @@ class EraseTrainer(io.ComfyNode):
                 io.String.Input(
                     "output_name",
                     default="eraser",
-                    tooltip=f"{OUTPUT_NAME} A stopped run of this name and these settings goes on.",
+                    tooltip=f"{SUBFOLDER_NAME} A stopped run of this name and these settings goes on.",
                 ),
                 seed("The same seed gives the same LoRA."),
                 concepts(
@@ -182,9 +198,8 @@ class EraseTrainer(io.ComfyNode):
     def validate_inputs(
         cls, concept: str | None = None, output_name: str | None = None, concepts: Any = NOT_LINKED
     ) -> bool | str:
-        if concepts is NOT_LINKED and concept is not None and not concept.strip():
-            return EMPTY_CONCEPT
-        return valid_name(output_name)
+        said = check_concept(concept, concepts)
+        return accepted_name(output_name) if said is True else said
 
     @classmethod
     def execute(
@@ -212,12 +227,12 @@ class EraseTrainer(io.ComfyNode):
             display.notify(f"stopped at {result.steps} of {config.steps}; press Run to go on")
             # Nothing behind this node runs on half an eraser, and ComfyUI does not take the node for done.
             raise InterruptProcessingException
-        parts = [result.summary(file_name), changed_settings(words, preset, settings), words.text()]
+        parts = [result.summary(file_name), display.went_on(), changed_settings(words, preset, settings), words.text()]
         report = "\n".join(filter(None, parts))
         before, after = before_and_after(model, vae, result)
         preview = ui.PreviewImage(display.finish(before, after), cls=cls).as_dict()
         shown = ui.PreviewText(report).as_dict() | {"lora": [file_name]} | preview
-        erased = with_lora(model, read_eraser(lora, lora.header, file_name), 1.0)
+        erased = with_lora(model, eraser_for(model, lora, lora.header, file_name), 1.0)
         return io.NodeOutput(erased, lora, report, torch.cat((before, after), dim=2), ui=shown)
 
 
@@ -245,7 +260,7 @@ class SaveEraseLoRA(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, output_name: str | None = None) -> bool | str:
-        return True if output_name is None else accepted(files.check_name, output_name, subfolders=True)
+        return accepted_name(output_name)
 
     @classmethod
     def execute(cls, lora: Any, output_name: str, concept: str = "") -> io.NodeOutput:

@@ -32,7 +32,20 @@ GROUPS = {
         "gradient_accumulation_steps",
     ),
     "LoRA": ("targets", "rank", "alternate"),
-    "losses": ("esd_weight", "attn_weight", "retain_weight", "rsc_weight", "eta", "tau", "k_irrelevant"),
+    "losses": (
+        "esd_weight",
+        "attn_weight",
+        "attn_share",
+        "retain_weight",
+        "rsc_weight",
+        "rsc_share",
+        "eta",
+        "tau",
+        "k_irrelevant",
+        "divergence",
+        "alpha",
+        "divergence_width",
+    ),
     "pictures": (
         "width",
         "height",
@@ -41,10 +54,12 @@ GROUPS = {
         "cached_trajectories",
         "cached_retain_trajectories",
         "rsc_samples",
+        "importance_sampling",
         "on_policy_share",
     ),
     "words": ("synonyms", "irrelevant", "templates", "neutral", "retain"),
-    "memory and saving": ("dtype", "gradient_checkpointing", "save_every"),
+    "memory and saving": ("dtype", "gradient_checkpointing", "save_every", "deterministic"),
+    "method": ("method", "meta_weight"),
 }
 
 UNWATCHED = {"monitor_every": 0, "stop_when_gone": False, "adapt_rate": False}  # for runs that are too short to measure
@@ -55,7 +70,8 @@ def settings_nodes(key: str, values: Mapping[str, Any], source: list | None = No
 
     Args:
         key: begins the keys of the nodes.
-        values: by name of the setting. A field that is not among them is not in the graph and does not count.
+        values: by name of the setting. A field that is not among them is not in the graph and does not count. A
+            method's own settings are named `method.` and the setting.
         source: a link to settings that come before them.
 
     Returns:
@@ -64,12 +80,12 @@ def settings_nodes(key: str, values: Mapping[str, Any], source: list | None = No
     Raises:
         ValueError: no group has a setting of this name.
     """
-    unknown = set(values) - {name for names in GROUPS.values() for name in names}
+    unknown = {name.split(".")[0] for name in values} - {name for names in GROUPS.values() for name in names}
     if unknown:
         raise ValueError(f"Erase Settings has no {', '.join(sorted(unknown))}")
     graph: Graph = {}
     for group, names in GROUPS.items():
-        fields = {f"group.{name}": values[name] for name in names if name in values}
+        fields = {f"group.{name}": value for name, value in values.items() if name.split(".")[0] in names}
         if fields:
             inputs = {"group": group, **fields}
             if source:

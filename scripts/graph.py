@@ -97,10 +97,13 @@ def inputs_of(node_type: str, object_info: dict) -> list[Input]:
 def shown_inputs(node_type: str, object_info: dict, values: Mapping[str, Any]) -> list[Input]:
     """The inputs of a node type as it shows them with these values: those that a choice adds follow it."""
     shown = []
-    for entry in inputs_of(node_type, object_info):
+    waiting = inputs_of(node_type, object_info)
+    while waiting:
+        entry = waiting.pop(0)
         shown.append(entry)
         if entry.kind == DYNAMIC:
-            shown += entry.fields(values.get(entry.name, entry.default()))
+            # A choice may add another choice, whose own inputs come next.
+            waiting = entry.fields(values.get(entry.name, entry.default())) + waiting
     return shown
 
 

@@ -18,7 +18,7 @@ NOTE_LETTERS = 42  # in a line
 # What of ComfyUI's page shows nodes, beside its bars, on a screen of 1600 x 900.
 VISIBLE = (1480, 780)  # px
 VISIBLE_FROM = (70, 60)  # px
-READABLE = (0.65, 1.0)  # the zoom at which a workflow opens: the whole of it, if that can be read
+READABLE = (0.7, 1.0)  # the zoom at which a workflow opens: the whole of it, if that can be read
 
 
 class LayoutError(Exception):

@@ -6,7 +6,7 @@ calls an override that is there already. ComfyUI's patcher takes the two methods
 wrappers (`OUTER_SAMPLE` and `APPLY_MODEL`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -155,63 +155,6 @@ class Hook:
         """The forward has ended."""
 
 
-class GatedHook(Hook):
-    """Changes nothing: it refuses the prompts for which a MODEL's erasers were not gated.
-
-    Args:
-        context: encoding of the prompt for which they were, [1, tokens, features].
-        pooled: pooled states that may go with it, [1, features] each.
-    """
-
-    acts = False
-    missing = (
-        "the sampled prompt is not the one that Multi Erase LoRA gated the erasers for: connect one text to its "
-        "`prompt` and to the text encoder, or choose a mode that holds for all prompts"
-    )
-    mixed = (
-        "one of the joined positive prompts is not the one that Multi Erase LoRA gated the erasers for: leave it out, "
-        "or choose a mode that holds for all prompts"
-    )
-
-    def __init__(self, context: Tensor, pooled: Sequence[Tensor] = ()) -> None:
-        super().__init__(LocatedPrompt([], {}, (), ((context,),)), (0.0, 0.0))
-        self.context = context
-        self.pooled = pooled
-
-    def outer_sample(self, executor: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """Wraps one sampling.
-
-        Raises:
-            ValueError: a prompt other than the gated one would be sampled, alone or joined with it.
-        """
-        # The guider's own rows and not a forward's: areas, windows of steps and further guidance terms are rows too,
-        # and a forward does not say which of its rows are negative.
-        for name, rows in executor.class_obj.conds.items():
-            # ComfyUI's guiders name them `negative` and `empty_negative_prompt`; every other one is drawn.
-            if "negative" in name:
-                continue
-            gated = [self.is_gated(row) for row in rows]
-            if not all(gated):
-                raise ValueError(self.mixed if any(gated) else self.missing)
-        return super().outer_sample(executor, *args, **kwargs)
-
-    def is_gated(self, row: dict[str, Any]) -> bool:
-        """Whether one conditioning of a guider, in ComfyUI's own form, is the gated prompt and nothing more."""
-        # The whole encoding: one that only begins with the prompt may go on with another, as Concat joins them.
-        if not _is_equal(row.get("cross_attn"), self.context):
-            return False
-        # Flux has a second text encoder, whose text may be another one.
-        pooled = row.get("pooled_output")
-        return pooled is None or not self.pooled or any(_is_equal(pooled, own) for own in self.pooled)
-
-
-def _is_equal(encoding: Tensor | None, own: Tensor) -> bool:
-    """Whether every row of an encoding [b, ...] is `own` [1, ...], bit for bit."""
-    if encoding is None or encoding.shape[1:] != own.shape[1:]:
-        return False
-    return bool((encoding == own.to(encoding)).all())
-
-
 class EraseHook(Hook):
     """Scales the concept's columns.
 
@@ -268,7 +211,7 @@ class EraseHook(Hook):
 
 
 class ProbeHook(Hook):
-    """Records the concepts' columns in Flux; the attention itself is computed as without it.
+    """Records the concepts' columns in FLUX.1; the attention itself is computed as without it.
 
     Args:
         prompt, sigmas: see `Hook`.
@@ -277,7 +220,10 @@ class ProbeHook(Hook):
 
     Attributes:
         recordings: one a sampling, the latest last.
+        cell: pixels that one cell of the latent stands for.
     """
+
+    cell = 8
 
     def __init__(
         self, prompt: LocatedPrompt, sigmas: tuple[float, float], blocks: Blocks, heads: tuple[int, ...]
@@ -319,7 +265,7 @@ class ProbeHook(Hook):
         text = forward.texts[0]
         if not self.prompt.at_start(text).any():
             # Token positions would be off by the padding.
-            raise ValueError("this MODEL puts padding in front of the prompt, which AttentionProbe does not read")
+            raise ValueError("this MODEL puts padding in front of the prompt: where its words stand is not known")
         self.probe.begin(
             step=int((options["sample_sigmas"] > forward.sigma + 1e-6).sum()),
             sigma=forward.sigma,

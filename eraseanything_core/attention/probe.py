@@ -166,7 +166,23 @@ class Probe:
         parts = []
         for select in self.select(k).split(q.shape[-1], -1):
             parts.append(columns_view(q[:, :, queries], k, select, mask))
-        columns = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+        self._keep(torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0], block)
+
+    def add(self, columns: Tensor, block: Block) -> None:
+        """Takes columns that were read elsewhere.
+
+        Args:
+            columns: [b, heads, image tokens, concepts + words] of all rows of the batch.
+            block: which one they are of.
+
+        Raises:
+            ValueError: the model has not all of the heads.
+        """
+        if self.rows is not None:
+            columns = columns[self.rows]
+        self._keep(_chosen_heads(columns, self.heads) if self.heads else columns, block)
+
+    def _keep(self, columns: Tensor, block: Block) -> None:
         count = len(self.spans)
         self.forward[block] = columns[..., :count].clone()  # a view would keep all columns alive
         self.shares.add(columns[..., count:].mean(dim=(0, 1, 2)))
@@ -185,7 +201,11 @@ class Probe:
         """The forward is over: its blocks go into the means."""
         if not self.forward:
             return
-        columns = torch.stack(list(self.forward.values())).float()  # [blocks, b, heads, queries, concepts]
+        read = list(self.forward.values())
+        if len({columns.shape[1] for columns in read}) > 1:
+            # Blocks of a U-Net differ in their heads, and no head of one is that of another.
+            read = [columns.mean(1, keepdim=True) for columns in read]
+        columns = torch.stack(read).float()  # [blocks, b, heads, queries, concepts]
         blocks = columns.mean(2)
         for block, value in zip(self.forward, blocks, strict=True):
             self.means["block"][block].add(value)

@@ -50,15 +50,7 @@ class ErasedCheckpoint:
 
     def kept_changes(self) -> dict[str, KeptChange]:
         """How much of the LoRA is left in each weight that it changes, by the weight's type."""
-        changes: dict[str, KeptChange] = {}
-        for module, parts in by_module(self.eraser).items():
-            key = f"{TRANSFORMER_PREFIX}{module}.weight"
-            base = _base_weight(self.patched, key)
-            changed = _patched_weight(self.patched, key)
-            kind = _type_name(base)
-            kept = kept_change(_unpacked(base), _unpacked(changed), parts, self.scale)
-            changes[kind] = changes.get(kind, KeptChange()) + kept
-        return changes
+        return kept_changes(self.patched, self.eraser, self.scale)
 
     def write(self, path: Path, header: Mapping[str, str], progress: Callable[[int], None]) -> Path:
         """Writes the file, whole or not at all; one tensor at a time is in memory beside the model.
@@ -84,13 +76,32 @@ class ErasedCheckpoint:
             progress(done)
 
 
+def kept_changes(patched: ModelPatcher, eraser: Eraser, scale: float) -> dict[str, KeptChange]:
+    """How much of a LoRA is left in each weight that it changes, by the weight's type.
+
+    Args:
+        patched: a MODEL that has the LoRA as a patch, whether it is loaded or not.
+        eraser: the LoRA.
+        scale: how much of it.
+    """
+    changes: dict[str, KeptChange] = {}
+    for module, parts in by_module(eraser).items():
+        key = f"{TRANSFORMER_PREFIX}{module}.weight"
+        base = base_weight(patched, key)
+        changed = _patched_weight(patched, key)
+        kind = _type_name(base)
+        kept = kept_change(unpacked(base), unpacked(changed), parts, scale)
+        changes[kind] = changes.get(kind, KeptChange()) + kept
+    return changes
+
+
 def _check_plain(tensors: Mapping[str, Tensor]) -> None:
     """Raises ValueError for weights that are not there as numbers."""
     if any(tensor.is_meta for tensor in tensors.values()):
         raise ValueError("the MODEL's weights are packed (GGUF): load it as bf16 or fp8, which this file can hold")
 
 
-def _base_weight(patcher: ModelPatcher, key: str) -> Tensor:
+def base_weight(patcher: ModelPatcher, key: str) -> Tensor:
     """A weight without the LoRA: where the LoRA is in it now, the original lies in the backup."""
     backup = patcher.backup.get(key)
     return comfy.utils.get_attr(patcher.model, key) if backup is None else backup.weight
@@ -103,7 +114,7 @@ def _patched_weight(patcher: ModelPatcher, key: str) -> Tensor:
     return patcher.patch_weight_to_device(key, device_to=patcher.load_device, return_weight=True)
 
 
-def _unpacked(weight: Any) -> Tensor:
+def unpacked(weight: Any) -> Tensor:
     """The numbers that a quantised weight stands for."""
     return weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
 

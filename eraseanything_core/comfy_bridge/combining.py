@@ -14,7 +14,7 @@ from ..lora.factors import Eraser
 from ..lora.files import save_lora
 from ..lora.headers import ErasedConcept, kept_by_all
 from ..lora.strength import LatentReader, LatentSampler, StrengthConfig, StrengthCurve, measure_curve
-from .text import ComfyTextEncoder
+from .host import ComfyHost
 from .training_session import fingerprint, training_session
 
 
@@ -76,7 +76,7 @@ def _read_states(
     config: fusion.FusionConfig,
 ) -> None:
     """Reads states on the loaded model and writes those of each entry to its file."""
-    text = ComfyTextEncoder(clip)
+    text = ComfyHost(patcher, clip).text_encoder()
     # All prompts first: while the model is lent, the text encoder may have to leave the device.
     for entry in state_prompts.values():
         for sentence in entry.sentences:
@@ -133,7 +133,7 @@ def calibrate(
         reader: says which pictures have lost the concept.
         progress: called with the forwards so far, of `config.forwards`.
     """
-    text = ComfyTextEncoder(clip)
+    text = ComfyHost(patcher, clip).text_encoder()
     sampler = LatentSampler([text.encode(prompt) for prompt in prompts], config, progress)
 
     def sample(scales: Tensor) -> Tensor:

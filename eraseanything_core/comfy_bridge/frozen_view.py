@@ -46,15 +46,17 @@ def _dequantized(weight: Tensor) -> Tensor:
     return weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
 
 
-def frozen_view(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+def frozen_view(module: nn.Module, dtype: torch.dtype, device: torch.device | None = None) -> nn.Module:
     """A second module tree over the same weights, free to hook and to train adapters on.
 
     The caller's modules are not touched. Linears share their weights whatever these are (inference tensors,
-    quantised, offloaded). What is wider than `dtype` is cast once. The small scales of the norms are copied.
+    quantised, offloaded), also after ComfyUI has moved them. What is wider than `dtype` is cast once. The small scales
+    of the norms are copied.
 
     Args:
         module: the caller's.
         dtype: in which the view computes.
+        device: where it computes; None is where the norms lie.
 
     Returns:
         The view. Call `dissolve` on it when it is no longer used.
@@ -66,15 +68,22 @@ def frozen_view(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     view._forward_hooks = OrderedDict()
     view._modules = {}
     for name, child in module._modules.items():
-        view._modules[name] = None if child is None else frozen_view(child, dtype)
+        view._modules[name] = None if child is None else frozen_view(child, dtype, device)
     # GGUF's linears are of a class of their own.
     is_linear = isinstance(module, nn.Linear) or hasattr(module, "in_features")
-    view._parameters = {}
-    for name, parameter in module._parameters.items():
-        view._parameters[name] = _frozen(parameter, dtype, is_linear)
-    if hasattr(module, "comfy_cast_weights") and _has_other_dtype(module, dtype):
-        # ComfyUI's layers cast their weights to the input's type only where this flag is set.
-        view.comfy_cast_weights = True
+    convolves = hasattr(module, "_conv_forward")
+    if is_linear:
+        view._parameters = _shared_weights(module, dtype)
+    else:
+        # Some classes pin a convolution to float32 and hand it float32, whatever they compute in.
+        view._parameters = _copied_scales(module, None if convolves else dtype, device)
+    if hasattr(module, "comfy_cast_weights"):
+        # ComfyUI may move a linear's weight off the device in mid training, and casts it back only where this flag is
+        # set. A copied scale is in its place and type already. Cast for each forward, it would lie in a buffer that
+        # the next layer overwrites, and backward would read another layer's.
+        view.comfy_cast_weights = is_linear
+    if convolves:
+        view._conv_forward = _casting_convolution(view._conv_forward)
     if is_linear:
         # Only linears: the norms have small scales, which autograd may save as they are.
         view.forward = _frozen_forward(view)
@@ -88,7 +97,8 @@ def dissolve(view: nn.Module) -> None:
     live until the garbage collector runs: 24 GB of them where the model was loaded for the session alone.
     """
     for module in view.modules():
-        module.__dict__.pop("forward", None)
+        for name in ("forward", "_conv_forward"):
+            module.__dict__.pop(name, None)
         module._parameters = {}
         module._buffers = {}
 
@@ -102,21 +112,49 @@ def _frozen_forward(view: nn.Module) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def _has_other_dtype(module: nn.Module, dtype: torch.dtype) -> bool:
-    return any(parameter.dtype != dtype for parameter in module.parameters(recurse=False))
+def _casting_convolution(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A convolution whose weights take the type of what they are given, as ComfyUI casts them."""
+
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, *args: Any, **rest: Any) -> Tensor:
+        return run(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), *args, **rest)
+
+    return forward
 
 
-def _frozen(parameter: nn.Parameter | None, dtype: torch.dtype, share: bool) -> nn.Parameter | None:
-    """A parameter of the view: the caller's own, a view of its data, or a copy."""
-    if parameter is None:
-        return None
-    too_wide = parameter.dtype.itemsize > dtype.itemsize
-    if share and not parameter.requires_grad and not too_wide:
-        return parameter
-    data = parameter.detach()
-    if too_wide:
-        data = data.to(dtype)
-    elif not share:
-        # Autograd saves the scales of norms, and refuses inference tensors; a copy made here is none.
-        data = data.clone()
-    return nn.Parameter(data, requires_grad=False)
+def _shared_weights(module: nn.Module, dtype: torch.dtype) -> dict[str, nn.Parameter | None]:
+    """A linear's parameters: the caller's own dict, or copies where one of them cannot be used as it is."""
+    kept = True
+    for parameter in module._parameters.values():
+        if parameter is not None and (parameter.requires_grad or _is_too_wide(parameter, dtype)):
+            kept = False
+    if kept:
+        # The dict and not its entries: a quantised weight that ComfyUI moves is a new parameter in it.
+        return module._parameters
+    parameters: dict[str, nn.Parameter | None] = {}
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            data = parameter.detach()
+            data = data.to(dtype) if _is_too_wide(parameter, dtype) else data
+            parameter = nn.Parameter(data, requires_grad=False)
+        parameters[name] = parameter
+    return parameters
+
+
+def _is_too_wide(parameter: nn.Parameter, dtype: torch.dtype) -> bool:
+    return parameter.dtype.itemsize > dtype.itemsize
+
+
+def _copied_scales(
+    module: nn.Module, dtype: torch.dtype | None, device: torch.device | None
+) -> dict[str, nn.Parameter | None]:
+    """The other parameters, copied to the device in a type; None is the one that they have.
+
+    Autograd saves the scales of norms, and refuses inference tensors; a copy made here is none.
+    """
+    parameters: dict[str, nn.Parameter | None] = {}
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            data = parameter.detach().to(device, dtype, copy=True)
+            parameter = nn.Parameter(data, requires_grad=False)
+        parameters[name] = parameter
+    return parameters

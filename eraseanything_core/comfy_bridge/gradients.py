@@ -1,36 +1,70 @@
-"""What makes backpropagation through ComfyUI's Flux exact."""
+"""What makes backpropagation through ComfyUI's models exact."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, Protocol
 
 import comfy.model_management as model_management
+import comfy_kitchen
+import torch
+import torch.nn.functional as F
 from comfy.ldm.flux.model import Flux
+from comfy_kitchen.backends.eager import rope
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint as recompute
 from torch.utils.hooks import RemovableHandle
 
+from .families import class_name
+from .families.slices import embedders
+
+# Classes that normalise by a function and change its input in place.
+NORMALISED_BY_FUNCTIONS = ("lightricks.model.LTXVModel", "pixeldit.model.PixDiT_T2I", "pixeldit.pid.PidNet")
+UNCHANGED = ("vec", "pe", "attn_mask")  # arguments of blocks that no class changes in place
+SAVING = (F.rms_norm, torch.rms_norm, F.layer_norm, torch.layer_norm)
+# Kernels that some classes call whatever ComfyUI's flag for training says.
+KERNELS = (
+    "apply_rope",
+    "apply_rope1",
+    "apply_rope_split_half",
+    "apply_rope_split_half1",
+    "rms_rope",
+    "rms_rope_split_half",
+)
+
+
+class Remembering(Protocol):
+    """Something that keeps the transformer options of the forward that runs; a recomputed block has to see its own."""
+
+    options: dict[str, Any] | None
+
 
 @contextmanager
-def exact_gradients(flux: Flux, gradient_checkpointing: bool = False) -> Iterator[None]:
-    """Makes backpropagation through ComfyUI's Flux exact.
+def exact_gradients(
+    module: nn.Module, gradient_checkpointing: bool = False, remembering: Remembering | None = None
+) -> Iterator[None]:
+    """Makes backpropagation through ComfyUI's code exact.
 
     Without it most gradients raise an error, and some are wrong without one: recomputed blocks start from streams
     that later blocks have changed in place, which autograd does not notice.
 
     Args:
-        flux: the module; it is as before when the context ends.
+        module: the diffusion model; it is as before when the context ends.
         gradient_checkpointing: recompute each block in backward instead of keeping its activations.
+        remembering: what keeps the options of a forward outside of its arguments, if anything does.
     """
-    recomputed_blocks = [*flux.double_blocks, *flux.single_blocks] if gradient_checkpointing else []
-    handles = _copying_hooks(flux)
-    # ComfyUI's fused RoPE kernel has no backward. This flag makes it take the plain one.
+    recomputed_blocks = recomputable_blocks(module) if gradient_checkpointing else []
+    handles = _copying_hooks(module) if isinstance(module, Flux) else _copies_for_every_norm(module)
+    copies_what_is_saved = class_name(module) in NORMALISED_BY_FUNCTIONS
+    # ComfyUI's fused kernels have no backward. This flag makes most classes take plain ones.
     in_training = model_management.in_training
     model_management.in_training = True
     try:
         for block in recomputed_blocks:
-            block.forward = _recomputed(block.forward)
-        yield
+            block.forward = _recomputed(block.forward, remembering, copies_what_is_saved)
+        with plain_kernels(), SavedInputs() if copies_what_is_saved else nullcontext():
+            yield
     finally:
         model_management.in_training = in_training
         for handle in handles:
@@ -38,6 +72,72 @@ def exact_gradients(flux: Flux, gradient_checkpointing: bool = False) -> Iterato
         for block in recomputed_blocks:
             # Deleting uncovers the class's own method; assigning the old bound one would make a reference cycle.
             block.__dict__.pop("forward", None)
+
+
+@contextmanager
+def plain_kernels() -> Iterator[None]:
+    """Inside, the kernels of RoPE that some classes call in training as well are PyTorch's operations."""
+    kept = {name: getattr(comfy_kitchen, name) for name in KERNELS}
+    for name in KERNELS:
+        setattr(comfy_kitchen, name, getattr(rope, name))
+    try:
+        yield
+    finally:
+        for name, kernel in kept.items():
+            setattr(comfy_kitchen, name, kernel)
+
+
+class SavedInputs(TorchFunctionMode):
+    """Copies what autograd saves for backward where a class changes it in place afterwards.
+
+    These classes normalise by functions, which have no hooks as modules do, and modulate by `x.addcmul_(x, scale)`.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in SAVING and args[0].requires_grad:
+            args = (args[0].clone(), *args[1:])
+        elif func is torch.Tensor.addcmul_ and any(other is args[0] for other in args[1:]):
+            args = (args[0], *(other.clone() if other is args[0] else other for other in args[1:]))
+        return func(*args, **(kwargs or {}))
+
+
+def recomputable_blocks(module: nn.Module) -> list[nn.Module]:
+    """The blocks of a model: what its lists of modules hold and calls as one, the outermost of them."""
+    if isinstance(module, Flux):
+        return [*module.double_blocks, *module.single_blocks]
+    candidates: dict[nn.Module, None] = {}  # a set in order
+    for group in module.modules():
+        if isinstance(group, (nn.ModuleList, nn.ModuleDict)):
+            for block in group.children():
+                candidates |= dict.fromkeys(_called_as_one(block))
+    inner = {part for block in candidates for part in block.modules() if part is not block}
+    return [block for block in candidates if block not in inner]
+
+
+def _called_as_one(block: nn.Module) -> Iterator[nn.Module]:
+    """The block, or its parts where the model itself goes through them; nothing where it has no linear."""
+    # A U-Net takes the layers of its blocks one by one.
+    if isinstance(block, nn.Sequential):
+        for part in block.children():
+            yield from _called_as_one(part)
+    elif not isinstance(block, (nn.ModuleList, nn.ModuleDict)) and not hasattr(block, "in_features"):
+        if any(hasattr(part, "in_features") for part in block.modules()):
+            yield block
+
+
+def _copies_for_every_norm(module: nn.Module) -> list[RemovableHandle]:
+    """Hooks that keep in-place steps away from what autograd has saved, in a model of any class."""
+    handles = []
+    for layer in module.modules():
+        if "norm" in type(layer).__name__.lower():
+            handles.append(layer.register_forward_pre_hook(_copy_inputs))
+    for name in embedders(module):
+        handles.append(module.get_submodule(name).register_forward_hook(_copy_trained_output))
+    return handles
+
+
+def _copy_inputs(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(x.clone() if isinstance(x, Tensor) and x.requires_grad else x for x in args)
 
 
 def _copying_hooks(flux: Flux) -> list[RemovableHandle]:
@@ -63,24 +163,36 @@ def _copy_trained_output(_: nn.Module, args: tuple[Tensor, ...], output: Tensor)
     return output.clone() if output.requires_grad else output
 
 
-def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _recomputed(
+    forward: Callable[..., Any], remembering: Remembering | None, copies_what_is_saved: bool
+) -> Callable[..., Any]:
     """A block's forward that keeps only its inputs and is run again in backward."""
 
-    def run(*args: Tensor, transformer_options: dict[str, Any], **rest: Any) -> Any:
-        streams = {}
-        for name in ("img", "txt"):
-            if name in rest:
-                streams[name] = rest.pop(name)
+    def run(*args: Any, **rest: Any) -> Any:
         # The model writes the next block's index into one and the same dict. A recomputed block has to see its own.
-        rest["transformer_options"] = dict(transformer_options)
+        args, rest = tree_map(lambda leaf: leaf, (args, rest))
+        options = remembering.options if remembering else None
 
-        def on_copies(*args: Tensor, **streams: Tensor) -> Any:
+        def on_copies(args: Any, rest: Any) -> Any:
             # The block overwrites its streams; the second run must start from what the first one got.
-            copied_args = [x.clone() for x in args]
-            copied_streams = {name: x.clone() for name, x in streams.items()}
-            return forward(*copied_args, **copied_streams, **rest)
+            own_args, own_rest = tree_map(_copy, (args, {name: rest[name] for name in rest if name not in UNCHANGED}))
+            own_rest |= {name: rest[name] for name in rest if name in UNCHANGED}
+            present = remembering.options if remembering else None
+            if remembering:
+                remembering.options = options
+            try:
+                # Backward runs outside of the mode in which the forward ran.
+                with SavedInputs() if copies_what_is_saved else nullcontext():
+                    return forward(*own_args, **own_rest)
+            finally:
+                if remembering:
+                    remembering.options = present
 
         # Nothing in a block draws random numbers, so their state need not be saved.
-        return recompute(on_copies, *args, use_reentrant=False, preserve_rng_state=False, **streams)
+        return recompute(on_copies, args, rest, use_reentrant=False, preserve_rng_state=False)
 
     return run
+
+
+def _copy(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf

@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 
 from ..lora.keys import target_slices
+from .any_model import AnyModel
+from .families import family, is_flux_1, layout
+from .families.slices import role_slices
+from .family_text import FamilyTextEncoder
+from .frames import with_frames
 from .memory import MemoryPlan, plan_memory
 from .model import FluxModel
 from .text import ComfyTextEncoder
@@ -38,18 +43,31 @@ class ComfyHost:
         """Pixels a latent cell, in each direction."""
         return self.model.model.latent_format.spacial_downscale_ratio
 
+    @property
+    def family(self) -> str:
+        """What ComfyUI calls the family of the model; empty for FLUX.1."""
+        return "" if is_flux_1(self.model.model) else family(self.model)
+
     def check(self) -> None:
         """Raises ValueError when this model cannot be trained exactly; see `check_model`."""
         check_model(self.model)
 
-    def text_encoder(self, keep: bool = True) -> ComfyTextEncoder:
+    def text_encoder(self, keep: bool = True) -> ComfyTextEncoder | FamilyTextEncoder:
         """The text encoder of this model. With `keep` each prompt is encoded once and its encoding kept."""
+        if self.model is not None and not is_flux_1(self.model.model):
+            return FamilyTextEncoder(self.clip, self.model, layout(self.model), keep)
         # With the model's shape, a CLIP of another model is refused before anything is trained.
         params = self.model.model.diffusion_model.params if self.model is not None else None
         return ComfyTextEncoder(self.clip, keep, params)
 
     def vocabulary(self) -> Iterable[str]:
-        """The pieces of T5's tokenizer, in which "▁" stands for a blank."""
+        """The pieces of T5's tokenizer, in which "▁" stands for a blank.
+
+        Raises:
+            ValueError: the CLIP has no T5.
+        """
+        if not hasattr(self.clip.tokenizer, "t5xxl"):
+            raise ValueError("the words that are tried come from T5's vocabulary, which this CLIP lacks")
         return self.clip.tokenizer.t5xxl.inv_vocab.values()
 
     def fingerprint(self) -> str:
@@ -72,35 +90,59 @@ class ComfyHost:
     ) -> MemoryPlan:
         """What a graph takes on this model's device; see `protocols.ModelHost.estimate`."""
         base = self.model.model
-        latent_format = base.latent_format
-        cell = latent_format.spacial_downscale_ratio
-        # Flux joins 2 x 2 latent cells into one token.
-        image_tokens = (width // (cell * base.diffusion_model.patch_size)) * (
-            height // (cell * base.diffusion_model.patch_size)
-        )
+        latents = latent_shape(base, forward_batch or batch, width, height)
+        image_tokens = layout(self.model).image_tokens(latents)
         # ComfyUI's own estimate knows a forward without gradients only; it bounds what its loader keeps free.
-        latents = [forward_batch or batch, latent_format.latent_channels, height // cell, width // cell]
-        itemsize = (dtype or base.get_dtype_inference()).itemsize
+        dtype = dtype or base.get_dtype_inference()
         forward = int(base.memory_required(latents))
-        return plan_memory(self.model, tokens + image_tokens, batch, itemsize, trained_bytes, forward)
+        return plan_memory(self.model, tokens + image_tokens, batch, dtype, trained_bytes, forward)
 
     def lora_size(self, targets: str | tuple[str, ...], rank: int) -> int:
         """How many weights a LoRA on these targets has."""
         # A is [rank, columns] and B is [rows, rank].
-        params = self.model.model.diffusion_model.params
-        parts = target_slices(targets, params.hidden_size, params.depth, params.depth_single_blocks, params.mlp_ratio)
+        inner = self.model.model.diffusion_model
+        if is_flux_1(self.model.model):
+            params = inner.params
+            parts = target_slices(
+                targets, params.hidden_size, params.depth, params.depth_single_blocks, params.mlp_ratio
+            )
+        else:
+            parts = role_slices(self.model.model, inner, targets)
         return sum(rank * (part.rows + part.columns) for part in parts)
 
     def to_model_space(self, latents: Tensor) -> Tensor:
-        """A LATENT's samples [b, c, h, w] in the space that the model works in; a float32 copy."""
+        """A LATENT's samples [b, c, h, w] in the space that the model works in; a float32 copy.
+
+        Where the model has an axis for frames, [b, c, 1, h, w] is one picture each and comes back without it.
+
+        Raises:
+            ValueError: the latents are a video.
+        """
         # The copy is made first: outside inference mode an inference tensor may not be changed in place.
-        return self.model.model.process_latent_in(latents.clone()).float()
+        moved = self.model.model.process_latent_in(with_frames(self.model, latents.clone())).float()
+        if moved.ndim == 5 and moved.shape[2] != 1:
+            raise ValueError(f"the LATENT is a video of {moved.shape[2]} frames: give pictures, of one frame each")
+        return moved[:, :, 0] if moved.ndim == 5 else moved
 
     def session(
         self, dtype: torch.dtype | None = None, gradient_checkpointing: bool = False, memory: int = 0
-    ) -> AbstractContextManager[FluxModel]:
+    ) -> AbstractContextManager[FluxModel | AnyModel]:
         """Lends the model for training; see `training_session`."""
         return training_session(self.model, dtype, gradient_checkpointing, memory)
+
+
+def latent_shape(base: Any, batch: int, width: int, height: int) -> list[int]:
+    """The shape of a batch of latents as ComfyUI's class takes them.
+
+    Args:
+        base: ComfyUI's BaseModel.
+        batch: pictures.
+        width, height: of one, in pixels.
+    """
+    latent_format = base.latent_format
+    cell = latent_format.spacial_downscale_ratio
+    frames = [1] if latent_format.latent_dimensions == 3 else []
+    return [batch, latent_format.latent_channels, *frames, height // cell, width // cell]
 
 
 def release_others(patcher: Any) -> None:

@@ -4,14 +4,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management as model_management
+import torch
 from comfy.ldm.flux.model import FluxParams
 
 from ..protocols import GIB
+from .attention_memory import FUSED, AttentionCost, attention_cost
+from .families import is_flux_1
+from .family_memory import count_activations
+from .static_copy import asked_type, static_bytes
 
 # What a block leaves for backward, and what a recomputed one needs at once, in units of tokens x width x bytes of the
 # compute type. Measured by `python scripts/dev.py bench memory` on the code that runs.
-KEPT_PER_BLOCK = 15.3
-RECOMPUTED_BLOCK = 25.0
+KEPT_PER_BLOCK = 15.4
+RECOMPUTED_BLOCK = 28.3
+# Of an attention that keeps its matrices: the weights, their gradient and that of the logits are alive at once.
+MATRICES_IN_BACKWARD = 3
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,14 @@ class MemoryPlan:
 
 
 def activation_bytes(
-    params: FluxParams, tokens: int, batch: int, itemsize: int, gradient_checkpointing: bool, cast: int, trained: int
+    params: FluxParams,
+    tokens: int,
+    batch: int,
+    itemsize: int,
+    gradient_checkpointing: bool,
+    cast: int,
+    trained: int,
+    attention: AttentionCost = FUSED,
 ) -> int:
     """Bytes of the largest graph beside the weights.
 
@@ -63,13 +77,18 @@ def activation_bytes(
         gradient_checkpointing: blocks are recomputed.
         cast: bytes of the largest linear in the compute type, 0 where weights are used as they are stored.
         trained: bytes of what is trained, its gradients and its optimisers.
+        attention: what one attention keeps.
     """
     blocks = params.depth + params.depth_single_blocks
     # The bytes of one hidden state of the whole batch.
     unit = tokens * batch * params.hidden_size * itemsize
     # With recomputation each block still keeps its input, one unit; a single block at a time has all the rest.
     units = blocks + RECOMPUTED_BLOCK if gradient_checkpointing else KEPT_PER_BLOCK * blocks
-    return int(unit * units) + cast + trained
+    matrix, others = attention.kept_bytes(tokens, batch * params.num_heads)
+    # A double block has two: its own, and the one that reads the columns of a word. Recomputed, one is alive at a time.
+    attentions = 1 if gradient_checkpointing else blocks + params.depth
+    unfused = attentions * (matrix + others) + (MATRICES_IN_BACKWARD - 1) * matrix
+    return int(unit * units) + unfused + cast + trained
 
 
 def cheapest_plan(free: int, weights: int, kept: int, recomputed: int, forward: int = 0) -> MemoryPlan:
@@ -87,29 +106,38 @@ def cheapest_plan(free: int, weights: int, kept: int, recomputed: int, forward: 
     return MemoryPlan(True, recomputed, weights, free, forward)
 
 
-def plan_memory(patcher: Any, tokens: int, batch: int, itemsize: int, trained: int, forward: int) -> MemoryPlan:
+def plan_memory(patcher: Any, tokens: int, batch: int, dtype: torch.dtype, trained: int, forward: int) -> MemoryPlan:
     """The way of backpropagation that fits this model on its device now.
 
     Args:
         patcher: the MODEL.
-        tokens, batch, itemsize, trained: see `activation_bytes`.
+        tokens, batch, trained: see `activation_bytes`.
+        dtype: the compute type.
         forward: bytes that ComfyUI wants for a forward.
     """
-    module = patcher.model.diffusion_model
-    params = module.params
-    linear = module.single_blocks[0].linear1.weight
-    cast = 0
-    if linear.dtype.itemsize != itemsize:
-        # fp8 and GGUF weights are unpacked layer by layer; linear1 of a single block is the largest.
-        cast = itemsize * params.hidden_size * int(params.hidden_size * (3 + params.mlp_ratio))
-    kept = activation_bytes(params, tokens, batch, itemsize, False, cast, trained)
-    recomputed = activation_bytes(params, tokens, batch, itemsize, True, cast, trained)
     reserved = model_management.extra_reserved_memory()
     # Weights of this model that are on the device already make room for themselves.
     free = model_management.get_free_memory(patcher.load_device) + loaded_bytes(patcher) - reserved
     # ComfyUI's loader keeps at least this much free, whatever it is asked for.
     forward = max(forward, int(model_management.minimum_inference_memory()) - reserved)
-    return cheapest_plan(free, patcher.model_size(), kept, recomputed, forward)
+    module = patcher.model.diffusion_model
+    if not is_flux_1(patcher.model):
+        counted = count_activations(module, tokens, batch, dtype.itemsize)
+        others = counted.cast + trained
+        weights = static_bytes(patcher)
+        return cheapest_plan(free, weights, counted.kept + others, counted.recomputed + others, forward)
+    params = module.params
+    linear = module.single_blocks[0].linear1
+    stored = asked_type(linear, "weight") or linear.weight.dtype
+    cast = 0
+    itemsize = dtype.itemsize
+    if stored.itemsize != itemsize:
+        # fp8 and GGUF weights are unpacked layer by layer; linear1 of a single block is the largest.
+        cast = itemsize * params.hidden_size * int(params.hidden_size * (3 + params.mlp_ratio))
+    attention = attention_cost(patcher.load_device, dtype, params.hidden_size // params.num_heads)
+    kept = activation_bytes(params, tokens, batch, itemsize, False, cast, trained, attention)
+    recomputed = activation_bytes(params, tokens, batch, itemsize, True, cast, trained, attention)
+    return cheapest_plan(free, static_bytes(patcher), kept, recomputed, forward)
 
 
 def loaded_bytes(patcher: Any) -> int:

@@ -42,14 +42,30 @@ def with_lora_between(patcher: ModelPatcher, eraser: Eraser, scale: float, start
     Raises:
         ValueError: see `check_fits`.
     """
+    window = SigmaWindow(start, end)
+    model = _with_wrappers(patcher, eraser, scale, window)
+    model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, "eraseanything", window.apply_model)
+    return model
+
+
+def with_lora_beside(patcher: ModelPatcher, eraser: Eraser, scale: float) -> ModelPatcher:
+    """A MODEL with the LoRA beside its weights: it is added to each as it is cast for use.
+
+    Raises:
+        ValueError: see `check_fits`.
+    """
+    window = SigmaWindow(float("inf"), 0.0)
+    window.is_open = True
+    return _with_wrappers(patcher, eraser, scale, window)
+
+
+def _with_wrappers(patcher: ModelPatcher, eraser: Eraser, scale: float, window: "SigmaWindow") -> ModelPatcher:
     check_fits(patcher, eraser)
     model = patcher.clone()
-    window = SigmaWindow(start, end)
     for key, (up, down) in eraser.items():
         name, first_row = module_slice(key, down.shape[1])
         wrapper = WindowedLora(window, first_row, Factors(scale * up, down))
         model.add_weight_wrapper(f"diffusion_model.{name}.weight", wrapper)
-    model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, "eraseanything", window.apply_model)
     return model
 
 

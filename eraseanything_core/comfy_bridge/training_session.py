@@ -8,13 +8,16 @@ from typing import Any
 import comfy.model_base
 import comfy.model_management as model_management
 import torch
-from comfy.ldm.flux.model import Flux
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 
+from .any_model import AnyModel, any_model
+from .families import is_flux_1
+from .families.refused import untrainable
 from .frozen_view import dissolve, frozen_view
 from .gradients import exact_gradients
 from .model import FluxModel
+from .static_copy import static_clone
 
 TRANSFORMER_PREFIX = "diffusion_model."  # of the transformer's weights in ComfyUI's patcher
 FINGERPRINT_VALUES = 64  # values of each tensor that are hashed
@@ -24,7 +27,8 @@ def check_model(patcher: Any) -> None:
     """Refuses what cannot be trained on exactly.
 
     Raises:
-        ValueError: no text-to-image Flux.1, compiled, changed by another node, or with weights that cannot be had.
+        ValueError: of a class that cannot be trained, compiled, changed by another node, or with weights that cannot
+            be had.
     """
     base = patcher.model
     inner = getattr(base, "diffusion_model", None)
@@ -33,13 +37,9 @@ def check_model(patcher: Any) -> None:
     # First, since torch.compile's wrapper hides the class that the next check looks at.
     if is_compiled or "torch_compile_kwargs" in patcher.model_options:
         raise ValueError("the MODEL is compiled: connect it without the compile node")
-    # Subclasses such as Chroma and FLUX.2 share the class of the transformer but not its text or its guidance.
-    if type(base) is not comfy.model_base.Flux or not isinstance(inner, Flux):
-        raise ValueError(f"the MODEL is a {_model_class(base)}: only a text-to-image Flux.1 can be trained here")
-    if inner.in_channels != inner.out_channels:
-        raise ValueError(
-            "the MODEL is a Flux.1 that paints from an image (Fill, Canny, Depth): load a text-to-image one"
-        )
+    reason = untrainable(base)
+    if reason:
+        raise ValueError(f"the MODEL is a {_model_class(base)}: {reason}")
     if patcher.is_dynamic() and patcher.cached_patcher_init is None:
         raise ValueError(
             "DynamicVRAM streams the MODEL's weights, and its loader cannot load them for training: use Load Diffusion "
@@ -47,7 +47,7 @@ def check_model(patcher: Any) -> None:
         )
     if replaced or _is_patched(patcher):
         raise ValueError("the MODEL is already patched (a LoRA or another node): connect it straight from its loader")
-    for module in inner.modules():
+    for module in base.diffusion_model.modules():
         if _hides_its_weight(module):
             kind = f"{type(module).__module__}.{type(module).__qualname__}"
             raise ValueError(f"{kind} does not say how it unpacks its weights: load the MODEL as bf16, fp8 or GGUF")
@@ -83,8 +83,8 @@ def _hides_its_weight(module: nn.Module) -> bool:
 @contextmanager
 def training_session(
     patcher: Any, dtype: torch.dtype | None = None, gradient_checkpointing: bool = False, memory: int = 0
-) -> Iterator[FluxModel]:
-    """Runs a loaded Flux through a second tree of its modules; the caller's MODEL stays as it is.
+) -> Iterator[FluxModel | AnyModel]:
+    """Runs a loaded model through a second tree of its modules; the caller's MODEL stays as it is.
 
     Args:
         patcher: the MODEL of a loader node.
@@ -93,7 +93,7 @@ def training_session(
         memory: bytes to keep free for activations.
 
     Yields:
-        A FluxModel, to be used only inside the context.
+        The model, to be used only inside the context.
 
     Raises:
         ValueError: see `check_model`.
@@ -101,20 +101,32 @@ def training_session(
     check_model(patcher)
     # The executor runs nodes in inference mode, where no graph is built; enable_grad alone does not lift it.
     with torch.inference_mode(False), torch.enable_grad():
-        # DynamicVRAM streams weights through buffers that the next layer overwrites, so backward would read another
-        # layer's. A static copy is loaded from the file instead. Without DynamicVRAM the clone shares its weights.
-        static = patcher.clone(disable_dynamic=True)
+        static = static_clone(patcher)
         # Loading a clone without patches also takes those of other clones out of the shared weights.
         model_management.load_models_gpu([static], memory_required=memory)
         dtype = dtype or static.model.get_dtype_inference()
-        module = frozen_view(static.model.diffusion_model, dtype)
+        module = frozen_view(static.model.diffusion_model, dtype, static.load_device)
         try:
-            with exact_gradients(module, gradient_checkpointing):
-                mu = static.get_model_object("model_sampling").shift
-                downscale = static.model.latent_format.spacial_downscale_ratio
-                yield FluxModel(module, static.load_device, dtype, mu, downscale)
+            model = _on_its_road(static, module, dtype)
+            device = model_management.cuda_device_context(static.load_device)
+            # Kernels for quantised weights run on the current card, which need not be that of the weights.
+            with device, exact_gradients(module, gradient_checkpointing, model.remembering):
+                yield model
         finally:
             dissolve(module)
+            if patcher.is_dynamic():
+                # PyTorch keeps the memory of the copy, and DynamicVRAM takes only what is free for every process.
+                del static
+                model_management.soft_empty_cache()
+
+
+def _on_its_road(static: Any, module: Any, dtype: torch.dtype) -> FluxModel | AnyModel:
+    """A view of a loaded MODEL's diffusion model as everything above the bridge sees it."""
+    model_sampling = static.get_model_object("model_sampling")
+    if not is_flux_1(static.model):
+        return any_model(static.model, module, model_sampling, static.load_device, dtype)
+    downscale = static.model.latent_format.spacial_downscale_ratio
+    return FluxModel(module, static.load_device, dtype, model_sampling.shift, downscale)
 
 
 def fingerprint(patcher: Any) -> str:

@@ -16,7 +16,8 @@ MAX_WORD = 40  # characters of a word
 MAX_TEXTS = 12  # prompts, or neighbours, that are taken
 WORD = re.compile(r"[A-Za-z]+(?:[ '-][A-Za-z]+){0,2}")
 SENTENCE = re.compile(r"[\w ,.'’-]{3,200}")
-SCORE = re.compile(r"(\d{1,6}(?:[.,]\d{1,20})?)\s*(%?)")
+TRAILING_COMMA = re.compile(r",\s*([\]}])")
+SCORE = re.compile(r"(\d{1,6}(?:[.,]\d{1,20})?|[.,]\d{1,20})\s*(%?)")
 # How models mark their thinking: DeepSeek, Qwen and others; Magistral; Kimi; Command A; gpt-oss.
 _THOUGHT = r"(?:\w+:)?(?:think|thinking|thoughts?|reason|reasoning|analysis|reflection|scratchpad)"
 THINKING_BEGIN = re.compile(
@@ -104,7 +105,8 @@ def json_objects(text: str) -> list[dict[str, Any]]:
 
     An object that wraps another, as in `{"answer": {...}}`, is followed by the one inside.
     """
-    text = without_thinking(text)[:MAX_ANSWER]
+    # Small models end lists with a comma, which JSON does not have.
+    text = TRAILING_COMMA.sub(r"\1", without_thinking(text)[:MAX_ANSWER])
     decoder = json.JSONDecoder()
     objects = []
     braces = 0
@@ -234,7 +236,7 @@ def _read_score(word: str, score: object, divisor: int) -> float:
     """A score from a number, or from a text such as "0.3" or "30 %"."""
     number: float = -1.0
     if isinstance(score, str):
-        text = SCORE.fullmatch(score.strip())
+        text = SCORE.fullmatch(score.strip().removeprefix("+"))
         if text:
             number = float(text[1].replace(",", ".")) / (100 if text[2] else divisor)
     # In Python, true counts as an int. Huge numbers are compared first, as they cannot be divided.

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from ..quoting import check_text, quoted
-from . import matching
+from . import matching, neutrals
 from .prompts import words_of
 
 TIERS = ("no_relation", "far", "mid")  # Table 5 of the paper
@@ -17,8 +17,19 @@ LISTS = ("synonyms", "variants", "prompts", "retain", "anchors")
 # ComfyUI checks a set in its event loop whenever a workflow is queued, so its size is bounded.
 MAX_JSON = 1_000_000  # characters
 MAX_LIST_LENGTH = 5_000  # entries of one list
-HELD_OUT_PROMPTS = 2  # of a set that has more than twice as many
+HELD_OUT_PROMPTS = 4  # of a set that has more than twice as many; of a smaller one half as many
+WATCHED_EVERY = 8  # one in so many prompts to preserve is looked at and not trained on
+THINGS = ("entity", "person")  # categories in whose place another thing can be painted
 MAX_TEXT = 2_000  # characters of one entry
+MAX_WORDS = 50  # of a concept; the time of a search grows with it
+
+
+def held_out_prompts(count: int) -> int:
+    """How many of so many sentences are kept from training; a set of few has none to spare."""
+    for held_out in (HELD_OUT_PROMPTS, HELD_OUT_PROMPTS // 2):
+        if count > 2 * held_out:
+            return held_out
+    return 0
 
 
 class Word(NamedTuple):
@@ -83,6 +94,9 @@ class ConceptSet:
             self._check_unasked()
         else:
             self._check_prompts()
+        for words in self.erased():
+            if matching.word_count(words) > MAX_WORDS:
+                raise ValueError(f"{quoted(words)} is to be erased and has more than {MAX_WORDS} words: shorten it")
         irrelevant = [word.word for word in self._scored_words()]
         matching.check_kept((*irrelevant, *self.retain), self.erased())
         return self
@@ -145,7 +159,8 @@ class ConceptSet:
             "irrelevant": self._irrelevant_words(),
             "tiers": self.tiers(),
             "neutral": self.neutral,
-            "retain": self.retain,
+            "other_neutrals": neutrals.others(self.neutral, self.erased()) if self.category in THINGS else (),
+            **self._kept_settings(),
         }
         if self.unasked:
             # No prompt has a word whose attention could be read.
@@ -153,21 +168,30 @@ class ConceptSet:
         # Eq. 5 compares the concept with a synonym. Without one, only that loss is left out.
         if not settings["synonyms"]:
             settings["rsc_weight"] = 0.0
-        if len(self.prompts) > 2 * HELD_OUT_PROMPTS:
+        return settings | self._sentence_settings()
+
+    def _sentence_settings(self) -> dict[str, Any]:
+        """The sentences that are trained on, and those that are only looked at."""
+        held_out = held_out_prompts(len(self.prompts))
+        if held_out:
             # The last ones are never trained on: in them the trainer looks whether the concept is gone.
-            settings["templates"] = self.prompts[:-HELD_OUT_PROMPTS]
-            settings["held_out"] = self.prompts[-HELD_OUT_PROMPTS:]
-        elif self.prompts:
-            settings["templates"] = self.prompts
-        return settings
+            return {"templates": self.prompts[:-held_out], "held_out": self.prompts[-held_out:]}
+        return {"templates": self.prompts} if self.prompts else {}
+
+    def _kept_settings(self) -> dict[str, Any]:
+        """The prompts to preserve, and those of them that are looked at and never trained on."""
+        if len(self.retain) < 2 * WATCHED_EVERY:
+            return {"retain": self.retain}
+        watched = self.retain[1::WATCHED_EVERY]
+        return {"retain": tuple(prompt for prompt in self.retain if prompt not in watched), "watched": watched}
 
     def _unasked_settings(self) -> dict[str, Any]:
         return {
             "unasked": self.unasked,
             "wanted": self.wanted,
-            "templates": self.prompts,
             "attn_weight": 0.0,
             "rsc_weight": 0.0,
+            **self._sentence_settings(),
         }
 
     def to_json(self) -> str:
@@ -247,13 +271,24 @@ def _load(text: str) -> dict[str, Any]:
     if len(text) > MAX_JSON:
         raise ValueError(f"the concept set has {len(text):,} characters: shorten it to {MAX_JSON:,}")
     try:
-        entries = json.loads(text)
+        # Whole numbers as floats: those of JSON have no end, and Python converts only some thousand digits.
+        entries = json.loads(text.lstrip("\ufeff"), object_pairs_hook=_read_object, parse_int=float)
     except json.JSONDecodeError as error:
         raise ValueError(f"the concept set is no JSON: line {error.lineno}: {error.msg}") from None
     except RecursionError:
         raise ValueError("the concept set is nested too deeply: it holds lists of texts and of [word, score]") from None
     if not isinstance(entries, dict):
         raise ValueError("the concept set must be a JSON object, with at least `concept`")
+    return entries
+
+
+def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; raises ValueError for a key that is there twice, of which Python keeps the last one."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in entries if names.count(name) > 1)
+        raise ValueError(f"the concept set has the key {quoted(twice)} twice: join their values")
     return entries
 
 

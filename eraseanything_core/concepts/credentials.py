@@ -12,13 +12,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..quoting import quoted
-from .network import is_link_local
+from .network import DEFAULT_PORTS, is_link_local
 
 KEY_VARIABLE = "ERASE_LLM_API_KEY"
 ADDRESS_VARIABLE = "ERASE_LLM_BASE_URL"
 OPENAI = "https://api.openai.com/v1"  # where a key without an address belongs
 FILE = "credentials.json"
-DEFAULT_PORTS = {"http": 80, "https": 443}
 HOST = re.compile(r"[a-z0-9_.-]{1,253}|[0-9a-f:.]{2,45}")  # a name or an IPv4 address; an IPv6 address
 LONG_KEY = 8  # characters from which a key is taken out wherever it stands, also within a word
 HIDDEN = "***"

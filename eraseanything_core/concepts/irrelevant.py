@@ -58,7 +58,8 @@ def irrelevant(
     tiers_by_kind = []
     for vocabulary in WORDS[pos]:
         # Sorted before it is ranked, so that words of equal similarity have the same order in every process.
-        words = [word for word in sorted(set(vocabulary)) if is_allowed(word, pos, erased, relatives)]
+        candidates = without_erased(sorted(set(vocabulary)), erased)
+        words = [word for word in candidates if meaning(word, pos) not in relatives]
         similarities = {word: similarity(vocabulary_paths(word, pos), targets) for word in words}
         tiers_by_kind.append(scored_tiers(sorted(words, key=lambda word: (similarities[word], word))))
     physical, abstract = tiers_by_kind
@@ -87,12 +88,15 @@ def scored_tiers(ranked: Sequence[str]) -> dict[str, list[Word]]:
     return tiers
 
 
-def is_allowed(word: str, pos: str, erased: Iterable[str], relatives: set[Any]) -> bool:
-    """Whether a word is neither erased, nor part of what is, nor wider or narrower than the concept."""
-    for other in erased:
-        if matching.occurs(word, other) or matching.occurs(other, word):
-            return False
-    return meaning(word, pos) not in relatives
+def without_erased(words: Sequence[str], erased: Iterable[str]) -> list[str]:
+    """The words that are neither erased nor a part of what is."""
+    texts = tuple(erased)
+    # All words in one pass a text: a user may type thousands of synonyms.
+    parts: set[str] = set()
+    for text in texts:
+        parts |= matching.all_occurring(text, words)
+    unwanted = (*texts, *sorted(parts))
+    return [word for word in words if matching.first_occurring(word, unwanted) is None]
 
 
 @cache  # the vocabulary is ranked anew for every concept

@@ -1,9 +1,9 @@
 """Where a concept stands in a text, or among the pieces of the prompt that was really encoded.
 
 There is one rule for trainer, concept sets, attacks and attention nodes. A concept is found as whole words, in any
-casing, in the singular and the plural, with or without a possessive ending, and with a hyphen for a blank. It does not
-depend on how a tokenizer cut a word: `nude` is found in `▁nu·de`, and in `(nude:1.2)` once ComfyUI took the weight off.
-The `a` of `Frida` is never taken for an article.
+casing, in the singular and the plural, with or without accents and a possessive ending, and with a hyphen, an
+underscore or nothing for a blank. It does not depend on how a tokenizer cut a word: `nude` is found in `▁nu·de`, and in
+`(nude:1.2)` once ComfyUI took the weight off. The `a` of `Frida` is never taken for an article.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +13,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from ..quoting import escaped, quoted
+from .articles import PREPOSITIONS
 from .lexer import Lexeme, split
 from .number_forms import NOT_PLURAL, number_forms
 
@@ -20,6 +21,11 @@ ALIKE = 0.75  # similarity (difflib's ratio) from which a word is taken for the 
 AFFIX = 4  # letters that may stand before or after the concept
 WEIGHT_SIGNS = frozenset("()")  # ComfyUI takes them off a prompt
 UNKNOWN_SIGNS = frozenset("<\\^`{}~")  # those of ASCII that T5's vocabulary lacks: they become tokens without text
+JOINED_LETTERS = 3  # of each of two words that may be written as one: `hotdog`, but `a part` is not apart
+MOST_JOINED = 4  # words of a concept that may be written with one blank less
+GERUND_LETTERS = 5  # of a word in -ing that may be what somebody does: `riding`, not `king`
+# What Korean hangs on a noun: subject, topic, object, possession, place, direction, company.
+PARTICLES = "이 가 은 는 을 를 의 에 에서 에게 도 만 로 으로 와 과 랑 이랑 하고 들 들이 들을 들의".split()
 EMPTY = "the concept is empty: type the word to erase"
 
 
@@ -143,12 +149,23 @@ def first_occurring(text: str, concepts: Sequence[str]) -> str | None:
     Raises:
         ValueError: a concept is empty.
     """
-    trie = _trie(tuple(concepts))
-    lexemes = split(text)
-    numbers = []
-    for start in range(len(lexemes)):
-        numbers += [end.number for end in trie.ends(lexemes, start)]
+    numbers = _occurring_numbers(text, concepts)
     return concepts[min(numbers)] if numbers else None
+
+
+def all_occurring(text: str, concepts: Sequence[str]) -> set[str]:
+    """Those of several concepts that a text holds; of some that are spelt alike, as wolf and wolves, the first."""
+    return {concepts[number] for number in _occurring_numbers(text, concepts)}
+
+
+def _occurring_numbers(text: str, concepts: Sequence[str]) -> set[int]:
+    """The numbers of the concepts that a text holds."""
+    trie = _trie(tuple(concepts))
+    readings = _readings(split(text))
+    numbers = set()
+    for start in range(len(readings)):
+        numbers |= {end.number for end in trie.ends(readings, start)}
+    return numbers
 
 
 def check_kept(kept: Iterable[str], erased: Sequence[str]) -> None:
@@ -174,10 +191,11 @@ def _occurrences(text: str, concept: str) -> Iterator[tuple[int, int]]:
     """The (start, end) of every occurrence in a text, the longest where several begin together."""
     trie = _trie((concept,))
     lexemes = split(text)
+    readings = _readings(lexemes)
     # Occurrences do not overlap: the search goes on after the one before.
     position = 0
     while position < len(lexemes):
-        ends = trie.ends(lexemes, position)
+        ends = trie.ends(readings, position)
         if not ends:
             position += 1
             continue
@@ -217,18 +235,41 @@ class _Trie:
         if node.number is None:
             node.number = number
 
-    def ends(self, lexemes: Sequence[Lexeme], start: int) -> list[_End]:
-        """Where the spellings that begin at a lexeme end, the shortest first."""
-        node = self
-        ends = []
-        for stop in range(start, len(lexemes)):
-            child = node.children.get(lexemes[stop].text)
-            if child is None:
-                break
-            node = child
+    def ends(self, readings: Sequence[Sequence[tuple[str, int]]], start: int) -> list[_End]:
+        """Where the spellings that begin at a lexeme end, the shortest first; see `_readings`."""
+        ends: dict[int, int] = {}
+        paths: list[tuple[_Trie, int]] = [(self, start)]
+        while paths:
+            node, position = paths.pop()
             if node.number is not None:
-                ends.append(_End(stop + 1, node.number))
-        return ends
+                ends[position] = min(node.number, ends.get(position, node.number))
+            for word, stop in readings[position] if position < len(readings) else ():
+                if word in node.children:
+                    paths.append((node.children[word], stop))
+        return [_End(stop, number) for stop, number in sorted(ends.items())]
+
+
+def _readings(lexemes: Sequence[Lexeme]) -> list[list[tuple[str, int]]]:
+    """What may be read at each lexeme, with the lexeme after it: itself, and it and the next one written as one."""
+    readings = []
+    for i, lexeme in enumerate(lexemes):
+        here = [(lexeme.text, i + 1)]
+        if i + 1 < len(lexemes) and _may_be_one(lexeme, lexemes[i + 1]):
+            here.append((lexeme.text + lexemes[i + 1].text, i + 2))
+        readings.append(here)
+    return readings
+
+
+def _may_be_one(first: Lexeme, second: Lexeme) -> bool:
+    """Whether two lexemes may be written as one word: `t-shirt`, and `hot dog`."""
+    if not (first.is_word and second.is_word):
+        return False
+    return second.is_joined or min(len(first.text), len(second.text)) >= JOINED_LETTERS
+
+
+def word_count(text: str) -> int:
+    """How many words and signs a text has, by the rule of `find_spans`."""
+    return len(split(text))
 
 
 @lru_cache(maxsize=1024)
@@ -245,20 +286,63 @@ def _spellings(concept: str) -> list[tuple[str, ...]]:
     Raises:
         ValueError: the concept is empty.
     """
-    lexemes = tuple(lexeme.text for lexeme in split(concept))
+    lexemes = split(concept)
     if not lexemes:
         raise ValueError(EMPTY)
-    with_signs = {lexemes: None}  # a set in order
+    written = {tuple(lexeme.text for lexeme in lexemes): None}  # a set in order
     for signs in (WEIGHT_SIGNS, UNKNOWN_SIGNS, WEIGHT_SIGNS | UNKNOWN_SIGNS):
-        remaining = tuple(lexeme for lexeme in lexemes if lexeme not in signs)
+        remaining = tuple(lexeme.text for lexeme in lexemes if lexeme.text not in signs)
         # A concept of nothing but such signs has one spelling.
         if remaining:
-            with_signs[remaining] = None
-    spellings = []
-    for *first, last in with_signs:
-        for form in _word_forms(last):
-            spellings.append((*first, form))
-    return spellings
+            written[remaining] = None
+    written |= dict.fromkeys((*_joined(lexemes), *_without_apostrophes(lexemes)))
+    spellings: dict[tuple[str, ...], None] = {}
+    for words in written:
+        spellings |= dict.fromkeys(_in_numbers(words))
+    return list(spellings)
+
+
+def _joined(lexemes: Sequence[Lexeme]) -> Iterator[tuple[str, ...]]:
+    """A short concept with two of its words as one: `hotdog stand`."""
+    words = [lexeme.text for lexeme in lexemes]
+    if len(words) > MOST_JOINED:
+        return
+    for i in range(len(words) - 1):
+        if _may_be_one(lexemes[i], lexemes[i + 1]):
+            yield (*words[:i], words[i] + words[i + 1], *words[i + 2 :])
+
+
+def _without_apostrophes(lexemes: Sequence[Lexeme]) -> Iterator[tuple[str, ...]]:
+    """A concept as people write it who leave out apostrophes: `McDonalds`, `OKeeffe`, `James`."""
+    words: list[str] = []
+    end = -1  # of a word whose apostrophe was left out
+    for i, lexeme in enumerate(lexemes):
+        if lexeme.text == "'" and i > 0 and lexemes[i - 1].end == lexeme.start:
+            end = lexeme.end
+        elif words and lexeme.is_word and lexeme.start == end:
+            words[-1] += lexeme.text
+        else:
+            words.append(lexeme.text)
+    if end >= 0 and words:
+        yield tuple(words)
+
+
+def _in_numbers(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """A spelling in its numbers: of its last word, and of the noun that the rest follows: `women with guns`."""
+    forms = _word_forms(words[-1])
+    head = _head(words)
+    for noun in _word_forms(words[head]) if head < len(words) - 1 else [""]:
+        first = (*words[:head], noun, *words[head + 1 : -1]) if noun else words[:-1]
+        for last in forms:
+            yield (*first, last)
+
+
+def _head(words: Sequence[str]) -> int:
+    """The position of the noun that a phrase is about: before `with a gun`, before `smoking`, else the last word."""
+    for i, word in enumerate(words[1:]):
+        if word in PREPOSITIONS or (len(word) > GERUND_LETTERS and word.endswith("ing")):
+            return i
+    return len(words) - 1
 
 
 def _word_forms(word: str) -> list[str]:
@@ -266,11 +350,25 @@ def _word_forms(word: str) -> list[str]:
     if not word[-1].isalnum():
         return [word]
     # A letter has no plural here: that of `a` would be `as`.
-    if len(word) == 1:
+    if len(word) == 1 and not _is_hangul(word):
         return [word]
-    # Names and words that English borrowed take a plain s against the rule: Kennedys, epochs, volcanos.
-    plain = [] if word.endswith("s") or word + "s" in NOT_PLURAL else [word + "s"]
-    return list(dict.fromkeys([word, *number_forms(word), *plain]))
+    if _is_hangul(word):
+        return [word, *(word + particle for particle in PARTICLES)]
+    return list(dict.fromkeys([word, *number_forms(word), *_plain_plurals(word)]))
+
+
+def _is_hangul(word: str) -> bool:
+    return "\uac00" <= word[-1] <= "\ud7a3"
+
+
+def _plain_plurals(word: str) -> list[str]:
+    """Plurals by a rule that does not hold for all words; those that do not exist stand in no prompt."""
+    # Viruses, irises: such words look like plurals themselves.
+    if word.endswith("s"):
+        return [] if word + "es" in NOT_PLURAL else [word + "es"]
+    # Names and words that English borrowed take a plain s: Kennedys, epochs, volcanos. Others take es: flamingoes.
+    endings = ("s", "es") if word.endswith("o") else ("s",)
+    return [word + ending for ending in endings if word + ending not in NOT_PLURAL]
 
 
 def _spell(pieces: Sequence[str]) -> tuple[str, list[int]]:

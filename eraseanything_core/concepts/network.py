@@ -8,15 +8,17 @@ import asyncio
 import importlib.util
 import ipaddress
 import os
+import re
 import socket
 import ssl
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import getproxies, getproxies_environment, proxy_bypass
 
 from ..quoting import quoted
 
+DEFAULT_PORTS = {"http": 80, "https": 443}
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 SYSTEM_SETTINGS = "the system's proxy setting"  # of Windows and macOS, where no variable is set
 
@@ -49,6 +51,12 @@ def numeric_address(host: str) -> Address | None:
     # ::ffff:127.0.0.1 reaches 127.0.0.1.
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address
+
+
+def is_host(host: str) -> bool:
+    """Whether this can be a host: `999.1.1.1` is neither an address nor a name."""
+    is_number = bool(re.fullmatch(r"[\d.]+", host))
+    return bool(host) and (not is_number or numeric_address(host) is not None)
 
 
 def is_loopback(host: str) -> bool:
@@ -89,13 +97,37 @@ def proxy_for(url: str) -> Proxy | None:
     parts = urlsplit(url)
     host = parts.hostname or ""
     # A proxy elsewhere cannot reach this machine under the name `localhost`.
-    if is_loopback(host) or proxy_bypass(host):
+    if is_loopback(host) or _is_bypassed(host, parts.port or DEFAULT_PORTS.get(parts.scheme, 0)):
         return None
     proxies = getproxies()
     for name in (parts.scheme, "all"):
         if proxies.get(name):
             return _usable(proxies[name], _variable(f"{name}_proxy"))
     return None
+
+
+def _is_bypassed(host: str, port: int) -> bool:
+    """Whether NO_PROXY or the system says that a host is asked without the proxy."""
+    shown = f"[{host}]" if ":" in host else host
+    if proxy_bypass(host) or proxy_bypass(f"{shown}:{port}"):
+        return True
+    address = numeric_address(host)
+    for entry in getproxies_environment().get("no", "").split(","):
+        entry = entry.strip().lower()
+        # What `urllib` does not know and curl does: brackets, wildcards and networks such as 192.168.0.0/16.
+        if entry in (shown, f"{shown}:{port}") or (entry.startswith("*.") and host.endswith(entry[1:])):
+            return True
+        if address is not None and "/" in entry and _holds(entry, address):
+            return True
+    return False
+
+
+def _holds(network: str, address: Address) -> bool:
+    """Whether an address is of a network; what is no network holds none."""
+    try:
+        return address in ipaddress.ip_network(network, strict=False)
+    except ValueError:
+        return False
 
 
 def _variable(name: str) -> str:
@@ -107,10 +139,11 @@ def _variable(name: str) -> str:
 
 
 def _usable(proxy: str, variable: str) -> Proxy:
+    proxy = proxy.strip()
     url = proxy if "://" in proxy else f"http://{proxy}"
     try:
         parts = urlsplit(url)
-        is_address = bool(parts.hostname) and parts.port != 0
+        is_address = is_host(parts.hostname or "") and parts.port != 0 and proxy.isprintable() and " " not in proxy
     except ValueError:
         raise NetworkError(
             f"{variable} is no address of a proxy: correct it, as in http://host:3128, or unset it"

@@ -1,10 +1,11 @@
 """What shall be painted in a concept's place."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from . import articles, wordnet
-from .number_forms import plural
+from . import articles, matching, wordnet
+from .number_forms import is_plural, plural
 
 NUDITY = {"nude", "nudity", "naked", "nakedness", "nudeness", "nsfw", "undressed", "unclothed", "topless"}
 BY_KIND = {
@@ -18,6 +19,7 @@ BY_KIND = {
 }
 # For what has no wider word: without one, `a photo of` would be left of a sentence.
 ANYTHING = {"entity": "ordinary scene", "look": "plain finish", "part": "plain face"}
+COMMON_THINGS = ("house", "tree")  # what every model draws, and draws as nothing else
 # Synsets whose first word is a common name for what a picture could show instead. The nearest one is taken.
 WIDER = {
     "dog.n.01": "dog",
@@ -78,6 +80,28 @@ def choose(concept: str, kind: str, number: str, senses: Sequence[Any], noun: st
     if not wider and kind in ANYTHING:
         wider = ANYTHING[kind]
     return "{" + in_number(wider, number) + "}" if wider else "{}"
+
+
+def others(neutral: str, erased: Sequence[str]) -> tuple[str, ...]:
+    """Common things that can be painted where a model draws the concept for its neutral word too.
+
+    Args:
+        neutral: the text, as `choose` gives it; only one that puts a word in the concept's place has others.
+        erased: the concept's words, none of which is among them.
+    """
+    braces = re.fullmatch(r"\{(\w[^{}|]*)\}", neutral)
+    if braces is None:
+        return ()
+    word = braces[1]
+    numbered = []
+    for thing in COMMON_THINGS:
+        if is_plural(word):
+            thing = plural(thing)
+        elif word.startswith(("a ", "an ")):
+            thing = articles.with_article(thing)
+        if matching.first_occurring(thing, (word, *erased)) is None:
+            numbered.append("{" + thing + "}")
+    return tuple(numbered)
 
 
 def wider_word(senses: Sequence[Any]) -> str:

@@ -23,22 +23,25 @@ child children
 foot feet
 tooth teeth
 mouse mice
+scarf scarves scarfs
 person people persons
 """
 IRREGULAR = """
 life lives
 self selves
 elf elves
-scarf scarves scarfs
+handkerchief handkerchieves handkerchiefs
 hoof hooves hoofs
 wharf wharves wharfs
 dwarf dwarves dwarfs
 goose geese
 louse lice
 ox oxen
+muskox muskoxen
 die dice
 penny pence pennies
 quiz quizzes
+fez fezzes
 passerby passersby
 crisis crises
 thesis theses
@@ -58,6 +61,9 @@ automaton automata automatons
 bacterium bacteria
 medium media mediums
 curriculum curricula
+stadium stadia stadiums
+aquarium aquaria aquariums
+terrarium terraria terrariums
 memorandum memoranda
 stratum strata
 datum data
@@ -205,6 +211,8 @@ def _singulars(word: str) -> list[str]:
         return []
     if word in SINGULARS:
         return SINGULARS[word]
+    if word in PLURALS:
+        return []  # a cactus is no plural, though it ends in s
     for form, singulars in COMPOUND_SINGULARS.items():
         if word.endswith(form):
             return [word.removesuffix(form) + singular for singular in singulars]

@@ -53,7 +53,11 @@ class PromptSettings(Protocol):
     @property
     def neutral(self) -> str: ...
     @property
+    def other_neutrals(self) -> tuple[str, ...]: ...
+    @property
     def retain(self) -> tuple[str, ...]: ...
+    @property
+    def watched(self) -> tuple[str, ...]: ...
     @property
     def retain_prompt_share(self) -> float: ...
     @property
@@ -96,6 +100,7 @@ class Sentence:
         neutral: what the teacher shall show instead.
         synonym: None where the concept has no other word.
         irrelevant: words that must survive, in the concept's place.
+        other_neutrals: what it may show instead where the model draws the concept for `neutral` too.
         unwanted: for a look that no prompt names, the prompt with that look; the teacher is asked for it where it is
             otherwise asked for the concept.
     """
@@ -105,6 +110,7 @@ class Sentence:
     synonym: Prompt | None = None
     irrelevant: tuple[Prompt, ...] = ()
     unwanted: Prompt | None = None
+    other_neutrals: tuple[Prompt, ...] = ()
 
     def teacher_concept(self) -> Prompt:
         """What the teacher is asked for as the concept."""
@@ -113,7 +119,7 @@ class Sentence:
     def prompts(self) -> list[Prompt]:
         """Every prompt of the sentence, the concept's first."""
         others = [prompt for prompt in (self.synonym, self.unwanted) if prompt]
-        return [self.concept, self.neutral, *others, *self.irrelevant]
+        return [self.concept, self.neutral, *others, *self.irrelevant, *self.other_neutrals]
 
 
 def as_template(prompt: str, concept: str) -> str:
@@ -180,7 +186,13 @@ def draw_sentence(config: PromptSettings, rng: random.Random) -> Sentence:
         neutral=Prompt(neutral_prompt(template, config.neutral, rng)),
         synonym=Prompt(fill(template, partner), partner) if partner else None,
         irrelevant=tuple(Prompt(fill(template, other), other) for other in irrelevant),
+        other_neutrals=_other_neutrals(config, template),
     )
+
+
+def _other_neutrals(config: PromptSettings, template: str) -> tuple[Prompt, ...]:
+    """The sentence with each of the configured words; they leave no choice, so nothing is drawn."""
+    return tuple(Prompt(fill(template, text.strip("{}"))) for text in config.other_neutrals)
 
 
 def draw_unasked(config: UnaskedSettings, rng: random.Random) -> Sentence:
@@ -261,11 +273,16 @@ def monitor_prompts(config: PromptSettings) -> tuple[list[Sentence], list[Senten
     for i in range(config.look_pictures):
         template = held_out[i % len(held_out)]
         concept = Prompt(fill(template, config.concept), config.concept)
-        sentences.append(_held_out(concept, neutral_prompt(template, config.neutral, rng)))
+        neutral = Prompt(neutral_prompt(template, config.neutral, rng))
+        sentences.append(Sentence(concept, neutral, other_neutrals=_other_neutrals(config, template)))
+    watched = [prompt for prompt in config.watched if prompt not in config.retain]
     retained = []
     for i in range(-(-config.look_pictures // 2)):  # rounded up
         template = held_out[i % len(held_out)]
-        retained.append(_held_out(Prompt(fill(template, near[i % len(near)])), fill(template, "")))
+        if watched:
+            retained.append(_held_out(Prompt(watched[i % len(watched)]), ""))
+        else:
+            retained.append(_held_out(Prompt(fill(template, near[i % len(near)])), fill(template, "")))
     return sentences, retained
 
 
@@ -274,18 +291,24 @@ def _held_out(concept: Prompt, neutral: str) -> Sentence:
 
 
 def monitor_unasked(config: UnaskedSettings) -> tuple[list[Sentence], list[Sentence]]:
-    """`monitor_prompts` for a look that no prompt names: ordinary prompts, and pictures that are no photographs.
+    """`monitor_prompts` for a look that no prompt names: ordinary prompts, and prompts that must stay.
+
+    Without prompts of its own a run is looked at in some of the pack's, which can show most looks, and in pictures
+    that are no photographs.
 
     Raises:
         ValueError: training has all of the held-out prompts.
     """
-    scenes = [scene for scene in MONITOR_SCENES if scene not in config.templates]
+    # The default sentences have a place for a concept, which an ordinary prompt has not.
+    ordinary = [text for text in config.held_out if "{}" not in text] or MONITOR_SCENES
+    scenes = [scene for scene in ordinary if scene not in config.templates]
     if not scenes:
         raise ValueError("every prompt to watch is among the templates: take one away, or set monitor_every to 0")
     sentences = [unasked_sentence(config, scenes[i % len(scenes)]) for i in range(config.look_pictures)]
+    watched = [prompt for prompt in config.watched if prompt not in config.retain] or MONITOR_DRAWINGS
     kept = []
     for i in range(-(-config.look_pictures // 2)):  # rounded up
-        kept.append(_held_out(Prompt(MONITOR_DRAWINGS[i % len(MONITOR_DRAWINGS)]), ""))
+        kept.append(_held_out(Prompt(watched[i % len(watched)]), ""))
     return sentences, kept
 
 

@@ -22,9 +22,27 @@ PLACES = {
     "opposite": ("across from", "facing"),
     "outside": ("out of", "not in"),
     "over": ("above", "higher than"),
+    "overlapping": ("partly covering", "partly in front of"),
+    "tied to": ("bound to", "roped to"),
+    "touching": ("in contact with",),
     "under": ("below", "beneath", "underneath"),
     "within": ("in", "inside"),
 }
+# What is retained when a relation is erased: the ways in which two things can be to each other, none near another.
+OTHER_PLACES = (
+    "above",
+    "beside",
+    "inside",
+    "touching",
+    "tied to",
+    "overlapping",
+    "opposite",
+    "behind",
+    "around",
+    "between",
+    "far from",
+    "below",
+)
 ACTS = {
     "back to back": ("with their backs together", "with backs touching"),
     "hand in hand": ("holding hands",),

@@ -8,15 +8,13 @@ from typing import Any
 from ..quoting import quoted
 from . import acts, articles, irrelevant, llm, matching, neutrals, noun_phrases, person_names, templates, wordnet
 from .answer import Answer, Question
-from .concept_set import ConceptSet
+from .concept_set import ConceptSet, held_out_prompts
 from .credentials import CredentialError, find_key, origin
 from .inflections import variants, verb_forms
 from .number_forms import number_forms
 from .prompts import fill
 from .readings import Reading, is_name_of_person, read
-from .relations import ACTS, PLACES
-
-MAX_OTHER_PLACES = 6  # retained prompts with another preposition
+from .relations import ACTS, OTHER_PLACES, PLACES
 
 
 @dataclass(frozen=True)
@@ -230,17 +228,20 @@ def other_words(reading: Reading, chosen: list[Any], own: Sequence[str]) -> tupl
 
 def retain_prompts(reading: Reading, near: Sequence[str], erased: Sequence[str]) -> tuple[str, ...]:
     """Prompts with the neighbours, and generic ones, that hold nothing of what is erased."""
-    other_places = list(PLACES)[:MAX_OTHER_PLACES] if reading.kind in ("place", "posture") else []
-    prompts = [with_neighbour(reading, word) for word in (*near, *other_places)]
+    # Each stands in two sentences: a relation is easily taken for another one between the same two things.
+    other_places = 2 * OTHER_PLACES if reading.kind in ("place", "posture") else ()
+    prompts = [with_neighbour(reading, word, number) for number, word in enumerate((*near, *other_places))]
     prompts += templates.GENERIC_PROMPTS
     return tuple(prompt for prompt in prompts if matching.first_occurring(prompt, erased) is None)
 
 
-def with_neighbour(reading: Reading, word: str) -> str:
-    """A sentence of the concept's kind, with a neighbour in its place."""
+def with_neighbour(reading: Reading, word: str, number: int = 0) -> str:
+    """A sentence of the concept's kind, with a neighbour in its place; `number` takes turns with the sentences."""
     # What is beside an adjective may be a thing: a swimsuit for `nude`.
     kind = "entity" if reading.kind.startswith("adjective") else reading.kind
-    frame = templates.TEMPLATES_BY_KIND[kind][0]
+    frames = templates.TEMPLATES_BY_KIND[kind]
+    # The last ones are those that nothing is trained on.
+    frame = frames[number % (len(frames) - held_out_prompts(len(frames)))]
     if reading.kind in ("act", "act of two"):
         return frame.replace("{}", verb_forms(word)[1])
     named = noun_phrases.named(word, noun_phrases.number_of(word, []))

@@ -1,6 +1,5 @@
-"""Erasers to compare with, one file each.
+"""Every eraser, one file each.
 
-A method's settings are a constant that goes over a configuration: `dataclasses.replace(config, **ESD_SETTINGS)`. One
-with losses of its own is a `trained.ErasureMethod`, and `trained.train_slices` trains it. The others, such as ESD, are
-trained by `training.trainer`, EraseAnything's own loop.
+Those that are trained step by step are a `training.method.Method`, which says what a pair does; `registry` has the
+table that a user chooses from. The closed forms have no steps and are functions.
 """

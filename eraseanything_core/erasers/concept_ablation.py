@@ -1,69 +1,91 @@
-"""Concept Ablation (Kumari et al., 2023), model-based: the concept's prompt is to look like its anchor's.
+"""Concept Ablation (Kumari et al., 2023): the concept's prompt is to look like its anchor's.
 
-L = mean( v_student(x_t, c) - sg v(x_t, a) )^2, x_t on the frozen model's trajectory of the anchor prompt a, which is
-the same sentence with the anchor in the concept's place (`EraseConfig.neutral`, as `{anchor}`).
+model:  L = mean( v_student(x_t, c) - sg v(x_t, a) )^2, x_t on the frozen model's trajectory of the anchor prompt a
+noise:  L = mean( v_student(x_t, c) - (n - x_a) )^2,    x_t = (1 - t) x_a + t n, x_a the picture at its end
+prior:  the same with v_student(x_t, a), so that the anchor stays
+
+The anchor is the neutral text of the run, by default the same sentence with the anchor in the concept's place.
 """
 
-import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from ..protocols import ErasableModel
-from ..training import losses
-from ..training.plan import Plan, conds, generator
+from ..training.draws import Draw
+from ..training.method import Method, Pair, setting
+from ..training.objective import Losses
+from ..training.plan import conds
 from ..training.trajectories import Trajectories
-from ..training.trajectory_cache import TrajectoryCache
-from .trained import StepLosses
 
 ABLATION_SETTINGS: dict[str, Any] = {  # plain sentences of the concept itself
+    "walk": "neutral",
+    "importance_sampling": False,
+    "on_policy_share": 0.0,
+    "targets": "text and image k,v",  # the official ones
+    "attn_weight": 0.0,
+    "rsc_weight": 0.0,
+    "retain_weight": 0.0,
     "synonym_rate": 0.0,
     "shuffle_rate": 0.0,
-    "rsc_weight": 0.0,
-    "targets": "add_k+add_v+to_k+to_v",  # the official ones
 }
 
 
-class Ablation:
-    """The loss of Concept Ablation, step by step; a `trained.ErasureMethod`.
+@dataclass(frozen=True)
+class AblationSettings:
+    """What Concept Ablation has beside the settings of a run."""
 
-    Args:
-        model: student and teacher.
-        plan: the run's.
-
-    Attributes:
-        walks: the present epoch's trajectories of anchors.
-    """
-
-    def __init__(self, model: ErasableModel, plan: Plan) -> None:
-        self.model = model
-        self.plan = plan
-        self.walks: Trajectories | None = None
-
-    def losses(self, step: int) -> StepLosses:
-        """The loss at the points of one step."""
-        config = self.plan.config
-        # From the seed and the step's number alone, as in the trainer: no step's chance depends on another's.
-        rng = generator(config.seed, step)
-        if self.walks is None or step % config.refresh_every == 0:
-            self.walks = anchor_trajectories(self.model, self.plan, step // config.refresh_every)
-        row, sigma_step = self.walks.draw(config.batch_size, config.erase_sigma, rng)
-        x_t, sigma, teacher = self.walks.at(row, sigma_step, self.model.device)
-        # The teacher was given the anchor, the student is given the concept at the same point.
-        concept = conds(self.model, self.plan, [self.walks.sources[i].concept for i in row])
-        # The same mean square as retaining, but with unlike prompts: the concept's velocity becomes the anchor's.
-        loss = losses.retain_loss(self.model.velocity(x_t, sigma, concept, adapters=True), teacher)
-        return {"ablation": loss}, loss
+    target: str = setting(
+        "model",
+        "What the concept's prompt is led to. model: the original model's prediction for the anchor; noise: the noise "
+        "of the anchor's pictures.",
+        choices=("model", "noise"),
+    )
+    prior_weight: float = setting(0.0, "Weight of the same loss for the anchor's own prompt.", 0.0, 100.0)
 
 
-def anchor_trajectories(model: ErasableModel, plan: Plan, epoch: int) -> Trajectories:
-    """Trajectories of the frozen model for the anchors of sentences, each with its sentence as the source."""
-    config = plan.config
-    # The negative numbers are the epochs', as in the trainer's cache; those from 0 on are the steps'.
-    rng = generator(config.seed, -1 - epoch)
-    chosen = torch.randint(len(plan.sentences), (config.cached_trajectories,), generator=rng).tolist()
-    sentences = [plan.sentences[i] for i in chosen]
-    anchors = [sentence.neutral for sentence in sentences]
-    walks = TrajectoryCache(model, plan).walk(anchors, rng)
-    # The walk is the anchor's, but a step needs the sentence, whose concept the student is given.
-    return dataclasses.replace(walks, sources=sentences)
+class ConceptAblation(Method):
+    """Concept Ablation, model-based or noise-based."""
+
+    name = "concept_ablation"
+    label = "Concept Ablation"
+    own_settings = AblationSettings
+    reads_attention = False
+    takes_divergence = False
+
+    @classmethod
+    def run_settings(cls, own: Any) -> dict[str, Any]:
+        return ABLATION_SETTINGS
+
+    def erase(self, pair: Pair, draw: Draw) -> Iterator[Losses]:
+        """`ablation`, and with a weight `prior`, each from a forward of its own."""
+        walks = pair.epoch.concept
+        row, step = draw.erase
+        if self.own.target == "noise":
+            x_t, sigma, target = noised_anchors(pair.model, walks, row, pair.rng)
+        else:
+            # The walk is the anchor's, so its velocity is the teacher's for the anchor.
+            x_t, sigma, target = walks.at(row, step, pair.model.device)
+        sentences = [walks.sources[i] for i in row]
+        concept = conds(pair.model, pair.plan, [sentence.concept for sentence in sentences])
+        yield {"ablation": F.mse_loss(pair.model.velocity(x_t, sigma, concept, adapters=True), target)}
+        if self.own.prior_weight:
+            anchor = conds(pair.model, pair.plan, [sentence.neutral for sentence in sentences])
+            prior = F.mse_loss(pair.model.velocity(x_t, sigma, anchor, adapters=True), target)
+            yield {"prior": self.own.prior_weight * prior}
+
+
+def noised_anchors(
+    model: ErasableModel, walks: Trajectories, row: Tensor, rng: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x_t [b, c, h, w] of the anchors' pictures with new noise, t [b], and n - x_a [b, c, h, w]."""
+    x_a = walks.x[row, -1].to(model.device)
+    # Drawn on the CPU: equal seeds then give equal runs on every device.
+    noise = (model.noise_scale * torch.randn(x_a.shape, generator=rng)).to(model.device)
+    sigma = (model.last_time * torch.rand(len(row), generator=rng)).to(model.device)
+    t = sigma[:, None, None, None]
+    return (1 - t) * x_a + t * noise, sigma, noise - x_a

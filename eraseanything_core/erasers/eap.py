@@ -8,75 +8,70 @@ Gumbel softmax over R's embeddings.
 """
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..protocols import ErasableModel
-from ..training.objective import erase_graphs, preserve_graphs, weighted_sum
+from ..training.draws import Draw
+from ..training.method import Method, Pair, setting
 from ..training.plan import Plan, conds, generator
 from ..training.trajectories import Trajectories
-from ..training.trajectory_cache import Epoch, TrajectoryCache
-from .esd import ESD_SETTINGS
-from .trained import StepLosses
+from .esd import ESD_SETTINGS, VARIANTS
 
-SEARCH_EVERY = 10  # steps between two looks at R
-WORST_SHARE = 0.25  # of R, to draw from until the next look
 EAP_SETTINGS: dict[str, Any] = ESD_SETTINGS | {  # ESD's, with prompts that must stay
+    "targets": VARIANTS["strict"],
     "retain_weight": 1.0,
+    "retain_loss": "teacher",
+    # Any point of a retained prompt may be needed, so the teacher walks with each of them.
+    "shared_points": False,
     "on_policy_share": 0.0,
     "cached_retain_trajectories": 32,
-    "refresh_every": 40,
 }
 
 
-class AdversarialPreservation:
-    """The two losses of EAP, step by step; a `trained.ErasureMethod`.
+@dataclass(frozen=True)
+class EapSettings:
+    """What EAP has beside the settings of a run."""
 
-    Args:
-        model: student and teacher.
-        plan: the run's.
+    search_every: int = setting(10, "Steps between two looks at all prompts that must stay.", 1, 100000)
+    worst_share: float = setting(0.25, "Share of these prompts that is preserved until the next look.", 0.01, 1.0)
 
-    Attributes:
-        epoch: the present trajectories, with the teacher's answers.
-        worst: the retained trajectories that were damaged most at the last look.
-    """
 
-    def __init__(self, model: ErasableModel, plan: Plan) -> None:
-        self.model = model
-        self.plan = plan
-        self.cache = TrajectoryCache(model, plan)
-        self.epoch: Epoch | None = None
-        self.worst = torch.empty(0, dtype=torch.long)
+class AdversarialPreservation(Method):
+    """EAP: ESD, with a preserving loss on the prompts that it damages most."""
 
-    def losses(self, step: int) -> StepLosses:
-        """The losses at the points of one step.
+    name = "eap"
+    label = "EAP"
+    own_settings = EapSettings
+    needs_retained = True
+    any_retained = True
 
-        Raises:
-            ValueError: the settings leave no prompts that must stay.
-        """
-        config = self.plan.config
+    @classmethod
+    def run_settings(cls, own: Any) -> dict[str, Any]:
+        return EAP_SETTINGS
+
+    def draws(self, pair: Pair) -> list[Draw]:
+        """The points of the pair, those of retained prompts on the ones that are damaged most."""
         # The complement keeps these draws apart from those of the epoch, which come from the seed itself.
-        rng = generator(~config.seed, step)
-        is_refreshed = self.epoch is None or step % config.refresh_every == 0
-        if self.epoch is None or is_refreshed:
-            self.epoch = self.cache.epoch(step // config.refresh_every)
-        retain = self.epoch.retain
-        if retain is None:
-            raise ValueError("EAP needs prompts that must stay: set retain_weight above 0 and retain_loss to teacher")
+        rng = generator(~pair.config.seed, pair.step)
+        retain = pair.epoch.retain
+        assert retain is not None, "`check_method` has seen that something is retained"
         # New trajectories have other indices, so the old choice means nothing on them.
-        if is_refreshed or step % SEARCH_EVERY == 0:
-            self.worst = hardest(damage(self.model, self.plan, retain, rng))
-        draw = self.epoch.draws[step][0]
-        chosen = self.worst[torch.randint(len(self.worst), (config.retain_batch_size,), generator=rng)]
-        if draw.retain is not None:  # the steps of the walk stay as drawn, on other trajectories
-            draw = dataclasses.replace(draw, retain=(chosen, draw.retain[1]))
-        # EAP has one graph a level, so only the first of each is taken.
-        erase = next(erase_graphs(self.model, self.plan, self.epoch, draw))
-        preserve = next(preserve_graphs(self.model, self.plan, self.epoch, draw))
-        step_losses = erase | preserve
-        return step_losses, weighted_sum(step_losses, config)
+        if pair.step % pair.config.refresh_every == 0 or pair.step % self.own.search_every == 0:
+            damages = damage(pair.model, pair.plan, retain, rng)
+            pair.remember("worst", hardest(damages, self.own.worst_share).tolist())
+        worst = torch.tensor(pair.remembered("worst", []))
+        replaced = []
+        for draw in super().draws(pair):
+            assert draw.retain is not None, "likewise"
+            rows, steps = draw.retain
+            chosen = worst[torch.randint(len(worst), (len(rows),), generator=rng)]
+            # The steps of the walk stay as drawn, on other trajectories.
+            replaced.append(dataclasses.replace(draw, retain=(chosen, steps)))
+        return replaced
 
 
 @torch.no_grad()
@@ -94,8 +89,8 @@ def damage(model: ErasableModel, plan: Plan, walks: Trajectories, rng: torch.Gen
     return torch.cat(errors)
 
 
-def hardest(damages: Tensor) -> Tensor:
+def hardest(damages: Tensor, share: float) -> Tensor:
     """The indices of the trajectories that are damaged most."""
     # A share and not one prompt: between two looks the worst one is repaired first, and others take its place.
-    count = max(1, round(WORST_SHARE * len(damages)))
+    count = max(1, round(share * len(damages)))
     return damages.topk(count).indices

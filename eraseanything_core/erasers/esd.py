@@ -2,22 +2,54 @@
 
 L = mean( v_student(x_t, c) - sg[ v(x_t, empty) - eta ( v(x_t, c) - v(x_t, empty) ) ] )^2, x_t on trajectories of c.
 
-This is the paper's form; eta = 1 here is `negative_guidance` 2 in the official code. Whose trajectories is left as
-configured: the share `on_policy_share` of them is the student's own, the rest the frozen model's. EraseAnything's loop
-trains it, since this is the first of its losses alone.
+This is the paper's form; eta = 1 here is `negative_guidance` 2 in the official code. It is the first of EraseAnything's
+losses alone, so EraseAnything's graphs are its own. Whose trajectories is left as configured: the share
+`on_policy_share` of them is the student's own, the rest the frozen model's.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
-ESD_TARGETS = "add_k+add_v+to_k+to_v"  # of text and image: what cross-attention reads its text with
-# For `training.trainer`: one loss, plain sentences, nothing retained. What is not named here stays as configured.
+from ..training.method import Method, setting
+
+VARIANTS = {
+    # Keys and values of text and image: what cross-attention reads its text with.
+    "strict": "text and image k,v",
+    "x": "all",
+    # All but the attention; FLUX.1 alone has names for these.
+    "u": "ff_in+ff_out+add_ff_in+add_ff_out+single_mlp+single_out",
+}
+# One loss, plain sentences, nothing retained.
 ESD_SETTINGS: dict[str, Any] = {
     "eta": 1.0,
     "neutral": "",  # the null prompt
-    "targets": ESD_TARGETS,
+    "other_neutrals": (),
     "attn_weight": 0.0,
     "rsc_weight": 0.0,
     "retain_weight": 0.0,
     "synonym_rate": 0.0,
     "shuffle_rate": 0.0,
 }
+
+
+@dataclass(frozen=True)
+class EsdSettings:
+    """What ESD has beside the settings of a run."""
+
+    variant: str = setting(
+        "strict",
+        "What is trained. strict: keys and values; x: all of the attention; u: all but it, on FLUX.1 alone.",
+        choices=tuple(VARIANTS),
+    )
+
+
+class Esd(Method):
+    """ESD: EraseAnything with its first loss alone."""
+
+    name = "esd"
+    label = "ESD"
+    own_settings = EsdSettings
+
+    @classmethod
+    def run_settings(cls, own: Any) -> dict[str, Any]:
+        return ESD_SETTINGS | {"targets": VARIANTS[own.variant]}

@@ -76,6 +76,7 @@ class AllQueries:
     def __init__(self, select: Tensor) -> None:
         self.select = select
         self.blocks: tuple[int, ...] | None = None
+        self.single = False
         self.maps: dict[int, Tensor] = {}
 
     def read(self, q: Tensor, k: Tensor, block: int) -> None:

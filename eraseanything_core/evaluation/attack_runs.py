@@ -41,6 +41,8 @@ def run_genetic_attack(
             if check_interrupt:
                 check_interrupt()
             contexts.append(text.encode(prompt).context)
+        if len({context.shape for context in contexts}) > 1:
+            raise ValueError("this CLIP does not pad its prompts to one length, which the search compares them by")
         return torch.cat(contexts)
 
     words = genetic_attack.words_of_pieces(host.vocabulary())

@@ -4,6 +4,7 @@
 do with those of TinyFlux where it is installed.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,8 +166,9 @@ def inside(folder: Path, name: str, input_name: str, description: str) -> Path:
     Raises:
         ValueError: it does not exist, or is not below the folder.
     """
-    # Resolved first, so that neither `..` nor a symbolic link leads out of the folder.
-    path = (folder / name).resolve()
-    if not name.strip() or not path.is_relative_to(folder.resolve()) or not path.exists():
+    # Resolved first, so that neither `..` nor a symbolic link leads out of the folder. No path has a zero byte.
+    path = (folder / name.replace("\0", "?")).resolve()
+    # Not `path.exists()`, which raises for a name that is too long.
+    if not name.strip() or not path.is_relative_to(folder.resolve()) or not os.path.exists(path):
         raise ValueError(f"{input_name} must name {description} in {folder}; there is no {quoted(name)}")
     return path

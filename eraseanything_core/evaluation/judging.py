@@ -15,10 +15,12 @@ def channels_first(images: Sequence[Tensor]) -> Tensor:
     """Batches [n, h, w, channels] as one [n, 3, h, w] in float32 on the CPU; a fourth channel is left out.
 
     Raises:
-        ValueError: their sizes differ.
+        ValueError: their sizes differ, or they hold NaN, in which no judge sees anything.
     """
     if len({tuple(image.shape[1:]) for image in images}) > 1:
         raise ValueError("the pictures differ in size: judge those of one size at a time")
+    if not all(image.isfinite().all() for image in images):
+        raise ValueError("the pictures hold NaN or infinite numbers: the model that drew them is broken")
     # A loader of files may add an alpha channel, which no judge reads.
     return torch.cat(list(images))[..., :3].permute(0, 3, 1, 2).float().cpu()
 

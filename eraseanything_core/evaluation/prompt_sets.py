@@ -7,9 +7,11 @@ be used costs that row and a note, never the whole file.
 import csv
 import hashlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
+from typing import NamedTuple
 
 from ..concepts.concept_set import ConceptSet
 from ..concepts.prompts import fill
@@ -22,11 +24,20 @@ COLUMNS = {
     "guidance": ("guidance", "evaluation_guidance", "sd_guidance_scale"),
     "label": ("label", "concept", "class"),
 }
-DELIMITERS = (",", ";", "\t")
+DELIMITERS = (",", ";", "\t", "|")
+MISSING = {"", "nan", "none", "null", "na", "n/a", "#n/a", "<na>"}  # what programs write where there is no number
+INVISIBLE = "\ufeff\u200b"  # marks that stand before a first name or value
 LARGEST_SEED = 2**64 - 1  # of ComfyUI's samplers
 LARGEST_GUIDANCE = 1e6
 MOST_NOTES = 10  # that are spelt out
 ROWS_BETWEEN_CALLS = 256
+
+
+class Record(NamedTuple):
+    """A record of a table as it is written, and what is wrong with it."""
+
+    values: list[str]
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,22 +65,6 @@ class PromptTable:
         return "\n".join(lines)
 
 
-def decode_table(data: bytes) -> str:
-    """The text of a file in the encodings in which programs save tables.
-
-    UTF-8 with and without a mark, UTF-16 (Excel's "Unicode text", PowerShell's `>`), and cp1252 (Excel on Windows).
-    """
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16", errors="replace")  # the mark says which byte comes first
-    if b"\0" in data:
-        return data.decode("utf-16-le", errors="replace")  # no text in UTF-8 holds a zero byte
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        # Almost any bytes are valid cp1252, so it comes last.
-        return data.decode("cp1252", errors="replace")
-
-
 def read_table(
     text: str,
     guidance: float = 3.5,
@@ -91,29 +86,63 @@ def read_table(
         ValueError: no table, no prompt column, or no row that can be used.
     """
     # One kind of line end: a prompt in quotation marks may hold them, and the csv module refuses a bare \r.
-    lines = text.lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    lines, delimiter = _delimiter(lines)
+    whole = text.lstrip(f"{INVISIBLE}\r\n").replace("\r\n", "\n").replace("\r", "\n")
+    whole, delimiter = _delimiter(whole)
     table = PromptTable()
-    # The module csv and not pandas, which ComfyUI does not bring along.
-    reader = csv.reader(io.StringIO(lines), delimiter=delimiter)
-    try:
-        header = next(reader, [])
-        columns = _columns(header)
-        number = -1
-        for values in reader:
-            if not any(value.strip() for value in values):
-                continue  # an empty line, or one of nothing but delimiters, as Excel leaves them at the end
-            number += 1
-            if progress and number % ROWS_BETWEEN_CALLS == 0:
-                progress()
-            if number < first or count and number >= first + count:
-                continue
-            _add_row(table, number, values, header, columns, delimiter, guidance)
-    except csv.Error as error:
-        raise ValueError(f"the prompt set is no CSV table: line {reader.line_num}: {escaped(str(error))}") from error
+    records = _records(whole, delimiter)
+    header = next(records, Record([])).values
+    columns = _columns(header)
+    number = -1
+    for record in records:
+        number += 1
+        if progress and number % ROWS_BETWEEN_CALLS == 0:
+            progress()
+        if number < first or count and number >= first + count:
+            continue
+        try:
+            table.rows.append(_row(record, number, header, columns, delimiter, guidance))
+        except ValueError as error:
+            table.notes.append(f"row {number + 1} of the prompt set was left out: {error}")
     if not table.rows:
         raise ValueError(_nothing_left(table, number + 1, first))
     return table
+
+
+def _records(text: str, delimiter: str) -> Iterator[Record]:
+    """The records of a table, without those that hold nothing, as Excel leaves them at the end."""
+    # At \n only: a prompt may hold what Python takes for other ends of lines.
+    lines = io.StringIO(text).readlines()
+    # The module csv and not pandas, which ComfyUI does not bring along.
+    reader = csv.reader(lines, delimiter=delimiter)
+    while True:
+        begin = reader.line_num
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:  # the reader goes on with the next line
+            yield Record([], escaped(str(error)))
+            continue
+        if any(value.strip() for value in values):
+            yield Record(values, _quoting_problem(values, lines[begin : reader.line_num], delimiter))
+
+
+def _quoting_problem(values: Sequence[str], lines: Sequence[str], delimiter: str) -> str:
+    """What is wrong with the quotation marks of a record: the reader takes all that follows for a part of the prompt.
+
+    Args:
+        values: that the reader has made.
+        lines: of the record.
+        delimiter: of the table.
+    """
+    try:
+        list(csv.reader(lines, delimiter=delimiter, strict=True))
+    except csv.Error:
+        # A blank after the last mark, as in `"a cat" , 1`, changes nothing.
+        is_whole = "".join(lines).count('"') % 2 == 0 and '"' not in "".join(values)
+        after = f", nor those of the {len(lines) - 1} lines after it" if len(lines) > 1 else ""
+        return "" if is_whole else f"its quotation marks do not match{after}: double those inside a prompt"
+    return ""
 
 
 def _nothing_left(table: PromptTable, rows: int, first: int) -> str:
@@ -128,8 +157,9 @@ def _nothing_left(table: PromptTable, rows: int, first: int) -> str:
 def _delimiter(text: str) -> tuple[str, str]:
     """The text without Excel's line `sep=;`, and the delimiter: the one that gives the header a prompt column."""
     header, _, rest = text.partition("\n")
-    if header.lower().startswith("sep=") and len(header) == 5:
-        return rest, header[4]
+    separator = re.fullmatch(r'"?sep=(.)"?', header, re.IGNORECASE)
+    if separator:
+        return rest, separator[1]
     for delimiter in DELIMITERS:
         names = next(csv.reader([header], delimiter=delimiter), [])
         if _column(names, COLUMNS["prompt"]) is not None:
@@ -147,43 +177,58 @@ def _columns(header: Sequence[str]) -> dict[str, int | None]:
     if columns["prompt"] is None:
         names = escaped(", ".join(header))
         raise ValueError(f"the prompt set has no column `prompt`; its columns are: {names}")
+    plain = list(map(_plain, header))
+    for position in columns.values():
+        if position is not None and plain.count(plain[position]) > 1:
+            raise ValueError(f"the prompt set has the column {quoted(plain[position])} twice: rename one of them")
     return columns
+
+
+def _plain(name: str) -> str:
+    """A column's name without what people do not see."""
+    return name.strip(f"{INVISIBLE} \t\xa0").lower()
 
 
 def _column(names: Sequence[str], known: Sequence[str]) -> int | None:
     """The position of the first known name in a header, whatever its casing."""
-    plain = [name.strip().lower() for name in names]
+    plain = list(map(_plain, names))
     return next((plain.index(name) for name in known if name in plain), None)
 
 
-def _add_row(
-    table: PromptTable,
+def _row(
+    record: Record,
     number: int,
-    values: Sequence[str],
     header: Sequence[str],
     columns: Mapping[str, int | None],
     delimiter: str,
     guidance: float,
-) -> None:
-    """Adds a row to the table, or a note that says what is wrong with it."""
+) -> PromptRow:
+    """A row of the table.
+
+    Raises:
+        ValueError: with what is wrong with it.
+    """
+    if record.problem:
+        raise ValueError(record.problem)
+    values = list(record.values)
     if len(header) == 1:
         values = [delimiter.join(values)]  # a plain list of prompts: a comma in one of them is no delimiter
-    try:
-        if len(values) > len(header):
-            raise ValueError(
-                f"it has {len(values)} values for {len(header)} columns: put a prompt that holds {quoted(delimiter)} "
-                "into quotation marks"
-            )
-        cells = {name: _cell(values, position) for name, position in columns.items()}
-        prompt = " ".join(cells["prompt"].split("\n"))
-        if not prompt:
-            raise ValueError("it has no prompt")
-        seed = _seed(cells["seed"], number)
-        # A decimal comma is how programs write numbers where the semicolon is the delimiter.
-        guidance_text = cells["guidance"] if delimiter == "," else cells["guidance"].replace(",", ".")
-        table.rows.append(PromptRow(prompt, seed, _guidance(guidance_text, guidance), cells["label"]))
-    except ValueError as error:
-        table.notes.append(f"row {number + 1} of the prompt set was left out: {error}")
+    # Programs leave delimiters at the end of a line.
+    while len(values) > len(header) and not values[-1].strip():
+        values.pop()
+    if len(values) > len(header):
+        raise ValueError(
+            f"it has {len(values)} values for {len(header)} columns: put a prompt that holds {quoted(delimiter)} "
+            "into quotation marks"
+        )
+    cells = {name: _cell(values, position) for name, position in columns.items()}
+    prompt = " ".join(cells["prompt"].split("\n"))
+    if not prompt:
+        raise ValueError("it has no prompt")
+    seed = _seed(cells["seed"], number)
+    # A decimal comma is how programs write numbers where the semicolon is the delimiter.
+    guidance_text = cells["guidance"] if delimiter == "," else cells["guidance"].replace(",", ".")
+    return PromptRow(prompt, seed, _guidance(guidance_text, guidance), cells["label"])
 
 
 def _cell(values: Sequence[str], position: int | None) -> str:
@@ -194,12 +239,14 @@ def _cell(values: Sequence[str], position: int | None) -> str:
 
 
 def _number(text: str, name: str) -> Decimal | None:
-    """A number, or None for an empty cell and for the `nan` that pandas writes there.
+    """A number, or None for an empty cell and for what programs write there, such as the `nan` of pandas.
 
     `Decimal` keeps all digits of a seed, which a float would not.
     """
+    if text.lower() in MISSING:
+        return None
     try:
-        number = Decimal(text or "nan")
+        number = Decimal(text)
     except InvalidOperation:
         raise ValueError(f"its {name} {quoted(text)} is no number") from None
     return None if number.is_nan() else number

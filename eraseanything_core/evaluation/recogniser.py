@@ -16,11 +16,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 
 from .. import files
+from ..lora.files import safetensors_parts
 from ..protocols import Verdict
 from ..quoting import escaped
 from .judges import JUDGE_BATCH_SIZE, sha256, verdicts_of
@@ -222,7 +223,7 @@ def _train_head(x: Tensor, y: Tensor, classes: int, epochs: int, lr: float, seed
 def save_recogniser(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, Any]) -> Path:
     """Writes a recogniser as one safetensors file, its labels and test result as JSON in the header."""
     header = {name: json.dumps(value) for name, value in metadata.items()}
-    return files.write_atomic(path, save(tensors, metadata=header))
+    return files.write_atomic(path, *safetensors_parts(tensors, header))
 
 
 def held_out_summary(metadata: Mapping[str, Any]) -> str:

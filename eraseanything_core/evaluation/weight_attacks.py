@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..attention.columns import image_feature
 from ..concepts import matching
-from ..protocols import EncodedPrompt, ErasableModel, TextEncoder
+from ..protocols import EncodedPrompt, ErasableModel, TextEncoder, with_context
 from ..training.losses import flow_matching_loss, retain_loss
 
 StepDone = Callable[[int, float], None]  # steps done, loss of the last one
@@ -86,13 +86,16 @@ class RelearnConfig:
     seed: int = 0
 
 
-def noised(latents: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def noised(
+    latents: Tensor, count: int, generator: torch.Generator, noise_scale: float = 1.0, last_time: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A batch of the flow matching loss.
 
     Args:
         latents: [n, c, h, w], on any device.
         count: of the batch.
         generator: on the CPU, so that a seed gives the same draws on every device.
+        noise_scale, last_time: of the model, see `ErasableModel`.
 
     Returns:
         x_0 [count, c, h, w] drawn from `latents`, their noise, t [count], and x_t = (1 - t) x_0 + t noise, all on the
@@ -101,8 +104,8 @@ def noised(latents: Tensor, count: int, generator: torch.Generator) -> tuple[Ten
     row = torch.randint(len(latents), (count,), generator=generator)
     x_0 = latents[row.to(latents.device)]
     # Drawn on the CPU and moved: ComfyUI keeps latents on the card with --gpu-only, and devices must not be mixed.
-    noise = torch.randn(x_0.shape, generator=generator).to(latents.device)
-    t = torch.rand(count, generator=generator).to(latents.device)
+    noise = (noise_scale * torch.randn(x_0.shape, generator=generator)).to(latents.device)
+    t = (last_time * torch.rand(count, generator=generator)).to(latents.device)
     t_per_pixel = t[:, None, None, None]
     x_t = (1 - t_per_pixel) * x_0 + t_per_pixel * noise
     return x_0, noise, t, x_t
@@ -136,17 +139,20 @@ def invert(
         ValueError: the prompt does not hold the concept.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    positions = torch.tensor(concept_positions(text, examples.prompt, examples.concept))
-    context, pooled = text.encode(examples.prompt)
+    encoded = text.encode(examples.prompt)
+    context, pooled = encoded
+    found = concept_positions(text, examples.prompt, examples.concept)
+    # Those of further encodings, which some families take, stand behind the tokens of the first.
+    positions = torch.tensor([position for position in found if position < context.shape[1]])
     states = context[:, positions].clone().requires_grad_(True)
     # Encoders differ in the size of their states, so the rate is in units of their spread.
     optimizer = torch.optim.Adam([states], lr=config.lr * float(context[:, positions].std()))
     pictures = examples.latents.to(model.device)
     losses: list[float] = []
     for step in range(config.steps):
-        x_0, noise, t, x_t = noised(pictures, config.batch_size, generator)
-        changed = context.index_copy(1, positions, states).expand(config.batch_size, -1, -1)
-        cond = model.cond(changed, pooled.expand(config.batch_size, -1), config.guidance)
+        x_0, noise, t, x_t = noised(pictures, config.batch_size, generator, model.noise_scale, model.last_time)
+        changed = with_context(encoded, context.index_copy(1, positions, states))
+        cond = model.conds([changed] * config.batch_size, config.guidance)
         # With adapters, because only that forward carries a gradient; no fresh ones were attached.
         loss = flow_matching_loss(model.velocity(x_t, t, cond, adapters=True), x_0, noise)
         optimizer.zero_grad()
@@ -189,7 +195,7 @@ def relearn(
     pictures = examples.latents.to(model.device)
     losses: list[float] = []
     for step in range(config.steps):
-        x_0, noise, t, x_t = noised(pictures, config.batch_size, generator)
+        x_0, noise, t, x_t = noised(pictures, config.batch_size, generator, model.noise_scale, model.last_time)
         capture = model.capture(select) if config.attn_weight else None
         loss = flow_matching_loss(model.velocity(x_t, t, cond, True, capture), x_0, noise)
         if capture is not None:
@@ -211,10 +217,7 @@ def relearn(
 
 def _batch_of(model: ErasableModel, encoded: EncodedPrompt, config: RelearnConfig) -> Any:
     """The condition of a batch in which every row is one prompt."""
-    context, pooled = encoded
-    repeated_context = context.expand(config.batch_size, -1, -1)
-    repeated_pooled = pooled.expand(config.batch_size, -1)
-    return model.cond(repeated_context, repeated_pooled, config.guidance)
+    return model.conds([encoded] * config.batch_size, config.guidance)
 
 
 def recovered(rates: Sequence[float], base: float, erased: float) -> int | None:

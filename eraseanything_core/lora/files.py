@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,8 @@ def _kind_of_file(path: Path) -> str:
     """What a file is that is no safetensors file, and what to do, to follow its name in an error."""
     if not path.is_file():
         return "is no file: choose another"
+    if not os.access(path, os.R_OK):
+        return "may not be read: give ComfyUI the permission"
     with path.open("rb") as file:
         start = file.read(64).lstrip()
     if start.startswith(b"version https://git-lfs"):

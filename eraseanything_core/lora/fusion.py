@@ -17,7 +17,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .. import sampling
 from ..protocols import EncodedPrompt, ErasableModel
 from .factors import Eraser, Factors, by_module
 from .headers import ErasedConcept
@@ -121,11 +120,11 @@ def _sample_all(
     model: ErasableModel, contexts: Sequence[EncodedPrompt], config: FusionConfig, rng: torch.Generator
 ) -> None:
     """Walks every prompt's trajectory from noise of its own; what comes of it is not used."""
-    sigmas = sampling.shifted_sigmas(config.steps, model.mu)
+    sigmas = model.sigmas(config.steps)
     shape = (1, model.channels, config.height // model.downscale, config.width // model.downscale)
-    for context, pooled in contexts:
+    for encoded in contexts:
         noise = torch.randn(shape, generator=rng)
-        cond = model.cond(context, pooled, config.guidance)
+        cond = model.conds([encoded], config.guidance)
         for _ in model.trajectory(cond, noise, sigmas):
             pass
 

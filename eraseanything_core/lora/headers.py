@@ -35,8 +35,19 @@ def model_spec(concept: str) -> dict[str, str]:
     }
 
 
+def family_spec(family: str) -> dict[str, str]:
+    """What goes over `model_spec` for a model of another family than FLUX.1, which is the empty one."""
+    if not family:
+        return {}
+    return {
+        f"{FIELD}family": family,
+        "modelspec.architecture": f"{family}/lora",
+        "modelspec.implementation": "https://github.com/Comfy-Org/ComfyUI",
+    }
+
+
 def training_header(
-    config: "DataclassInstance", base_model: str, method: str = "eraseanything", measured: str = ""
+    config: "DataclassInstance", base_model: str, method: str = "eraseanything", measured: str = "", family: str = ""
 ) -> dict[str, Any]:
     """The header of a trained eraser: what was erased, how, from which model and by which version.
 
@@ -45,6 +56,7 @@ def training_header(
         base_model: a fingerprint of the model that was trained on.
         method: name of the eraser.
         measured: what the training has seen of the concept at its end; empty when nothing was measured.
+        family: of the model, as ComfyUI calls it; empty for FLUX.1.
     """
     settings = dataclasses.asdict(config)
     header = {
@@ -54,6 +66,7 @@ def training_header(
     }
     if measured:
         header[f"{FIELD}measured"] = measured
+    header |= family_spec(family)
     # Every setting, so that the file alone says how to train it again.
     for name, value in settings.items():
         header[f"{FIELD}{name}"] = value
@@ -89,8 +102,11 @@ def joint_header(
     for header, name in zip(headers, names, strict=True):
         concepts += header_concepts(header, name) or [name]
     # `concepts`, not `concept`: readers of the latter take it for the one concept of the file.
+    # They are of one model, so the first that names its family speaks for all.
+    families = [header[f"{FIELD}family"] for header in headers if f"{FIELD}family" in header]
     return {
         **model_spec(", ".join(concepts)),
+        **family_spec(families[0] if families else ""),
         f"{FIELD}method": f"combined by {mode}",
         f"{FIELD}concepts": json.dumps(concepts),
         f"{FIELD}weights": json.dumps(list(weights)),
@@ -112,7 +128,9 @@ def header_concepts(header: Mapping[str, str], name: str) -> list[str]:
     return [concept] if concept else [str(each) for each in combined]
 
 
-def checkpoint_header(concepts: Sequence[str], base_model: str, strength: float, lora: str) -> dict[str, str]:
+def checkpoint_header(
+    concepts: Sequence[str], base_model: str, strength: float, lora: str, family: str = ""
+) -> dict[str, str]:
     """The header of a whole model that has an eraser in its weights.
 
     Args:
@@ -120,10 +138,12 @@ def checkpoint_header(concepts: Sequence[str], base_model: str, strength: float,
         base_model: the fingerprint of the model before.
         strength: of the LoRA.
         lora: a digest of its tensors.
+        family: of the model, as ComfyUI calls it; empty for FLUX.1.
     """
     return {
         **model_spec(", ".join(concepts)),
-        "modelspec.architecture": "flux-1-dev",
+        **family_spec(family),
+        "modelspec.architecture": family or "flux-1-dev",
         f"{FIELD}method": "an eraser in the weights",
         f"{FIELD}base_model": base_model,
         f"{FIELD}concepts": json.dumps(list(concepts)),

@@ -13,6 +13,7 @@ Weights that ComfyUI fuses are cut into diffusers' linears. That changes no valu
 the same for all of them.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -22,7 +23,7 @@ from torch import Tensor
 from ..quoting import SHORT, escaped, quoted
 from .factors import Eraser, Factors, check_finite
 from .headers import header_value
-from .keys import LINEARS, SCALE_FIRST
+from .keys import LINEARS, SCALE_FIRST, WHOLE
 
 # What a style puts before a module's name. LyCORIS may have `transformer_` too; that of `transformer_blocks` stays.
 PREFIX = re.compile(
@@ -49,11 +50,14 @@ OTHER_KINDS = {
 LEFT_OUT = {
     "lora_te": "the text encoder",
     "text_encoder": "the text encoder",
+    "clip_l.": "the text encoder",
+    "t5xxl.": "the text encoder",
     ".diff_b$": "full biases",
     "bundle_emb": "an embedding",
     "emb_params": "an embedding",
     "string_to_param": "an embedding",
 }
+LARGEST_ALPHA = 1e9  # and rank that are believed of metadata
 FLAT_NUMBER = re.compile(r"(?<=blocks_)\d+(?=_)")
 
 
@@ -87,28 +91,45 @@ def read_eraser(tensors: Mapping[str, Tensor], header: Mapping[str, str], name: 
     Raises:
         ValueError: a key that is no LoRA of a Flux.1 linear, or a number that is not finite, which the error names.
     """
+    eraser: Eraser = {}
+    for module, factors in module_factors(tensors, header, name).items():
+        for key, part in _cut(module, factors, name).items():
+            # Two styles in one file: whether both are meant, or one is a copy, nobody can know.
+            if key in eraser:
+                raise ValueError(f"{name}: {module} changes {key} a second time")
+            eraser[key] = part
+    check_finite(eraser, name)
+    return eraser
+
+
+def module_factors(tensors: Mapping[str, Tensor], header: Mapping[str, str], name: str) -> dict[str, Factors]:
+    """The factors of a LoRA, float32, with alpha / rank in `up`, by the modules' names as they stand in the file.
+
+    Args:
+        tensors, header, name: see `read_eraser`.
+
+    Raises:
+        ValueError: a key that is no LoRA, or factors that have no product.
+    """
     # A module's A, B and alpha may stand anywhere in the file.
     modules: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         if _left_out_part(key):
             continue
         module, side = _module_and_side(key, name)
-        modules.setdefault(module, {})[side] = tensor
+        sides = modules.setdefault(module, {})
+        if side in sides:
+            raise ValueError(f"{name}: the key {escaped(key, SHORT)} is there a second time in another spelling")
+        sides[side] = _matrix(tensor)
     if not modules:
         raise ValueError(f"{name} holds no LoRA of the transformer{_only_parts(tensors)}: choose another file")
-    eraser: Eraser = {}
+    factors = {}
     for module, sides in modules.items():
         if "up" not in sides or "down" not in sides:
             raise ValueError(f"{name}: {module} has only {', '.join(sides)}: the file is not whole")
-        _check_shapes(module, sides["up"], sides["down"], name)
-        factors_of_linears = _cut(module, _scaled(sides, header, name), name)
-        for key, factors in factors_of_linears.items():
-            # Two styles in one file: whether both are meant, or one is a copy, nobody can know.
-            if key in eraser:
-                raise ValueError(f"{name}: {module} changes {key} a second time")
-            eraser[key] = factors
-    check_finite(eraser, name)
-    return eraser
+        _check_factors(module, sides["up"], sides["down"], name)
+        factors[module] = _scaled(sides, header, name)
+    return factors
 
 
 def left_out_note(tensors: Mapping[str, Tensor], name: str) -> str:
@@ -147,8 +168,18 @@ def _module_and_side(key: str, name: str) -> tuple[str, str]:
     return match["module"], SIDES[match["side"]]
 
 
-def _check_shapes(module: str, up: Tensor, down: Tensor, name: str) -> None:
-    """Raises ValueError when up [rows, rank] and down [rank, columns] have no product."""
+def _matrix(tensor: Tensor) -> Tensor:
+    """A factor as a matrix: some tools write a linear's as that of a convolution of one pixel, [rows, rank, 1, 1]."""
+    return tensor.flatten(1) if tensor.ndim == 4 and tensor.shape[2:] == (1, 1) else tensor
+
+
+def _check_factors(module: str, up: Tensor, down: Tensor, name: str) -> None:
+    """Raises ValueError when up [rows, rank] and down [rank, columns] are no numbers, or have no product."""
+    for factor in (up, down):
+        # Whole numbers are codes of a quantised LoRA, and what they stand for is not in the file.
+        if not factor.is_floating_point():
+            problem = f"{name}: {module} has factors of {factor.dtype}, which cannot be read"
+            raise ValueError(f"{problem}: choose another file")
     matrices = up.ndim == 2 and down.ndim == 2
     if not matrices or up.shape[1] != down.shape[0] or 0 in (*up.shape, *down.shape):
         raise ValueError(_misfit(module, up, down, name))
@@ -182,7 +213,8 @@ def _peft_alpha(header: Mapping[str, str], rank: int, name: str) -> float:
     alpha = settings.get("lora_alpha", rank)
     peft_rank = settings.get("r") or rank
     for value in (alpha, peft_rank):
-        if not isinstance(value, (int, float)):
+        # Whole numbers of JSON have no end, and a float has.
+        if not isinstance(value, (int, float)) or not abs(value) <= LARGEST_ALPHA:
             raise ValueError(
                 f"{name} has {quoted(str(value))} for lora_alpha or r in its metadata: write numbers there"
             )
@@ -221,9 +253,33 @@ def eraser_tensors(eraser: Eraser, dtype: torch.dtype) -> dict[str, Tensor]:
     tensors = {}
     for key, (up, down) in eraser.items():
         rows = _swap_halves(up) if key == SCALE_FIRST else up
-        tensors[f"transformer.{key}.lora_A.weight"] = down.to(dtype).contiguous()
-        tensors[f"transformer.{key}.lora_B.weight"] = rows.to(dtype).contiguous()
+        rows, down = _fitting(rows, down, dtype)
+        stem = key if key.startswith(WHOLE) else f"transformer.{key}"
+        tensors[f"{stem}.lora_A.weight"] = down.to(dtype).contiguous()
+        tensors[f"{stem}.lora_B.weight"] = rows.to(dtype).contiguous()
     return tensors
+
+
+def _fitting(up: Tensor, down: Tensor, dtype: torch.dtype) -> Factors:
+    """The factors, of like size where the dtype would lose one of them: a weight of 0.0001 leaves little of float16."""
+    if _is_kept(up, dtype) and _is_kept(down, dtype):
+        return Factors(up, down)
+    # A power of two, which changes no digit. The logarithms are taken apart: a quotient could overflow.
+    exponent = float((_largest(down).log2() - _largest(up).log2()) / 2)
+    if not math.isfinite(exponent):
+        return Factors(torch.zeros_like(up), torch.zeros_like(down))  # one of them is 0, and so is the change
+    return Factors(torch.ldexp(up, torch.tensor(round(exponent))), torch.ldexp(down, torch.tensor(-round(exponent))))
+
+
+def _largest(factor: Tensor) -> Tensor:
+    return factor.abs().max()
+
+
+def _is_kept(factor: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a dtype holds a factor to its precision; below its range it rounds to 0, and above it to infinity."""
+    # Of the largest entry and not of a norm, whose squares leave float32's own range.
+    error = _largest(factor.to(dtype).float() - factor.float())
+    return bool(error <= torch.finfo(dtype).eps * _largest(factor.float()))
 
 
 def widest_dtype(loras: Sequence[Mapping[str, Tensor]]) -> torch.dtype:

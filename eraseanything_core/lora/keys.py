@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..quoting import quoted
+from .roles import ROLES
 
 Size = Literal["width", "mlp", "width + mlp"]
 
@@ -44,10 +45,10 @@ DUAL_BLOCK = (
     FluxLinear("attn.to_v", "img_attn.qkv", 2, "to_v"),
     FluxLinear("attn.to_out.0", "img_attn.proj", 0, "to_out"),
     FluxLinear("attn.to_add_out", "txt_attn.proj", 0, "to_add_out"),
-    FluxLinear("ff.net.0.proj", "img_mlp.0"),
-    FluxLinear("ff.net.2", "img_mlp.2"),
-    FluxLinear("ff_context.net.0.proj", "txt_mlp.0"),
-    FluxLinear("ff_context.net.2", "txt_mlp.2"),
+    FluxLinear("ff.net.0.proj", "img_mlp.0", 0, "ff_in", rows="mlp"),
+    FluxLinear("ff.net.2", "img_mlp.2", 0, "ff_out", columns="mlp"),
+    FluxLinear("ff_context.net.0.proj", "txt_mlp.0", 0, "add_ff_in", rows="mlp"),
+    FluxLinear("ff_context.net.2", "txt_mlp.2", 0, "add_ff_out", columns="mlp"),
     FluxLinear("norm1.linear", "img_mod.lin"),
     FluxLinear("norm1_context.linear", "txt_mod.lin"),
 )
@@ -75,6 +76,9 @@ OUTSIDE_BLOCKS = (
 SCALE_FIRST = "norm_out.linear"
 
 DUAL_BLOCKS = "double_blocks.{}"  # what ComfyUI calls them
+TRANSFORMER = "transformer."  # what diffusers' names of a transformer's linears begin with in a file
+UNET = "lora_unet_"  # and its flat names of a U-Net's, in kohya's style, which the stock loader and diffusers both read
+WHOLE = "diffusion_model."  # what the key of a whole ComfyUI linear begins with, in an `Eraser` and in a file
 
 
 def _in_blocks(linears: Iterable[FluxLinear], key: str, module: str) -> list[FluxLinear]:
@@ -100,14 +104,31 @@ TARGETS = {
     "all_qkv": ("add_q", "add_k", "add_v", "to_q", "to_k", "to_v", "single_q", "single_k", "single_v"),
 }
 
+# The sets that are named by roles; see `roles`.
+OF_ROLES = {
+    "text k,v": "text_kv",
+    "text q,k": "paper",
+    "text q,k,v": "text_qkv",
+    "image k,v": "to_k+to_v",
+    "all": "all_qkv",
+    "text and image k,v": "add_k+add_v+to_k+to_v",
+    "text and image q,k": "dual_qk",
+}
+
 BLOCK_NUMBER = re.compile(r"(?<=blocks\.)\d+(?=\.)")
+
+
+def file_keys(stem: str) -> tuple[str, str]:
+    """The keys of A and B in a file, for what stands in front of both."""
+    down, up = ("lora_down", "lora_up") if stem.startswith(UNET) else ("lora_A", "lora_B")
+    return f"{stem}.{down}.weight", f"{stem}.{up}.weight"
 
 
 def module_slice(key: str, columns: int) -> tuple[str, int]:
     """Where ComfyUI has a linear of diffusers.
 
     Args:
-        key: the linear's name, such as `transformer_blocks.0.attn.to_k`.
+        key: the linear's name, such as `transformer_blocks.0.attn.to_k`, or that of a whole ComfyUI linear.
         columns: of its weight. All linears of a fused module read the same input, and all but the last one have as
             many rows as that is wide.
 
@@ -117,6 +138,8 @@ def module_slice(key: str, columns: int) -> tuple[str, int]:
     Raises:
         KeyError: Flux has no such linear.
     """
+    if key.startswith(WHOLE):
+        return key.removeprefix(WHOLE), 0
     number = BLOCK_NUMBER.search(key)
     linear = BY_KEY[BLOCK_NUMBER.sub("{}", key, count=1)]
     module = linear.module.format(number[0]) if number else linear.module
@@ -125,13 +148,14 @@ def module_slice(key: str, columns: int) -> tuple[str, int]:
 
 @dataclass(frozen=True)
 class LinearSlice:
-    """The rows of a ComfyUI linear that are one linear of diffusers.
+    """The rows of a ComfyUI linear that are trained by themselves; in FLUX.1 they are one linear of diffusers.
 
     Attributes:
-        key: its name in diffusers' transformer.
+        key: its name in diffusers' transformer, or `diffusion_model.` and the module where no file has such a name.
         module: the ComfyUI module.
         start, rows: it is the rows `start` to `start + rows` of the module's output.
         columns: features of the input.
+        whole_rows: of the module, where a file holds it as a whole; 0 where it holds the slice alone.
     """
 
     key: str
@@ -139,17 +163,28 @@ class LinearSlice:
     start: int
     rows: int
     columns: int
+    whole_rows: int = 0
+
+    @property
+    def file_key(self) -> str:
+        """What stands in front of `.lora_A.weight` in a file."""
+        own = self.whole_rows or self.key.startswith(UNET)
+        return self.key if own else f"{TRANSFORMER}{self.key}"
 
 
 def target_names(targets: str | tuple[str, ...]) -> tuple[str, ...]:
     """Target names, each once, in order.
 
     Args:
-        targets: a name of `TARGETS`, or names of `TRAINABLE` joined by `+` or as a tuple.
+        targets: a name of `TARGETS` or of `OF_ROLES`, or names of `TRAINABLE` joined by `+` or as a tuple.
 
     Raises:
         ValueError: a name that does not exist.
     """
+    if isinstance(targets, str):
+        targets = OF_ROLES.get(targets, targets)
+    if targets in ROLES:
+        raise ValueError(f"FLUX.1 has no linears for {quoted(str(targets))}: take one of {'; '.join(OF_ROLES)}")
     if isinstance(targets, str):
         targets = TARGETS.get(targets) or tuple(name.strip() for name in targets.split("+"))
     for name in targets:
@@ -157,6 +192,12 @@ def target_names(targets: str | tuple[str, ...]) -> tuple[str, ...]:
             known = ", ".join((*TARGETS, *TRAINABLE))
             raise ValueError(f"there is no target {quoted(name)}; known: {known}")
     return tuple(dict.fromkeys(targets))
+
+
+def check_targets(targets: str) -> None:
+    """Raises ValueError for a target that no family has; a role that FLUX.1 lacks may be another family's."""
+    if targets not in ROLES:
+        target_names(targets)
 
 
 def target_slices(

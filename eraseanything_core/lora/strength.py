@@ -1,9 +1,9 @@
 """A strength for an eraser: 0 leaves the model as it is, 1 is the LoRA as trained, 0.5 is half of its effect.
 
 A LoRA's scale is no such strength. The picture of a seed keeps the concept up to some scale, which is its own, and
-loses it within a small step there. So that scale is found for some seeds by bisection, and the strength is the share of
-seeds that have lost the concept. Whether a picture has lost it is read by a judge, or else from the model itself: from
-what the eraser's change of the velocity adds up to along the sampling.
+loses it within a small step there. So that scale is found for some seeds by bisection, and the strength is the share
+of seeds that have lost the concept. Whether a picture has lost it is read by a judge, or else by the original model
+with the gone score; see `training.gone_dial`.
 """
 
 import json
@@ -15,16 +15,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .. import sampling
 from ..protocols import EncodedPrompt, ErasableModel
 from .apply import LoraScale, lora_applied
 from .factors import Eraser
 from .headers import training_size
 
 HEADER_KEY = "eraseanything.strength"  # of a LoRA's header, where a curve may stand too
-LOST = 0.5  # of the way from the frozen model's latent to the full eraser's
-MOVED = 0.6  # of the upper quartile of all moves; what the full eraser moves less has not lost the concept
-MODEL_READER = "the model"
+GONE_READER = "the gone score"
+EARLIER_READER = "the model"  # of curves from before the gone score, which were up to 61 points off
 
 
 def needs_curve(strength: float) -> bool:
@@ -46,8 +44,8 @@ class StrengthConfig:
         seed: of the noise.
     """
 
-    images: int = 32
-    halvings: int = 6
+    images: int = 12
+    halvings: int = 5
     steps: int = 20
     batch_size: int = 4
     width: int = 512
@@ -83,7 +81,7 @@ class StrengthCurve:
 
     scale: tuple[float, ...]
     effect: tuple[float, ...]
-    reader: str = MODEL_READER
+    reader: str = GONE_READER
     prompts: str = ""
 
     def scale_at(self, strength: float) -> float:
@@ -132,7 +130,7 @@ class StrengthCurve:
             curve: dict[str, Any] = json.loads(text)
             scale = tuple(float(value) for value in curve["scale"])
             effect = tuple(float(value) for value in curve["effect"])
-            reader = str(curve.get("reader", MODEL_READER))
+            reader = str(curve.get("reader", EARLIER_READER))
             prompts = str(curve.get("prompts", ""))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"{source} holds no strength curve: delete the curve, it is measured again") from error
@@ -162,31 +160,6 @@ class LatentReader(Protocol):
 
     def lost(self, latents: Tensor) -> Tensor:
         """Which latents of the same seeds, in the same order, have lost the concept, [n]."""
-
-
-class LatentShiftReader:
-    """Reads latents by how far the eraser has moved them, which needs nothing but the model.
-
-    The integral of the change of the velocity is the change of the latent. An image has lost the concept where its
-    latent is nearer to the full eraser's than to the frozen model's.
-    """
-
-    name = MODEL_READER
-
-    def set_ends(self, start: Tensor, end: Tensor) -> Tensor:
-        """See `LatentReader`."""
-        self.start = start
-        self.shift = (end - start).flatten(1)
-        length = self.shift.norm(dim=1)
-        # A seed that the full eraser hardly moves still shows the concept: its prompt missed, or the eraser did.
-        return (length > 0) & (length >= MOVED * length.quantile(0.75))
-
-    def lost(self, latents: Tensor) -> Tensor:
-        """See `LatentReader`."""
-        # The projection on the way from start to end: what moves aside of it says nothing about the concept.
-        along = ((latents - self.start).flatten(1) * self.shift).sum(1)
-        square = self.shift.square().sum(1).clamp(min=torch.finfo(self.shift.dtype).tiny)
-        return along / square > LOST
 
 
 class JudgeReader:
@@ -242,7 +215,7 @@ class LatentSampler:
         shape = (model.channels, config.height // model.downscale, config.width // model.downscale)
         # All noise at once: an image has the same noise in every batch size and at every scale.
         noise = torch.randn(len(scales), *shape, generator=torch.Generator().manual_seed(config.seed))
-        sigmas = sampling.shifted_sigmas(config.steps, model.mu)
+        sigmas = model.sigmas(config.steps)
         latents = []
         scale = LoraScale()
         with lora_applied(model.module, eraser, scale):
@@ -268,8 +241,7 @@ class LatentSampler:
     def _cond(self, model: ErasableModel, images: Sequence[int]) -> Any:
         """The prompts of these images, as one batch."""
         prompts = [self.prompts[image % len(self.prompts)] for image in images]
-        contexts, pooled = zip(*prompts, strict=True)
-        return model.cond(torch.cat(contexts), torch.cat(pooled), self.config.guidance)
+        return model.conds(prompts, self.config.guidance)
 
 
 def measure_curve(
@@ -304,7 +276,7 @@ def measure_curve(
     return curve_from_intervals(low[counted].tolist(), high[counted].tolist(), reader.name)
 
 
-def curve_from_intervals(low: Sequence[float], high: Sequence[float], reader: str = MODEL_READER) -> StrengthCurve:
+def curve_from_intervals(low: Sequence[float], high: Sequence[float], reader: str = GONE_READER) -> StrengthCurve:
     """The share of seeds that have lost the concept, from the interval of scales in which each of them loses it.
 
     The share is known at the ends of the intervals, with straight lines between them. Where the first interval begins

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import torch
 
 from ..concepts import matching, prompts
-from ..lora.keys import target_names
+from ..lora.keys import check_targets
+from ..quoting import quoted
+from . import divergences
 
 # Settings that count something: none of them may be below 1.
 COUNTS = (
@@ -25,7 +27,9 @@ COUNTS = (
 
 @dataclass(frozen=True)
 class EraseConfig:
-    """Everything that decides a run. Two runs with equal configurations give equal bits on one machine.
+    """Everything that decides a run.
+
+    Two runs with equal configurations give equal bits on one machine's CPU. On a GPU they do with `deterministic`.
 
     A pair is one lower (erasing) step and one upper (preserving) step of Algorithm 1. `steps` counts pairs.
     """
@@ -37,9 +41,11 @@ class EraseConfig:
     tiers: tuple[tuple[str, ...], ...] = ()  # the irrelevant words by kinship; a sentence takes one word of each tier
     templates: tuple[str, ...] = prompts.DEFAULT_TEMPLATES
     neutral: str = ""  # see prompts.neutral_prompt
+    other_neutrals: tuple[str, ...] = ()  # `{word}` each; see neutral_choice.choose_neutral
     unasked: str = ""  # instead of a concept: a look that no prompt names, with {} for the prompt
     wanted: str = ""  # the look that is painted in its place
     retain: tuple[str, ...] = ()  # whole prompts to preserve: neighbours of the concept and generic ones
+    watched: tuple[str, ...] = ()  # whole prompts to preserve that are measured and never trained on
     retain_prompt_share: float = 0.5  # share drawn from `retain`; the others are irrelevant words in templates
     shuffle_rate: float = 0.9
     synonym_rate: float = 0.3  # how often a synonym is erased in the concept's place
@@ -50,11 +56,19 @@ class EraseConfig:
     k_irrelevant: int = 3
     esd_weight: float = 1.0
     attn_weight: float = 0.1
+    attn_share: float = 0.0  # of the first gradients; above 0 it sets attn_weight, see gradient_shares
     attention_reduction: str = "mean"  # or "sum", "l2"; see losses.attention_loss
     retain_weight: float = 1.0
     rsc_weight: float = 0.05
+    rsc_share: float = 0.0  # likewise for rsc_weight
     retain_loss: str = "teacher"  # or "paper": flow matching on images of the concept (Eq. 4)
     paper_sign: bool = False  # Eq. 5 as printed, whose sign is the opposite of its text
+    method: str = "eraseanything"  # a name of erasers.registry.METHODS
+    method_settings: tuple[tuple[str, float | str], ...] = ()  # fields of the method's own settings, with their values
+    meta_weight: float = 0.0  # of the meta step on top of any method; see erasers.meta_unlearning
+    divergence: str = "squared"  # of the erasing loss, or "hellinger", "alpha"; see divergences
+    alpha: float = 0.5  # of the divergence "alpha"
+    divergence_width: float = 1.0  # s^2 of the divergences, in units of the untrained model's mean square
     guidance: float = 1.0  # one value for teacher, student and trajectories
     # The points x_t.
     width: int = 512  # pixels
@@ -67,7 +81,11 @@ class EraseConfig:
     cached_trajectories: int = 8  # trajectories of the concept in memory
     refresh_every: int = 50  # pairs after which all trajectories are replaced
     cached_retain_trajectories: int = 0  # trajectories of retained prompts; 0 is as many as cached_trajectories
+    shared_points: bool = False  # ask retained prompts at the concept's points, without trajectories of their own
+    importance_sampling: bool = False  # draw the points that say most about the concept more often; see importance
     rsc_samples: int = 0  # points that the rsc loss has between two refreshes; 0 is new ones in every pair
+    walk: str = "concept"  # whose trajectories the points lie on, or "neutral"
+    walk_noise: float = 0.0  # of a stochastic sampler on them; 0 is Euler's; see sampling.noisy_step
     on_policy_share: float = 0.0  # share of the trajectories that the student walks, from the second epoch on
     cache_gib: float = 4.0  # memory for all cached arrays together; those beyond it lie on disk
     # The optimisation.
@@ -82,12 +100,13 @@ class EraseConfig:
     max_grad_norm: float = 1.0
     weight_decay: float = 0.0
     optimizer: str = "adamw"  # or "adamw8bit" (bitsandbytes), "prodigy" (prodigyopt)
-    lr_schedule: str = "constant"  # or "linear", "cosine": down to 0 at the last pair
+    lr_schedule: str = "constant"  # or "linear", "cosine", "wsd"; see optimizers.rate_factor
     warmup_steps: int = 0  # pairs over which the learning rates rise
     gradient_accumulation_steps: int = 1  # draws whose gradients are averaged in one update
     seed: int = 0
     dtype: str = "auto"  # of the transformer: auto, bf16, fp32; the LoRA's factors are always float32
     gradient_checkpointing: bool = False  # recompute blocks in backward
+    deterministic: bool = False  # only kernels that repeat their bits; see determinism.deterministic_algorithms
     save_every: int = 0  # pairs between two saved states; 0 is never
     monitor_every: int = 0  # pairs between two measurements on held-out prompts; 0 is never
     held_out: tuple[str, ...] = prompts.MONITOR_TEMPLATES  # sentences that are measured and never trained on
@@ -123,12 +142,25 @@ def check_settings(config: EraseConfig) -> None:
     Raises:
         ValueError: settings that cannot work. The message says which, and what to set.
     """
-    target_names(config.targets)
+    check_targets(config.targets)
     if config.rsc_weight and not (config.synonyms and config.irrelevant):
         raise ValueError("the rsc loss needs a synonym and irrelevant words: give both, or set its weight to 0")
-    matching.check_kept((*config.irrelevant, *config.retain), (config.concept, *config.synonyms))
+    matching.check_kept((*config.irrelevant, *config.retain, *config.watched), (config.concept, *config.synonyms))
     if config.unasked and (config.attn_weight or config.rsc_weight or config.retain_loss == "paper"):
         raise ValueError("a look that no prompt names has no word: set attn_weight and rsc_weight to 0")
+    if min(config.attn_share, config.rsc_share) < 0 or config.attn_share + config.rsc_share >= 1:
+        raise ValueError("attn_share and rsc_share must be at least 0, and below 1 together")
+    if config.divergence not in divergences.NAMES:
+        raise ValueError(
+            f"there is no divergence {quoted(config.divergence)}; there are {', '.join(divergences.NAMES)}"
+        )
+    if config.divergence == "alpha" and config.alpha in (0, 1):
+        raise ValueError("alpha must be neither 0 nor 1: 1 would be the divergence squared")
+    if config.walk == "neutral" and config.importance_sampling:
+        raise ValueError(
+            "importance_sampling needs trajectories of the concept, and this method walks the neutral "
+            "text's: turn it off"
+        )
     if not config.templates:
         raise ValueError("there is no prompt template: give at least one, with {} for the concept")
     for name in COUNTS:

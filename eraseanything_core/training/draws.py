@@ -8,8 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from .config import EraseConfig
+from .importance import retain_chances
 from .plan import generator
 from .trajectories import Points, Trajectories
 
@@ -32,7 +34,11 @@ class Draw:
 
 
 def draw_epoch(
-    config: EraseConfig, concept: Trajectories, retain: Trajectories | None, number: int
+    config: EraseConfig,
+    concept: Trajectories,
+    retain: Trajectories | None,
+    number: int,
+    chances: Tensor | None = None,
 ) -> dict[int, list[Draw]]:
     """The draws of every pair of an epoch, `gradient_accumulation_steps` for each.
 
@@ -41,6 +47,7 @@ def draw_epoch(
         concept: trajectories of the concept; only their number and times matter here.
         retain: trajectories of retained prompts, or None.
         number: of the epoch.
+        chances: [p, s], of each point of the concept's trajectories; None is even.
     """
     shared_points = None
     if config.rsc_weight and config.rsc_samples:
@@ -54,7 +61,7 @@ def draw_epoch(
         rng = generator(config.seed, step)
         draws[step] = []
         for _ in range(config.gradient_accumulation_steps):
-            draws[step].append(_draw_pair(config, concept, retain, shared_points, rng))
+            draws[step].append(_draw_pair(config, concept, retain, shared_points, rng, chances))
     return draws
 
 
@@ -64,11 +71,15 @@ def _draw_pair(
     retain: Trajectories | None,
     shared_points: Points | None,
     rng: torch.Generator,
+    chances: Tensor | None,
 ) -> Draw:
     """One draw. With `shared_points` the rsc loss takes its points from among them."""
+    of_retained = None
+    if retain and chances is not None:
+        of_retained = retain_chances(chances, len(retain.sources))
     # The order of these draws is part of a run's result.
-    erase_points = concept.draw(config.batch_size, config.erase_sigma, rng)
-    retain_points = retain.draw(config.retain_batch_size, (0.0, 1.0), rng) if retain else None
+    erase_points = concept.draw(config.batch_size, config.erase_sigma, rng, chances)
+    retain_points = retain.draw(config.retain_batch_size, (0.0, 1.0), rng, of_retained) if retain else None
     rsc_points = None
     if config.rsc_weight and shared_points:
         rows, steps = shared_points

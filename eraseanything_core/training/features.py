@@ -8,7 +8,7 @@ from torch import Tensor
 from ..attention.columns import image_feature
 from ..concepts import prompts
 from ..protocols import ErasableModel
-from .plan import BATCH_WORDS, STOP_EARLY, Plan, conds, select_words
+from .plan import BATCH_WORDS, STOP_EARLY, TEACHER_BATCHES, Plan, conds, select_words
 
 
 def word_feature(
@@ -69,7 +69,8 @@ def teacher_features(
     # The words of a sentence differ from its concept only in the text: all are read at the concept's own x_t and t.
     x_t = x_t.repeat_interleave(words_per_sentence, 0)
     sigma = sigma.repeat_interleave(words_per_sentence, 0)
-    size = len(words) if BATCH_WORDS in plan.shortcuts else 1
+    # The memory for a forward of the teacher is reserved for so many sequences, however many words there are.
+    size = TEACHER_BATCHES * plan.config.batch_size if BATCH_WORDS in plan.shortcuts else 1
     features = []
     for start in range(0, len(words), size):
         part = slice(start, start + size)

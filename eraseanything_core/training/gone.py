@@ -113,7 +113,8 @@ class PictureReader:
         self.held_out = held_out
         # One draw for all pictures of a sentence: their errors then differ by the pictures alone.
         rng = torch.Generator().manual_seed(held_out.seed)
-        self.errors = [torch.randn(held_out.noise.shape, generator=rng) for _ in LEVELS]
+        shape = held_out.noise.shape
+        self.errors = [model.noise_scale * torch.randn(shape, generator=rng) for _ in LEVELS]
         self.x_c = held_out.pictures(model, held_out.concept, adapters=False)
         self.x_n = held_out.pictures(model, held_out.neutral, adapters=False)
         self.d_c = self._preference(self.x_c)

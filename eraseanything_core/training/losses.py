@@ -9,9 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attention.columns import image_feature
+from .divergences import Divergence
+
+SQUARED = Divergence()
 
 
-def esd_loss(student: Tensor, teacher_concept: Tensor, teacher_neutral: Tensor, eta: float) -> Tensor:
+def esd_loss(
+    student: Tensor,
+    teacher_concept: Tensor,
+    teacher_neutral: Tensor,
+    eta: float,
+    divergence: Divergence = SQUARED,
+) -> Tensor:
     """Erases: L_esd = mean( v_student - sg[ v_n - eta (v_c - v_n) ] )^2, the paper's lower level.
 
     v_n - eta (v_c - v_n) is negative guidance: it starts at the neutral prompt and leads away from the concept.
@@ -21,12 +30,13 @@ def esd_loss(student: Tensor, teacher_concept: Tensor, teacher_neutral: Tensor, 
         teacher_concept: v_c of the teacher for the same prompt at the same x_t and t, same shape.
         teacher_neutral: v_n of the teacher for the neutral prompt there, same shape.
         eta: strength; 0 leads to the neutral prompt itself.
+        divergence: what stands in the place of the mean square.
 
     Returns:
         A scalar.
     """
     target = teacher_neutral - eta * (teacher_concept - teacher_neutral)
-    return F.mse_loss(student, target.detach())
+    return divergence(student, target, teacher_concept)
 
 
 def attention_loss(maps: dict[int, Tensor], reduction: str = "mean") -> Tensor:

@@ -25,10 +25,12 @@ from .plan import Plan, conds, generator
 from .trajectory_cache import run_sigmas
 
 LOOK_PIXELS = 256  # the longest side of a look's pictures
-GONE_LOOKS = 2  # looks in a row without the concept that end a run
+GONE_LOOKS = 3  # looks in a row without the concept that end a run
 KEPT = 0.75  # share of the neighbours that have to be kept as well
 # How the learning rates follow the looks.
-UNMOVED = 0.8  # mean reading above which the rates have done too little: they are doubled
+# Mean reading above which the rates have done too little: they are doubled. It is low because a first look finds the
+# concept gone where all pictures have moved, which comes back once the rest is held.
+UNMOVED = 0.4
 DAMAGED = 1.0  # drift above which they have done too much: they are halved
 HIGHEST_FACTOR = 4.0
 Scores = dict[str, list[float]]  # `pair` and one list a score
@@ -49,7 +51,7 @@ def stop_reason(config: EraseConfig, scores: Scores) -> str:
 
 
 def is_gone(scores: Scores) -> bool:
-    """Whether the last two looks saw the concept in none of its pictures, and the last one most of its neighbours.
+    """Whether the last three looks saw the concept in none of its pictures, and the last one most of its neighbours.
 
     One look is not enough: a concept may go before its neighbours have come back to where they were.
     """

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from ..concepts import prompts
 from ..protocols import ErasableModel
+from ..transfers import on_device
 from . import losses
 from .config import EraseConfig
+from .divergences import Divergence
 from .draws import Draw
 from .features import word_feature, word_maps
 from .plan import SHARE_FORWARD, Plan, conds, select_words
@@ -20,6 +22,7 @@ from .trajectories import Points, Trajectories
 from .trajectory_cache import Epoch
 
 Losses = dict[str, Tensor]
+WEIGHED = {"prior": 1.0, "meta": 1.0}  # losses that have their weight inside
 
 
 def erase_graphs(model: ErasableModel, plan: Plan, epoch: Epoch, draw: Draw) -> Iterator[Losses]:
@@ -36,18 +39,15 @@ def erase_graphs(model: ErasableModel, plan: Plan, epoch: Epoch, draw: Draw) -> 
     """
     config = plan.config
     walks = epoch.concept
-    row, step = draw.erase
-    x_t, sigma, teacher = walks.at(row, step, model.device)
+    row, _ = draw.erase
+    x_t, sigma, teacher, neutral = erasing_points(model, epoch, draw)
     concept = [walks.sources[i].concept for i in row]
     capture = None
     # Reading columns on the way costs little. A forward of its own for L_attn would be a fourth graph in every pair.
     if config.attn_weight and SHARE_FORWARD in plan.shortcuts:
         capture = model.capture(select_words(model, plan, concept), config.attention_blocks)
     student = model.velocity(x_t, sigma, conds(model, plan, concept), adapters=True, capture=capture)
-    # v_n and v_c have to come from the student's own x_t and t, so they were computed at these very points.
-    assert walks.neutral is not None, "an epoch has the neutral velocities of all its erasing points"
-    neutral = walks.neutral[row, step].to(model.device)
-    graph = {"esd": losses.esd_loss(student, teacher, neutral, config.eta)}
+    graph = {"esd": losses.esd_loss(student, teacher, neutral, config.eta, divergence_of(config))}
     if capture is not None:
         graph["attn"] = losses.attention_loss(capture.maps, config.attention_reduction)
     yield graph
@@ -55,6 +55,16 @@ def erase_graphs(model: ErasableModel, plan: Plan, epoch: Epoch, draw: Draw) -> 
     if config.attn_weight and capture is None:
         maps = word_maps(model, plan, concept, x_t, sigma, adapters=True)
         yield {"attn": losses.attention_loss(maps, config.attention_reduction)}
+
+
+def erasing_points(model: ErasableModel, epoch: Epoch, draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x_t [b, c, h, w] and t [b] of the erasing points, and v_c and v_n [b, c, h, w] of the teacher there."""
+    walks = epoch.concept
+    row, step = draw.erase
+    x_t, sigma, concept = walks.at(row, step, model.device)
+    # v_n and v_c have to come from the student's own x_t and t, so they were computed at these very points.
+    assert walks.neutral is not None, "an epoch has the neutral velocities of all its erasing points"
+    return x_t, sigma, concept, on_device(walks.neutral[row, step], model.device)
 
 
 def preserve_graphs(
@@ -84,7 +94,7 @@ def preserve_graphs(
         x_t, sigma, _ = epoch.concept.at(row, step, model.device)
         sentences = [epoch.concept.sources[i] for i in row]
         assert epoch.concept.word_features is not None, "an epoch has the features of all its rsc points"
-        features = epoch.concept.word_features[row, step].to(model.device)
+        features = on_device(epoch.concept.word_features[row, step], model.device)
         yield {"rsc": rsc(model, plan, sentences, x_t, sigma, features)}
 
 
@@ -103,8 +113,8 @@ def paper_retain(model: ErasableModel, plan: Plan, walks: Trajectories, rng: tor
     row = torch.randint(first, len(walks.sources), (plan.config.retain_batch_size,), generator=rng)
     x_0 = walks.x[row, -1].to(model.device)
     # Drawn on the CPU: equal seeds then give equal runs on every device.
-    noise = torch.randn(x_0.shape, generator=rng).to(model.device)
-    sigma = torch.rand(len(row), generator=rng).to(model.device)
+    noise = (model.noise_scale * torch.randn(x_0.shape, generator=rng)).to(model.device)
+    sigma = (model.last_time * torch.rand(len(row), generator=rng)).to(model.device)
     t = sigma[:, None, None, None]  # [b, 1, 1, 1], to be multiplied with latents
     x_t = (1 - t) * x_0 + t * noise
     cond = conds(model, plan, [walks.sources[i].concept for i in row])
@@ -138,15 +148,16 @@ def rsc(
     return losses.rsc_loss(un, synonym, irrelevant, plan.config.tau, plan.config.paper_sign)
 
 
+def divergence_of(config: EraseConfig) -> Divergence:
+    """What the erasing loss measures with."""
+    return Divergence(config.divergence, config.alpha, config.divergence_width)
+
+
 def weighted_sum(graph: Losses, config: EraseConfig) -> Tensor:
     """The weighted sum of one or more losses."""
-    weights = {
-        "esd": config.esd_weight,
-        "attn": config.attn_weight,
-        "retain": config.retain_weight,
-        "rsc": config.rsc_weight,
-    }
-    terms = [weights[name] * loss for name, loss in graph.items()]
+    weights = {"attn": config.attn_weight, "retain": config.retain_weight, "rsc": config.rsc_weight} | WEIGHED
+    # Whatever else a method calls its loss, it is the one that erases.
+    terms = [weights.get(name, config.esd_weight) * loss for name, loss in graph.items()]
     # Not `sum`: it starts at the number 0, whose addition is one more node in every graph.
     total = terms[0]
     for term in terms[1:]:

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from ..protocols import TrainableLora
 from ..quoting import quoted
+from . import loss_scale
 from .config import EraseConfig
 
 LIBRARIES = {"adamw": "torch", "adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}
 STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "prodigy": 16}  # bytes of optimizer state a weight, after its first step
 FACTOR_BYTES = 12  # bytes a LoRA weight: itself, its gradient and its copy of the last whole pair, all float32
-SCHEDULES = ("constant", "linear", "cosine")
+SCHEDULES = ("constant", "linear", "cosine", "wsd")
 
 
 def installed() -> list[str]:
@@ -60,24 +61,46 @@ def optimizer_step(
 ) -> None:
     """One clipped step on a loss, or on the sum of several losses.
 
+    A step whose gradients overflow in float16 moves nothing; see `loss_scale`.
+
     Args:
-        optimizer: of the LoRA's factors.
+        optimizer: of the LoRA's factors, with the scale of its losses, if it has one.
         lora: the factors, whose gradients are clipped together to `max_grad_norm`.
         loss: a scalar, or scalars whose graphs are built one after the other.
         config: the run's settings.
     """
+    backpropagate(optimizer, lora, [loss] if isinstance(loss, Tensor) else loss)
+    clipped_step(optimizer, lora, config)
+
+
+def backpropagate(optimizer: torch.optim.Optimizer, lora: TrainableLora, losses: Iterable[Tensor]) -> None:
+    """Leaves the gradient of a sum of losses in the factors, and that of nothing before.
+
+    Args:
+        optimizer: of the factors, with the scale of the losses, if it has one.
+        lora: the factors.
+        losses: scalars whose graphs are built one after the other.
+    """
     optimizer.zero_grad()
-    losses = [loss] if isinstance(loss, Tensor) else loss
     # Each loss is backpropagated before the generator builds the next one, so only one graph is in memory.
     for part in losses:
-        part.backward()
+        (part * loss_scale.scale_of(optimizer)).backward()
+    loss_scale.unscale(optimizer, lora.parameters())
+
+
+def clipped_step(optimizer: torch.optim.Optimizer, lora: TrainableLora, config: EraseConfig) -> None:
+    """One step along the gradients that the factors hold; see `optimizer_step`."""
     # One norm over all factors: clipping each by itself would turn the direction of the step.
-    nn.utils.clip_grad_norm_(lora.parameters(), config.max_grad_norm)
-    optimizer.step()
+    norm = nn.utils.clip_grad_norm_(lora.parameters(), config.max_grad_norm)
+    if loss_scale.may_step(optimizer, norm):
+        optimizer.step()
 
 
 def rate_factor(step: int, steps: int, schedule: str, warmup: int) -> float:
-    """The factor of the learning rate: a linear rise over the warm-up, then the schedule down to 0.
+    """The factor of the learning rate: a linear rise over the warm-up, then the schedule.
+
+    "linear" and "cosine" fall from there to 0; "wsd" (warm-up, stable, decay) stays for half of the run and then falls
+    linearly.
 
     Args:
         step: number of the pair, from 0.
@@ -93,6 +116,8 @@ def rate_factor(step: int, steps: int, schedule: str, warmup: int) -> float:
         return remaining
     if schedule == "cosine":
         return (1 - math.cos(math.pi * remaining)) / 2
+    if schedule == "wsd":
+        return min(1.0, 2 * remaining)
     return 1.0
 
 

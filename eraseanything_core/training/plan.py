@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..concepts import matching, prompts
 from ..protocols import EncodedPrompt, ErasableModel, TextEncoder
+from ..transfers import on_device
 from .config import EraseConfig, check_settings
 
 # Savings that change no loss, so they are no settings. Tests and the bench switch them off one by one.
@@ -20,6 +22,8 @@ BATCH_WORDS = "batch"  # the teacher reads the synonym and all irrelevant words 
 ENCODE_ONCE = "encode"  # every prompt is encoded once, before the model runs, so the text encoder can leave the device
 DEFER_LOSSES = "defer"  # losses stay on the device until several are read together: each read waits for the device
 SHORTCUTS = frozenset({SHARE_FORWARD, STOP_EARLY, BATCH_WORDS, ENCODE_ONCE, DEFER_LOSSES})
+# A forward without a graph takes far less memory than one with it.
+TEACHER_BATCHES = 4  # sequences of the teacher's largest forward, in multiples of the run's batch size
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Plan:
         monitor_retained: sentences of words to preserve, likewise.
         shortcuts: those of `SHORTCUTS` that are on.
         base: names the weights of the model. A saved state belongs to one model.
+        placed: the same as `encode`, on the model's device; None until there is a model.
     """
 
     config: EraseConfig
@@ -47,6 +52,12 @@ class Plan:
     monitor_retained: list[prompts.Sentence]
     shortcuts: frozenset[str] = SHORTCUTS
     base: str = ""
+    placed: Callable[[str], EncodedPrompt] | None = None
+
+    def texts(self) -> set[str]:
+        """The texts of all prompts that are trained on."""
+        named = {prompt.text for sentence in self.sentences for prompt in sentence.prompts()}
+        return named | {prompt.text for prompt in self.retained}
 
 
 def prepare(config: EraseConfig, text: TextEncoder, shortcuts: frozenset[str] = SHORTCUTS) -> Plan:
@@ -60,7 +71,7 @@ def prepare(config: EraseConfig, text: TextEncoder, shortcuts: frozenset[str] = 
     Raises:
         ValueError: a concept that is empty, has no token or is not in the prompt, or settings that cannot work.
     """
-    config = _with_checked_words(config, text)
+    config = with_checked_words(config, text)
     check_settings(config)
     rng = random.Random(config.seed)
     # All sentences are drawn, so that the chance behind the retained prompts does not depend on how many are used.
@@ -89,7 +100,7 @@ def prepare(config: EraseConfig, text: TextEncoder, shortcuts: frozenset[str] = 
     return Plan(config, sentences, retained, encode, select, monitor_sentences, monitor_retained, shortcuts)
 
 
-def _with_checked_words(config: EraseConfig, text: TextEncoder) -> EraseConfig:
+def with_checked_words(config: EraseConfig, text: TextEncoder) -> EraseConfig:
     """The configuration with its words stripped and checked, and every prompt as a template."""
     concept = matching.check_concept(config.concept, text.pieces)
     # An ordinary prompt has no place for the name of a look.
@@ -110,7 +121,7 @@ def _encode_all(every_prompt: Iterable[prompts.Prompt], text: TextEncoder) -> di
     texts = {prompt.text for prompt in every_prompt}
     encodings = {prompt: text.encode(prompt) for prompt in sorted(texts)}
     shapes = {context.shape for context, _ in encodings.values()}
-    if len(shapes) > 1:
+    if len(shapes) > 1 and not getattr(text, "any_length", False):
         raise ValueError("the prompts differ in encoded length: shorten the longest one")
     return encodings
 
@@ -124,18 +135,17 @@ def _word_columns(pieces: list[str], word: str) -> Tensor:
 
 def conds(model: ErasableModel, plan: Plan, chosen: Iterable[prompts.Prompt]) -> Any:
     """A batch of conditions for prompts, all at the run's guidance."""
-    contexts = []
-    pooled = []
-    for prompt in chosen:
-        context, pooled_row = plan.encode(prompt.text)
-        contexts.append(context)
-        pooled.append(pooled_row)
-    return model.cond(torch.cat(contexts), torch.cat(pooled), plan.config.guidance)
+    encode = plan.placed or plan.encode
+    return model.conds([encode(prompt.text) for prompt in chosen], plan.config.guidance)
 
 
 def select_words(model: ErasableModel, plan: Plan, chosen: Iterable[prompts.Prompt]) -> Tensor:
-    """[b, tokens, 1], one at the tokens of each prompt's own word, on the model's device."""
-    return torch.stack([plan.select[prompt] for prompt in chosen]).to(model.device)
+    """[b, tokens, 1], one at the tokens of each prompt's own word, on the model's device.
+
+    Where a model takes prompts of unlike length, zeros stand behind the shorter ones.
+    """
+    selects = pad_sequence([plan.select[prompt] for prompt in chosen], batch_first=True)
+    return on_device(selects, model.device)
 
 
 def generator(seed: int, step: int) -> torch.Generator:

@@ -10,10 +10,13 @@ import torch
 from ..protocols import MemoryEstimate, ModelHost
 from . import trainer
 from .config import EraseConfig
+from .determinism import deterministic_algorithms
+from .method import Method
 from .optimizers import trained_bytes
-from .plan import ENCODE_ONCE, SHORTCUTS, Plan, prepare
+from .placed import placed_bytes
+from .plan import ENCODE_ONCE, SHORTCUTS, TEACHER_BATCHES, Plan, prepare
 from .trainer import EraseResult, Progress, Show
-from .trajectory_cache import TEACHER_BATCHES, Report
+from .trajectory_cache import Report
 
 
 def train_eraser(
@@ -26,6 +29,7 @@ def train_eraser(
     notify: Callable[[str], None] = logging.info,
     shortcuts: frozenset[str] = SHORTCUTS,
     report: Report | None = None,
+    method: Method | None = None,
 ) -> EraseResult:
     """Trains an eraser on the model of a host. Afterwards the model samples bit for bit as before.
 
@@ -40,6 +44,7 @@ def train_eraser(
         notify: called with a sentence before the model runs.
         shortcuts: those of `plan.SHORTCUTS` that are on.
         report: see `trainer.train`.
+        method: that of the settings; None is EraseAnything.
 
     Returns:
         The result; after a user's interrupt, what was trained up to then.
@@ -66,8 +71,9 @@ def train_eraser(
         gradient_checkpointing = estimate.gradient_checkpointing
     run_config = dataclasses.replace(plan.config, gradient_checkpointing=gradient_checkpointing)
     plan = dataclasses.replace(plan, config=run_config)
-    with host.session(config.torch_dtype(), gradient_checkpointing, memory) as model:
-        result = trainer.train(model, plan, progress, host.interrupts, run_dir, show, report)
+    session = host.session(config.torch_dtype(), gradient_checkpointing, memory)
+    with deterministic_algorithms(config.deterministic), session as model:
+        result = trainer.train(model, plan, progress, host.interrupts, run_dir, show, report, method)
     if auto:
         result.notes.append(str(estimate))
     return result
@@ -86,7 +92,7 @@ def estimate_memory(host: ModelHost, plan: Plan) -> MemoryEstimate:
         width=config.width,
         height=config.height,
         batch=max(config.batch_size, config.retain_batch_size),
-        trained_bytes=trained_bytes(config, weights),
+        trained_bytes=trained_bytes(config, weights) + placed_bytes(plan),
         dtype=config.torch_dtype(),
         # The teacher's batches are the largest forwards, but without a graph.
         forward_batch=TEACHER_BATCHES * config.batch_size,

@@ -9,7 +9,6 @@ import dataclasses
 import errno
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ CHANGEABLE = {
     "steps",
     "save_every",
     "gradient_checkpointing",
+    "deterministic",
     "cache_gib",
     "monitor_every",
     "held_out",
@@ -273,12 +273,15 @@ def unfinished_run(folders: Iterable[Path], config: EraseConfig, base: str) -> P
 def _as_planned(config: EraseConfig) -> EraseConfig:
     """The configuration as a run saves it: `plan.prepare` drops blanks around words and makes templates of prompts."""
     concept = _single_spaced(config.concept)
+    if config.unasked:
+        return dataclasses.replace(config, concept=concept)
     return dataclasses.replace(
         config,
         concept=concept,
         synonyms=tuple(map(_single_spaced, config.synonyms)),
         irrelevant=tuple(map(_single_spaced, config.irrelevant)),
         templates=tuple(prompts.as_template(template, concept) for template in config.templates),
+        held_out=tuple(prompts.as_template(template, concept) for template in config.held_out),
     )
 
 
@@ -314,8 +317,15 @@ def _header(path: Path) -> dict[str, str]:
 
 def discard(folder: Path) -> None:
     """Removes a run that has no state yet, and leaves any other as it is."""
-    if folder.is_dir() and not (folder / STATE_FILE).exists():
-        shutil.rmtree(folder)
+    if not folder.is_dir() or (folder / STATE_FILE).exists():
+        return
+    # The run `people` may lie beside runs that are called `people/star`: those stay.
+    entries = list(folder.iterdir())
+    for entry in entries:
+        if not entry.is_dir():
+            entry.unlink()
+    if not any(entry.is_dir() for entry in entries):
+        folder.rmdir()
 
 
 def _trajectory_file(folder: Path, number: int) -> Path:

@@ -1,5 +1,6 @@
 """How far a run is: its losses and scores, the copy of its last whole pair, and when it is saved."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,13 @@ class RunState:
         self.last_pair: tuple[list[Tensor], list[dict[str, Any]]] | None = None
         self.copy_pair()
 
+    @property
+    def weights(self) -> dict[str, Any]:
+        """Weights of losses that the run has found, by setting; they go over those that were set."""
+        # In the optimizer, whose groups are saved: the gradients they follow from cannot be measured again.
+        weights: dict[str, Any] = self.optimizers[0].param_groups[0].setdefault("loss_weights", {})
+        return weights
+
     def copy_pair(self) -> None:
         """Copies the factors and the optimizers, on their own device, so nothing waits for it."""
         self.last_pair = None  # the older copy goes first, else there are two at once
@@ -119,8 +127,10 @@ class RunState:
         Raises:
             FloatingPointError: one of them is NaN or infinite.
         """
-        for step, losses in self.pending:
-            record_losses(self.losses, losses, weighted_sum(losses, self.config), step)
+        for step, on_device in self.pending:
+            # Summed on the CPU: they are read when the device is full, too.
+            losses = {name: loss.cpu() for name, loss in on_device.items()}
+            record_losses(self.losses, losses, weighted_sum(losses, replace(self.config, **self.weights)), step)
         self.pending = []
 
     def last_losses(self) -> dict[str, float]:

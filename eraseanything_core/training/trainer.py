@@ -5,9 +5,9 @@ run that is resumed repeats the one that was never stopped.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import chain
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,12 +15,16 @@ from torch import Tensor
 
 from ..protocols import ErasableModel, TrainableLora
 from ..quoting import quoted
+from . import loss_scale
 from .config import EraseConfig
-from .draws import Draw
 from .gone import Verdict
+from .gradient_shares import shared_weights
+from .method import Method, Pair
 from .monitor import Monitor, look_factor, rate_notes, stop_reason
-from .objective import Losses, erase_graphs, preserve_graphs, weighted_sum
-from .optimizers import lora_optimizer, optimizer_step, set_rate
+from .neutral_choice import choose_neutral
+from .objective import Losses
+from .optimizers import lora_optimizer, set_rate
+from .placed import placed
 from .plan import DEFER_LOSSES, Plan, conds, generator
 from .run_state import READ_EVERY, RunState
 from .trajectory_cache import Epoch, Report, TrajectoryCache, latent_shape, run_sigmas
@@ -62,6 +66,8 @@ class EraseResult:
     def summary(self, saved_as: str) -> str:
         """A few lines for the user; `saved_as` is the name of the LoRA file."""
         state = "stopped at" if self.interrupted else "trained"
+        if self.config.method != EraseConfig.method:
+            state = f"{self.config.method}, {state}"
         changes = []
         for name, values in self.losses.items():
             if values:
@@ -85,6 +91,7 @@ def train(
     run_dir: Path | None = None,
     show: Show | None = None,
     report: Report | None = None,
+    method: Method | None = None,
 ) -> EraseResult:
     """Trains a LoRA on the model.
 
@@ -98,6 +105,7 @@ def train(
             that lies there is resumed.
         show: called with previews every `monitor_every` pairs, and without them whenever the losses were read.
         report: called while the original model is asked what the next pairs need; see `TrajectoryCache`.
+        method: that of the settings; None is EraseAnything.
 
     Raises:
         FloatingPointError: a loss is NaN or infinite.
@@ -105,6 +113,9 @@ def train(
         ValueError: the state in `run_dir` is damaged or of another run.
     """
     config = plan.config
+    method = method or Method()
+    assert method.name == config.method, f"the settings are for {config.method}: give registry.method_of(config)"
+    plan = placed(plan, model.device)
     lora = model.attach(config.targets, config.rank, torch.Generator().manual_seed(config.seed))
     # Two optimizers: each level has its own learning rate, and its moments are of its own gradients alone.
     lower = lora_optimizer(lora, config.lr_low, config)
@@ -112,9 +123,12 @@ def train(
     # Fetching a loss waits for the device, so a run fetches those of several pairs at once.
     read_every = READ_EVERY if DEFER_LOSSES in plan.shortcuts else 1
     run = RunState(config, lora, [lower, upper], run_dir, read_every, plan.base)
+    loss_scale.start(run.optimizers, model.dtype)
     start = time.monotonic()
     try:
-        interrupted, verdict = train_pairs(model, plan, run, progress, stops, show, report)
+        # It follows from the frozen model alone, so a resumed run chooses what the one before it chose.
+        plan, neutral_note = choose_neutral(model, plan)
+        interrupted, verdict = train_pairs(model, plan, run, method, progress, stops, show, report)
         run.save(finished=not interrupted)
     except BaseException:
         # A user's interrupt ends here as well. A new folder without a state would only be left behind.
@@ -122,6 +136,7 @@ def train(
         raise
     seconds = time.monotonic() - start
     reason = stop_reason(config, run.scores)
+    skipped = loss_scale.skipped_note(run.optimizers)
     samples = None
     # Who interrupts wants the end now, and these pictures take two whole samplings.
     if config.preview_images and not interrupted:
@@ -132,11 +147,11 @@ def train(
         steps=run.steps_done,
         interrupted=interrupted,
         seconds=seconds,
-        config=config,
+        config=with_weights(plan, run).config,
         samples=samples,
         scores=run.scores,
         verdict=verdict,
-        notes=[*([reason] if reason else []), *rate_notes(config, run.scores)],
+        notes=[*filter(None, (reason, neutral_note, skipped)), *rate_notes(config, run.scores)],
     )
 
 
@@ -144,6 +159,7 @@ def train_pairs(
     model: ErasableModel,
     plan: Plan,
     run: RunState,
+    method: Method,
     progress: Progress | None,
     stops: tuple[type[BaseException], ...],
     show: Show | None,
@@ -169,11 +185,14 @@ def train_pairs(
             if epoch is None or step % config.refresh_every == 0:
                 epoch = None  # the old trajectories go before the new ones take their memory
                 epoch = run.epoch(cache, step // config.refresh_every)
+            if step == 0:
+                run.weights.update(shared_weights(model, plan, epoch, run.lora))
 
             # A user's interrupt waits until both steps of a pair are done and counted.
             with model.uninterrupted():
                 factor = look_factor(config, run.scores)
-                losses = train_pair(model, plan, epoch, step, run.lora, run.optimizers, factor)
+                weighed = with_weights(plan, run)
+                losses = train_pair(model, weighed, epoch, step, run.lora, run.optimizers, factor, method)
                 run.add_pair(step, losses)
 
             looked = monitor is not None and run.steps_done % config.monitor_every == 0
@@ -194,8 +213,10 @@ def train_pairs(
         return True, None
     except FloatingPointError:
         raise  # not saved: the factors are spoiled, and the last saved state is what one can go on from
-    except Exception:
-        # Out of memory, or the disk is full: the last whole pair is worth keeping.
+    except Exception as error:
+        # Out of memory, or the disk is full: the last whole pair is worth keeping. The frames of the pair that failed
+        # hold its graph, and what follows needs the memory.
+        traceback.clear_frames(error.__traceback__)
         run.restore_pair()
         run.save()
         raise
@@ -213,6 +234,11 @@ def last_verdict(monitor: Monitor | None, run: RunState) -> Verdict | None:
     return monitor.verdict
 
 
+def with_weights(plan: Plan, run: RunState) -> Plan:
+    """The plan with the weights of losses that the run has found."""
+    return replace(plan, config=replace(plan.config, **run.weights))
+
+
 def train_pair(
     model: ErasableModel,
     plan: Plan,
@@ -221,8 +247,9 @@ def train_pair(
     lora: TrainableLora,
     optimizers: list[torch.optim.Optimizer],
     factor: float = 1.0,
+    method: Method | None = None,
 ) -> Losses:
-    """One lower and one upper step.
+    """One lower and one upper step, or whatever a method does in their place.
 
     Args:
         model: student and teacher.
@@ -232,54 +259,18 @@ def train_pair(
         lora: what is trained.
         optimizers: of the lower and the upper level.
         factor: what the learning rates are multiplied by; see `monitor.look_factors`.
+        method: None is EraseAnything.
 
     Returns:
         The losses, detached, on the device.
     """
     config = plan.config
-    draws = epoch.draws[step]
-    losses: Losses = {}
     lower, upper = optimizers
     # From the pair's number alone, so no scheduler has a state that would have to be saved.
     set_rate(lower, factor * config.lr_low, step, config)
     set_rate(upper, factor * config.lr_up, step, config)
     rng = generator(config.seed, step + 2**40)  # the offset keeps it apart from the generators of all draws
-
-    def erase(draw: Draw) -> Iterator[Losses]:
-        return erase_graphs(model, plan, epoch, draw)
-
-    def preserve(draw: Draw) -> Iterator[Losses]:
-        return preserve_graphs(model, plan, epoch, draw, rng)
-
-    erase_losses = accumulated_losses(erase, draws, config, losses)
-    preserve_losses = accumulated_losses(preserve, draws, config, losses)
-    # Nothing has run yet: the two are generators, and the preserving graphs see what the erasing step has changed.
-    if config.alternate:
-        optimizer_step(lower, lora, erase_losses, config)
-        optimizer_step(upper, lora, preserve_losses, config)
-    else:
-        optimizer_step(lower, lora, chain(erase_losses, preserve_losses), config)
-    return losses
-
-
-def accumulated_losses(
-    graphs: Callable[[Draw], Iterator[Losses]], draws: list[Draw], config: EraseConfig, losses: Losses
-) -> Iterator[Tensor]:
-    """The weighted losses of all draws, one graph after the other, scaled so that their gradients average.
-
-    Args:
-        graphs: a level's graphs for a draw.
-        draws: of the pair.
-        config: the run's settings.
-        losses: receives each loss, averaged over the draws and detached.
-    """
-    for draw in draws:
-        for graph in graphs(draw):
-            for name, loss in graph.items():
-                # Detached: a log entry would keep its whole graph in memory.
-                share = loss.detach() / len(draws)
-                losses[name] = losses[name] + share if name in losses else share
-            yield weighted_sum(graph, config) / len(draws)
+    return (method or Method()).step(Pair(model, plan, epoch, step, lora, optimizers, rng))
 
 
 def before_and_after(model: ErasableModel, plan: Plan) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..protocols import GIB
+from .. import sampling
+from ..protocols import GIB, ErasableModel
+from ..transfers import on_device
 
 Points = tuple[Tensor, Tensor]  # trajectory [b] and step [b], both indices
 ZEROS = 2**20  # bytes written at a time where the disk's space cannot be reserved
@@ -29,6 +31,7 @@ class Trajectories:
         neutral: [p, s, c, h, w], the teacher's velocity for the neutral prompt, at the points that were computed.
         word_features: [p, s, 1 + K, queries], the teacher's attention features of the synonym and the K irrelevant
             words, likewise.
+        x_rows: [p], the row of x on which each trajectory's points lie; None: each has a row of its own.
     """
 
     sources: list[Any]
@@ -37,11 +40,27 @@ class Trajectories:
     sigmas: Tensor
     neutral: Tensor | None = None
     word_features: Tensor | None = None
+    x_rows: Tensor | None = None
 
-    def draw(self, count: int, window: tuple[float, float], generator: torch.Generator) -> Points:
-        """Draws `count` points whose time lies in the window, ends included."""
+    def draw(
+        self, count: int, window: tuple[float, float], generator: torch.Generator, chances: Tensor | None = None
+    ) -> Points:
+        """Draws `count` points whose time lies in the window, ends included.
+
+        Args:
+            count: how many.
+            window: of the times.
+            generator: of all chance.
+            chances: [p, s], of each point; None is even.
+        """
         times = self.sigmas[:-1]  # the last one is x_0, where nothing is left to predict
-        inside = ((times >= window[0]) & (times <= window[1])).nonzero()[:, 0]
+        in_window = (times >= window[0]) & (times <= window[1])
+        if chances is not None:
+            # The +: where all chances inside are 0, the points there are alike.
+            inside = (chances + torch.finfo(chances.dtype).tiny) * in_window
+            point = torch.multinomial(inside.flatten(), count, replacement=True, generator=generator)
+            return point // len(times), point % len(times)
+        inside = in_window.nonzero()[:, 0]
         # Rows before steps: the order of draws is part of a run's result.
         row = torch.randint(len(self.sources), (count,), generator=generator)
         step = inside[torch.randint(len(inside), (count,), generator=generator)]
@@ -50,18 +69,50 @@ class Trajectories:
     def at(self, row: Tensor, step: Tensor, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:
         """x_t [b, c, h, w], t [b] and the teacher's v [b, c, h, w] at points, on a device."""
         # Indexing with tensors copies, out of a file's map as well: no caller can change the cache.
-        x_t = self.x[row, step]
+        x_row = row if self.x_rows is None else self.x_rows[row]
+        x_t = self.x[x_row, step]
         v = self.v[row, step]
-        return x_t.to(device), self.sigmas[step].to(device), v.to(device)
+        return on_device(x_t, device), on_device(self.sigmas[step], device), on_device(v, device)
 
     def arrays(self) -> dict[str, Tensor]:
         """The arrays that exist, by attribute."""
-        arrays = {"x": self.x, "v": self.v}
+        arrays = {"v": self.v}
+        if self.x_rows is None:
+            arrays["x"] = self.x
         if self.neutral is not None:
             arrays["neutral"] = self.neutral
         if self.word_features is not None:
             arrays["word_features"] = self.word_features
         return arrays
+
+
+def noisy_walk(
+    model: ErasableModel, cond: Any, noise: Tensor, sigmas: Tensor, draws: Tensor, level: float
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The frozen model's walk by `sampling.noisy_step`, in the place of `ErasableModel.trajectory`.
+
+    Args:
+        model: its adapters stay off.
+        cond: as long as the batch.
+        noise: [b, c, h, w], from which x at sigmas[0] is made.
+        sigmas: [s + 1].
+        draws: [b, s, c, h, w], standard noise of the steps.
+        level: of the noise, see `sampling.noisy_step`.
+
+    Yields:
+        (x_t, v) before each step, and (x_0, None) at the end.
+    """
+    # The model knows how its walks begin.
+    x, v = next(model.trajectory(cond, noise, sigmas))
+    times = zip(sigmas[:-1], sigmas[1:], strict=True)
+    for i, (t, s) in enumerate(times):
+        if i:
+            v = model.velocity(x, t.expand(len(x)).to(x), cond, adapters=False)
+        yield x, v
+        assert v is not None, "only the end of a walk has no velocity"
+        mean, deviation = sampling.noisy_step(x, v, t, s, level)
+        x = mean + model.noise_scale * deviation.to(x) * draws[:, i].to(x)
+    yield x, None
 
 
 def collect(walk: Iterator[tuple[Tensor, Tensor | None]], x: Tensor, v: Tensor) -> None:

@@ -1,12 +1,15 @@
 """Everything that a run asks of the teacher, computed before the pairs that need it.
 
-An epoch is `refresh_every` pairs on one set of trajectories. Its points are known from the start, because all chance
-comes from the seed and the pair's number. So the teacher answers in advance, once a point and in large batches, and a
-pair runs the student alone. This leaves the objective as it is. Three settings do change it:
+An epoch is `refresh_every` pairs on one set of trajectories. Its points are known before any pair runs, because all
+chance comes from the seed and the pair's number, and with `importance_sampling` from the first answers. So the
+teacher answers in advance, once a point and in large batches, and a pair runs the student alone. This leaves the
+objective as it is. Five settings do change it:
 
+- With `importance_sampling` points count by how often they are drawn; see `importance`.
 - With fewer trajectories than the run has pairs, pairs share sentences and points.
 - `rsc_samples` limits the points of the reverse self-contrastive loss further.
 - `on_policy_share` takes some x_t from the student's walk instead of the teacher's.
+- With `walk` "neutral" they lie on trajectories of the neutral prompts, and v is the teacher's for these.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,18 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import sampling
 from ..concepts import prompts
 from ..protocols import ErasableModel
 from . import trajectories
 from .config import EraseConfig
 from .draws import Draw, Point, draw_epoch, missing_targets
 from .features import teacher_features
-from .plan import Plan, conds, generator
-from .trajectories import Trajectories
-
-# A forward without a graph takes far less memory than one with it.
-TEACHER_BATCHES = 4  # the teacher's batch, in multiples of the run's batch size
+from .importance import erase_chances
+from .plan import TEACHER_BATCHES, Plan, conds, generator
+from .trajectories import Trajectories, noisy_walk
 
 Report = Callable[[int, int], None]  # (evaluations of the teacher that are done, how many an epoch takes)
 
@@ -73,8 +73,7 @@ def latent_shape(model: ErasableModel, config: EraseConfig) -> tuple[int, int, i
 def run_sigmas(model: ErasableModel, config: EraseConfig) -> Tensor:
     """The times of the run's sampler, [sampling_steps + 1]."""
     # The shift decides how many steps lie near noise, where the content of a picture is settled.
-    mu = model.mu if config.mu is None else config.mu
-    return sampling.shifted_sigmas(config.sampling_steps, mu)
+    return model.sigmas(config.sampling_steps, config.mu)
 
 
 class TrajectoryCache:
@@ -114,6 +113,8 @@ class TrajectoryCache:
             OSError: the disk has no room for the arrays beyond the bound of memory.
         """
         self.allocated = 0
+        if self.config.importance_sampling:
+            return self._epoch_by_importance(number, stored, covered)
         # All points of the epoch, before any pair runs: so the teacher can answer in large batches.
         draws = self._draws(number)
         # Each loss has points of its own, and its answers are computed there alone, not along whole walks.
@@ -124,22 +125,33 @@ class TrajectoryCache:
         self.total = self._evaluations(number, not stored, erase_points, retain_points, rsc_points)
 
         concept, retain = self._restore(number, stored) if stored else self._walk_epoch(number)
-        student_count = student_rows(self.config, number, len(concept.sources))
-        # The teacher's own walk has its velocity for the sentence, which is not the one that names an unasked look.
-        asked_anew = len(concept.sources) if self.config.unasked else student_count
-        concept = self._with_teacher(concept, erase_points, asked_anew, lambda sentence: sentence.teacher_concept())
-        concept = self._with_neutral(concept, erase_points)
+        concept = self._with_answers(concept, number, erase_points)
         concept = self._with_word_features(concept, rsc_points)
-        if retain:
-            student_count = student_rows(self.config, number, len(retain.sources))
-            retain = self._with_teacher(retain, retain_points, student_count, lambda prompt: prompt)
-        return Epoch(concept, retain, draws)
+        return Epoch(concept, self._with_retained_answers(retain, number, retain_points), draws)
+
+    def _epoch_by_importance(self, number: int, stored: dict[str, Tensor] | None, covered: int) -> Epoch:
+        """The same where the answers at all of the concept's points decide which of them are drawn; see `epoch`."""
+        sentences, retained = self._sources(number)
+        every_point = [(row, step) for row in range(len(sentences)) for step in range(len(self.sigmas) - 1)]
+        # A stored epoch has them all.
+        erase_points = [] if stored else every_point
+        self.done = 0
+        self.total = self._evaluations(number, not stored, erase_points, [], [])
+        concept, retain = self._restore(number, stored) if stored else self._walk_epoch(number)
+        concept = self._with_answers(concept, number, erase_points)
+        draws = draw_epoch(self.config, concept, retain, number, erase_chances(concept))
+        retain_points = missing_targets(draws, "retain", covered)
+        rsc_points = missing_targets(draws, "rsc", covered)
+        # These are known only now: the bar gets longer once.
+        self.total += self._evaluations(number, False, [], retain_points, rsc_points)
+        concept = self._with_word_features(concept, rsc_points)
+        return Epoch(concept, self._with_retained_answers(retain, number, retain_points), draws)
 
     def walk(self, sources: Sequence[Any], rng: torch.Generator, student_count: int = 0) -> Trajectories:
         """New trajectories, a few at a time.
 
         Args:
-            sources: a prompt, or a sentence that stands for its concept's prompt, for each trajectory.
+            sources: a prompt, or a sentence that stands for the one of its prompts that is walked, for each trajectory.
             rng: draws the noise.
             student_count: so many of the first trajectories are the student's, the others the teacher's.
         """
@@ -147,13 +159,19 @@ class TrajectoryCache:
         shape = latent_shape(self.model, self.config)
         # On the CPU and all at once: the draw depends neither on the device nor on the batch size.
         noise = torch.randn(rows, *shape, generator=rng)
+        draws = None
+        if self.config.walk_noise:
+            draws = torch.randn(rows, len(self.sigmas) - 1, *shape, generator=rng)
         x = self.allocate((rows, len(self.sigmas), *shape))
         v = self.allocate((rows, len(self.sigmas) - 1, *shape))
         # Student and teacher never share a batch, for one forward has its adapters either on or off.
         parts = [*self._batches(range(student_count)), *self._batches(range(student_count, rows))]
         for part in parts:
-            cond = conds(self.model, self.plan, [_prompt_of(sources[i]) for i in part])
-            walk = self.model.trajectory(cond, noise[part], self.sigmas, adapters=part[0] < student_count)
+            cond = conds(self.model, self.plan, [self._walked(sources[i]) for i in part])
+            if draws is None:
+                walk = self.model.trajectory(cond, noise[part], self.sigmas, adapters=part[0] < student_count)
+            else:
+                walk = noisy_walk(self.model, cond, noise[part], self.sigmas, draws[part], self.config.walk_noise)
             steps = self._counted(walk, len(part))
             # Rows of a part are neighbours. A slice of them is a view, which `collect` can write through.
             inside = slice(part[0], part[-1] + 1)
@@ -218,12 +236,17 @@ class TrajectoryCache:
         """
         sentences, retained = self._sources(number)
         steps = len(self.sigmas) - 1
-        total = steps * (len(sentences) + len(retained)) if walks else 0
-        for sources, points in ((sentences, erase_points), (retained, retain_points)):
-            student_count = student_rows(self.config, number, len(sources))
-            total += sum(row < student_count for row, _ in points)
+        walked = len(sentences) if self.config.shared_points else len(sentences) + len(retained)
+        total = steps * walked if walks else 0
+        total += sum(row < student_rows(self.config, number, len(sentences)) for row, _ in erase_points)
+        total += sum(row < self._retain_asked_anew(number, len(retained)) for row, _ in retain_points)
         words = len(sentences[0].irrelevant) + (sentences[0].synonym is not None)
-        return total + len(erase_points) + words * len(rsc_points)
+        asked = 0 if self.config.walk == "neutral" else len(erase_points)
+        return total + asked + words * len(rsc_points)
+
+    def _retain_asked_anew(self, number: int, rows: int) -> int:
+        """How many of the first retained prompts the teacher has not walked with itself."""
+        return rows if self.config.shared_points else student_rows(self.config, number, rows)
 
     def _counted(
         self, walk: Iterator[tuple[Tensor, Tensor | None]], rows: int
@@ -247,6 +270,9 @@ class TrajectoryCache:
         concept = self.walk(sentences, rng, student_rows(self.config, number, len(sentences)))
         if not retained:
             return concept, None
+        if self.config.shared_points:
+            v = self.allocate((len(retained), *concept.v.shape[1:]))
+            return concept, _at_points_of(concept, retained, v)
         return concept, self.walk(retained, rng, student_rows(self.config, number, len(retained)))
 
     def _restore(self, number: int, stored: dict[str, Tensor]) -> tuple[Trajectories, Trajectories | None]:
@@ -260,7 +286,28 @@ class TrajectoryCache:
         concept = Trajectories(sentences, sigmas=self.sigmas, **arrays["concept"])
         if not retained:
             return concept, None
+        if self.config.shared_points:
+            return concept, _at_points_of(concept, retained, arrays["retain"]["v"])
         return concept, Trajectories(retained, sigmas=self.sigmas, **arrays["retain"])
+
+    def _with_answers(self, concept: Trajectories, number: int, points: Sequence[Point]) -> Trajectories:
+        """The teacher's velocities at the concept's points, for the sentence and for its neutral prompt."""
+        student_count = student_rows(self.config, number, len(concept.sources))
+        if self.config.walk == "neutral":  # v is the neutral prompt's, and no other answer is needed
+            return self._with_teacher(concept, points, student_count, self._walked)
+        # The teacher's own walk has its velocity for the sentence, which is not the one that names an unasked look.
+        asked_anew = len(concept.sources) if self.config.unasked else student_count
+        concept = self._with_teacher(concept, points, asked_anew, lambda sentence: sentence.teacher_concept())
+        return self._with_neutral(concept, points)
+
+    def _with_retained_answers(
+        self, retain: Trajectories | None, number: int, points: Sequence[Point]
+    ) -> Trajectories | None:
+        """The teacher's velocities for retained prompts, where they are asked."""
+        if not retain:
+            return None
+        asked_anew = self._retain_asked_anew(number, len(retain.sources))
+        return self._with_teacher(retain, points, asked_anew, lambda prompt: prompt)
 
     def _with_teacher(
         self,
@@ -298,9 +345,21 @@ class TrajectoryCache:
             self._count(len(part) * features.shape[1])
         return replace(concept, word_features=word_features)
 
+    def _walked(self, source: prompts.Sentence | prompts.Prompt) -> prompts.Prompt:
+        """The prompt of a trajectory."""
+        if isinstance(source, prompts.Prompt):
+            return source
+        return source.neutral if self.config.walk == "neutral" else source.concept
+
     def _batches(self, items: Iterable[Any]) -> Iterator[list[Any]]:
         """Items in lists as long as the teacher's batch."""
         return _split(list(items), TEACHER_BATCHES * self.config.batch_size)
+
+
+def _at_points_of(concept: Trajectories, retained: Sequence[prompts.Prompt], v: Tensor) -> Trajectories:
+    """Retained prompts at the concept's points, each on one of its trajectories; v is the teacher's for them."""
+    rows = torch.arange(len(retained)) % len(concept.sources)
+    return Trajectories(list(retained), concept.x, v, concept.sigmas, x_rows=rows)
 
 
 def _split(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
@@ -312,7 +371,3 @@ def _in_turn(sources: Sequence[Any], number: int, rows: int) -> list[Any]:
     """The sources of epoch `number` when every epoch takes the next `rows` of them, from the start again at the end."""
     # Modulo: a run with fewer sentences than trajectories uses them again.
     return [sources[(number * rows + i) % len(sources)] for i in range(rows)]
-
-
-def _prompt_of(source: prompts.Sentence | prompts.Prompt) -> prompts.Prompt:
-    return source.concept if isinstance(source, prompts.Sentence) else source

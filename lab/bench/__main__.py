@@ -2,6 +2,7 @@
 
     python scripts/dev.py bench                              all of it
     python scripts/dev.py bench cost memory seconds effect   parts
+    python scripts/dev.py bench families [NAME ...]          other families at true size, into benchmarks/families.json
 
 Writes its keys into benchmarks/results.json and the table benchmarks/results.md. No GPU is used and no weights are
 needed: the sizes are real, the tensors are not.
@@ -108,6 +109,11 @@ def main():
     parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}; none means all")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.parts[:1] == ["families"]:
+        from lab.bench.families import SIZES, count
+
+        count(args.parts[1:] or list(SIZES))
+        return
     path = BENCHMARKS / "results.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for part in args.parts or PARTS:

@@ -6,7 +6,9 @@ counter, backward included; the trainer's pools, draws and pairs then run for re
 
 import dataclasses
 from collections import Counter
+from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,37 +18,42 @@ from eraseanything_core.comfy_bridge.capture import Capture
 from eraseanything_core.comfy_bridge.gradients import exact_gradients
 from eraseanything_core.comfy_bridge.model import Cond
 from eraseanything_core.lora.adapter import Lora
-from eraseanything_core.lora.keys import target_slices
 from eraseanything_core.sampling import euler
 from eraseanything_core.training import trainer
 from eraseanything_core.training.optimizers import lora_optimizer
 from eraseanything_core.training.plan import SHORTCUTS, prepare
 from eraseanything_core.training.trajectory_cache import TrajectoryCache
-from lab.bench.true_size import DEV, Shapes, counted, t5_flops, true_config, true_flux
+from lab.bench.true_size import Shapes, counted, t5_flops, true_config, true_flux
 
 COSTED = ("quick", "balanced", "thorough")
 TERA = 1e12
 PETA = 1e15
+HEADS = 24  # of maps without contents, whose size no price depends on
 
 
 class Priced:
-    """The seam of `flux.FluxModel` with prices in the place of results.
+    """The seam of a model with prices in the place of results.
 
     Args:
         count: whether prices are counted; 0 each for who wants an epoch's shapes alone.
+        true: makes the model on shapes.
 
     Attributes:
         spent: FLOPs by cause.
         forwards: forwards by cause, a batch of b as b.
     """
 
-    def __init__(self, count: bool = True):
+    def __init__(self, count: bool = True, true: Callable[[], Any] = true_flux):
         self.count = count
+        self.make = true
+        self.true = true()
         self.device = torch.device("cpu")
-        self.channels = 16
-        self.downscale = 8
-        self.mu = 1.15
-        self.true = true_flux()
+        self.channels = self.true.channels
+        self.downscale = self.true.downscale
+        self.mu = self.true.mu
+        self.last_time = self.true.last_time
+        self.noise_scale = self.true.noise_scale
+        self.dtype = torch.bfloat16
         self.prices = {}
         self.spent = Counter()
         self.forwards = Counter()
@@ -54,14 +61,19 @@ class Priced:
         self.lora = None
 
     def attach(self, targets, rank: int, generator) -> Lora:
-        self.true = true_flux()
-        self.true.attach(targets, rank, torch.Generator())
-        parts = target_slices(targets, DEV["hidden_size"], DEV["depth"], DEV["depth_single_blocks"], DEV["mlp_ratio"])
+        self.true = self.make()
+        parts = self.true.attach(targets, rank, torch.Generator()).parts
         self.lora = Lora(parts, rank, generator)
         return self.lora
 
-    def cond(self, context: Tensor, pooled: Tensor, guidance: float) -> Cond:
-        return Cond(context, pooled, torch.full((len(context),), guidance))
+    def cond(self, context: Tensor, pooled: Tensor, guidance: float):
+        return self.true.cond(context, pooled, guidance)
+
+    def conds(self, encodings, guidance: float):
+        return self.true.conds(encodings, guidance)
+
+    def sigmas(self, steps: int, mu: float | None = None) -> Tensor:
+        return self.true.sigmas(steps, mu)
 
     def capture(self, select: Tensor, blocks=None) -> Capture:
         return Capture(select, blocks)
@@ -82,10 +94,11 @@ class Priced:
     def uninterrupted(self):
         return nullcontext()
 
-    def charge(self, x_t: Tensor, cond: Cond, adapters: bool, capture: Capture | None, stop: bool) -> Tensor:
+    def charge(self, x_t: Tensor, cond: Any, adapters: bool, capture: Capture | None, stop: bool) -> Tensor:
         """Adds the price of a forward (and backward) and gives zeros of the right shape."""
         grad = adapters and torch.is_grad_enabled()
-        kind = (tuple(x_t.shape), cond.context.shape[1], adapters, grad, stop, capture and (capture.blocks or "all"))
+        read = capture and (capture.blocks or "all")
+        kind = (tuple(x_t.shape), text_lengths(cond), adapters, grad, stop, read)
         if kind not in self.prices:
             work = lambda: self.once(x_t.shape, cond, adapters, grad, capture, stop)  # noqa: E731
             self.prices[kind] = counted(work) if self.count else 0
@@ -95,7 +108,7 @@ class Priced:
         linked = sum(p.sum() for p in self.lora.parameters()) * 0 if grad else 0.0
         if capture:
             queries = x_t.shape[2] * x_t.shape[3] // 4
-            capture.maps = {0: torch.zeros(len(x_t), DEV["num_heads"], queries, 1) + linked}
+            capture.maps = {0: torch.zeros(len(x_t), HEADS, queries, 1) + linked}
         return torch.zeros_like(x_t) + linked
 
     def cause(self, grad: bool, stop: bool, capture: Capture | None) -> str:
@@ -103,35 +116,57 @@ class Priced:
             return "student: maps" if stop else "student: erasing" if capture else "student: preserving"
         return "teacher: trajectories" if self.walking else "teacher: maps" if stop else "teacher: targets"
 
-    def once(self, shape, cond: Cond, adapters: bool, grad: bool, capture: Capture | None, stop: bool):
-        """The forward on Flux.1-dev's shapes, and its backward if there is one."""
+    def once(self, shape, cond: Any, adapters: bool, grad: bool, capture: Capture | None, stop: bool):
+        """The forward on the true model's shapes, and its backward if there is one."""
         true = self.true
-        (x, *condition) = (torch.zeros(s, device="meta") for s in (shape, *(c.shape for c in cond)))
+        x = torch.zeros(shape, device="meta")
+        condition = on_meta(cond)
         sigma = torch.zeros(len(x), device="meta")
         read = capture and true.capture(capture.select.to("meta"), capture.blocks)
         with exact_gradients(true.module), torch.set_grad_enabled(grad):
             if stop:
-                loss = image_feature(true.columns(x, sigma, Cond(*condition), adapters, read)).sum()
+                loss = image_feature(true.columns(x, sigma, condition, adapters, read)).sum()
             else:
-                loss = true.velocity(x, sigma, Cond(*condition), adapters, read).sum()
+                loss = true.velocity(x, sigma, condition, adapters, read).sum()
                 loss = loss + image_feature(read.maps).sum() if read else loss
         if grad:
             loss.backward()
 
 
-def run_cost(preset: str, price_of_text: int, looks: bool = True) -> dict:
+def text_lengths(cond: Any) -> Any:
+    """Tokens of every prompt of a batch; FLUX.1's are all as long."""
+    return cond.context.shape[1] if isinstance(cond, Cond) else tuple(e.context.shape[1] for e in cond.encodings)
+
+
+def on_meta(cond: Any) -> Any:
+    """A batch of conditions without contents; other families' take theirs to the device themselves."""
+    return Cond(*(torch.zeros(part.shape, device="meta") for part in cond)) if isinstance(cond, Cond) else cond
+
+
+def run_cost(
+    preset: str,
+    price_of_text: int,
+    looks: bool = True,
+    neutral_check: bool = True,
+    text: Shapes | None = None,
+    model: Priced | None = None,
+) -> dict:
     """The whole run of a preset, split by cause; PFLOP in all, TFLOP by cause and for a pair without pools.
 
     Args:
         preset: its name.
         price_of_text: FLOPs of one encoding.
         looks: whether the run looks at held-out pictures. No price shows a picture, so nothing ends it early.
+        neutral_check: whether it reads pictures of its neutral text before it starts; needs looks.
+        text, model: of the family; FLUX.1's where they are not given.
     """
     config = true_config(preset)
+    if not neutral_check:
+        config = dataclasses.replace(config, other_neutrals=())
     if not looks:
         config = dataclasses.replace(config, monitor_every=0, stop_when_gone=False, adapt_rate=False)
-    text = Shapes()
-    model = Priced()
+    text = text or Shapes()
+    model = model or Priced()
     plan = prepare(config, text)
     trainer.train(model, plan)
     split = model.spent | Counter({"text": text.encoded * price_of_text})
@@ -177,6 +212,7 @@ def cost() -> dict:
     price = t5_flops()
     runs = [run_cost(preset, price) for preset in COSTED]
     plain = {preset: run_cost(preset, price, looks=False)["pflop"] for preset in COSTED}
+    looked = {preset: run_cost(preset, price, neutral_check=False)["pflop"] for preset in COSTED}
     model = Priced()
     model.attach("paper", 8, torch.Generator())
     reference_pair(model, model.lora, ((1, 16, 64, 64), (1, 256, 4096), (1, 768)), 28, 3)
@@ -184,7 +220,8 @@ def cost() -> dict:
         "pflop_100_pairs": plain["quick"],
         "pflop_500_pairs": plain["thorough"],
         "pflop_with_looks": {run["preset"]: run["pflop"] for run in runs},
-        "looks_share": {run["preset"]: 1 - plain[run["preset"]] / run["pflop"] for run in runs},
+        "looks_share": {preset: 1 - plain[preset] / looked[preset] for preset in COSTED},
+        "neutral_check_share": {run["preset"]: 1 - looked[run["preset"]] / run["pflop"] for run in runs},
         "tflop_per_pair_steady": pair_flops() / TERA,
         "tflop_per_pair_without": {name: pair_flops(without=name) / TERA for name in ("share", "stop", "encode")},
         "reference_tflop_per_pair": sum(model.spent.values()) / TERA,

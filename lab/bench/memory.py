@@ -1,8 +1,10 @@
 """Peaks of memory over a real pair at true size, weights included: live storages counted operation by operation."""
 
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import comfy.ops
 import torch
@@ -15,6 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from eraseanything_core.comfy_bridge.gradients import exact_gradients
 from eraseanything_core.protocols import GIB
 from eraseanything_core.training import trainer
+from eraseanything_core.training.config import EraseConfig
 from eraseanything_core.training.draws import Draw
 from eraseanything_core.training.optimizers import lora_optimizer
 from eraseanything_core.training.plan import Plan, prepare
@@ -90,32 +93,46 @@ CASES = {
 
 @cache
 def prepared(pixels: int, tokens: int) -> tuple[Plan, Epoch]:
-    """A run of the quick preset up to its first pair; the draw's indices are numbers, for fake tensors have none."""
-    config = true_config("quick", pixels)
-    priced = Priced(count=False)
-    plan = prepare(config, Shapes(tokens))
+    """A run of the quick preset of FLUX.1 up to its first pair."""
+    return first_epoch(true_config("quick", pixels), Shapes(tokens), Priced(count=False))
+
+
+def first_epoch(config: EraseConfig, text: Shapes, priced: Priced) -> tuple[Plan, Epoch]:
+    """A run up to its first pair; the draw's indices are numbers, for fake tensors have none."""
+    plan = prepare(config, text)
     priced.attach(config.targets, config.rank, torch.Generator())
     epoch = TrajectoryCache(priced, plan).epoch(0)
-    draw = Draw(*([where.tolist() for where in points] for points in vars(epoch.draws[0][0]).values()))
+    drawn = epoch.draws[0][0]
+    draw = Draw(_numbers(drawn.erase), _numbers(drawn.retain), _numbers(drawn.rsc))
     return plan, replace(epoch, draws={0: [draw]})
 
 
+def _numbers(points):
+    """The indices of points as lists; None for a loss that is off."""
+    return None if points is None else [where.tolist() for where in points]
+
+
 def peak_bytes(base: str, pixels: int, tokens: int, checkpoint: bool) -> tuple[int, int]:
+    """Of FLUX.1, see `tracked`."""
+    return tracked(lambda: true_flux(*BASES[base], device="cpu"), *prepared(pixels, tokens), checkpoint)
+
+
+def tracked(make: Callable[[], Any], plan: Plan, epoch: Epoch, checkpoint: bool) -> tuple[int, int]:
     """The peak over a pair in the steady state, with weights and the copy of the last whole pair.
 
     Also the weights alone.
     The tensors are fake ones of a CPU, whose fused attention keeps what a GPU's keeps.
     """
-    plan, epoch = prepared(pixels, tokens)
     config = plan.config
     with FakeTensorMode(allow_non_fake_inputs=True), Live() as live:
-        model = true_flux(*BASES[base], device="cpu")
+        model = make()
         weights = live.now
         lora = model.attach(config.targets, config.rank, torch.Generator())
         both = [lora_optimizer(lora, rate, config) for rate in (config.lr_low, config.lr_up)]
         run = RunState(config, lora, both, None)
-        with exact_gradients(model.module, checkpoint):
-            keep_states(lora, both)
+        with exact_gradients(model.module, checkpoint, model.remembering):
+            # One update on the sum is the first one's; the second keeps nothing.
+            keep_states(lora, both if config.alternate else both[:1])
             run.copy_pair()
             live.peak = live.now
             trainer.train_pair(model, plan, epoch, 0, lora, both)

@@ -39,6 +39,7 @@ def true_config(preset: str, pixels: int = 512) -> EraseConfig:
         concept="cat",
         synonyms=("kitten", "feline"),
         irrelevant=("bridge", "violin", "mountain", "teapot", "bicycle"),
+        other_neutrals=("{house}", "{tree}"),
         retain=("a dog on a sofa", "a tiger in the grass", "a photo of a street"),
         width=pixels,
         height=pixels,

@@ -7,29 +7,62 @@ ones, with the steps, batch and learning rate of the recipe, since a model of th
 import copy
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from eraseanything_core.concepts import matching
 from eraseanything_core.erasers import mace, published_code, uce
-from eraseanything_core.erasers.concept_ablation import ABLATION_SETTINGS, Ablation
-from eraseanything_core.erasers.eap import EAP_SETTINGS, AdversarialPreservation
-from eraseanything_core.erasers.esd import ESD_SETTINGS
-from eraseanything_core.erasers.trained import TrainedEraser, train_slices
+from eraseanything_core.erasers.mace_attention import AttentionConfig
+from eraseanything_core.erasers.registry import settings_of
+from eraseanything_core.erasers.trained import TrainedEraser
 from eraseanything_core.lora.fusion import FusionConfig
-from eraseanything_core.lora.key_styles import eraser_tensors, read_eraser
 from eraseanything_core.tinyflux.concepts import CONCEPTS, SYNONYMS, kind_of
 from eraseanything_core.training.config import EraseConfig
 from lab.tinyflux.erase import train_eraser, trainable
-from lab.tinyflux.measure import merged
 from lab.tinyflux.pipeline import Pipeline, TrainerText
-from lab.tinyflux.recipe import TEMPLATES, erase_config
+from lab.tinyflux.recipe import TEMPLATES, erase_config, preset_config
 
 ANCHORS = {"entity": "a photo of a thing", "style": "a photo of a ball", "relation": "a photo of a ball and a box"}
 GUIDES = {"entity": "thing", "style": "nice", "relation": "and"}  # UCE's words; "nice" names nothing of the world
 LOSSES = ("esd", "attn", "lora", "retain", "rsc")  # lora is the paper's Eq. 4 as printed, retain the corrected one
+# The paper's equations with its own null prompt, sums and signs, in our number of steps.
+AS_PRINTED: dict[str, object] = {
+    "targets": "paper",
+    "neutral": "",
+    "other_neutrals": (),
+    "eta": 1.0,
+    "attention_reduction": "sum",
+    "attn_weight": 1.0,
+    "rsc_weight": 1.0,
+    "retain_weight": 1.0,
+    "retain_loss": "paper",
+    "paper_sign": True,
+    "shuffle_rate": 1.0,
+    "synonym_rate": 0.0,
+    "on_policy_share": 0.0,
+    "alternate": True,
+    "lr_low": 1e-3,
+    "lr_up": 5e-4,
+}
+PRESET_ROWS = ("quick", "balanced", "thorough")  # as the node runs them, when the word alone is typed
+# The methods of Erase Settings, and rows that answer what a single choice buys: what each sets over ours.
+CHOSEN: dict[str, dict[str, object]] = {
+    "EraseAnything++": settings_of("eraseanything_pp"),
+    "ESD": settings_of("esd"),
+    "concept ablation": settings_of("concept_ablation"),
+    "concept ablation, noise": settings_of("concept_ablation", {"target": "noise"}),
+    "EAP": settings_of("eap"),
+    "Meta-Unlearning": settings_of("esd") | {"meta_weight": 1.0},
+    "SPM": settings_of("spm"),
+    "slider": settings_of("slider"),
+    "EraseFlow": settings_of("eraseflow"),
+    "GEM": settings_of("gem"),
+    "null prompt": {"neutral": "", "other_neutrals": ()},
+    "as printed": AS_PRINTED,
+    "as printed, both streams": AS_PRINTED | {"targets": "dual_qk"},
+}
+SAME = ", same information"  # two synonyms, shuffled sentences, 96 captions and the neutral sentence
 NOISE = 1.0  # of "destroy", in standard deviations of each weight matrix
 
 
@@ -116,32 +149,45 @@ def _uce(pipeline: Pipeline, config: UceConfig) -> dict[str, Tensor]:
     return uce.lora(layers, config.lam)
 
 
-@dataclasses.dataclass(frozen=True)
-class MaceConfig:
-    """MACE's three stages: the texts, the training of the attention, and the states of the fusion."""
-
-    texts: UceConfig
-    attention: EraseConfig
-    fusion: FusionConfig
-
-
-def mace_config(config: EraseConfig) -> MaceConfig:
+def mace_config(config: EraseConfig) -> mace.MaceConfig:
     """From EraseAnything's configuration; the super-categories are UCE's guides."""
+    texts = uce_config(config.concept)
     fusion = FusionConfig(width=config.width, height=config.height, guidance=config.guidance, seed=config.seed)
-    return MaceConfig(uce_config(config.concept), dataclasses.replace(config, **mace.ATTENTION_SETTINGS), fusion)
+    attention = AttentionConfig(
+        prompts=texts.erased,
+        steps=config.steps,
+        batch=config.batch_size,
+        lr=config.lr_low,
+        whole=kind_of(config.concept) != "entity",
+        width=config.width,
+        height=config.height,
+        sampling_steps=config.sampling_steps,
+        guidance=config.guidance,
+        seed=config.seed,
+    )
+    return mace.MaceConfig(config.concept, texts.erased, texts.guides, texts.kept, texts.lam, attention, fusion)
 
 
-def _mace(pipeline: Pipeline, config: MaceConfig) -> dict[str, Tensor]:
-    texts = config.texts
-    text = TrainerText(pipeline)
-    weight = pipeline.module.txt_in.weight
-    first = mace.refinement(weight, text, texts.erased, texts.guides, texts.kept, texts.lam)
-    refined = Pipeline(merged(pipeline.module, eraser_tensors(first, torch.float32)), pipeline.encoder, pipeline.decode)
-    second = read_eraser(train_eraser(refined, config.attention).lora, {}, "stage 2")
-    prompts, kept = ([prompt for prompt, _ in named] for named in (texts.erased, texts.kept))
-    with trainable(refined) as model:
-        third = mace.confined(model, text, second, prompts, kept, config.fusion)
-    return eraser_tensors(first | third, torch.float32)
+def _mace(pipeline: Pipeline, config: mace.MaceConfig) -> dict[str, Tensor]:
+    with trainable(pipeline) as model:
+        return mace.erase(model, pipeline.module.txt_in.weight, TrainerText(pipeline), config).lora
+
+
+def chosen(config: EraseConfig, row: str) -> EraseConfig:
+    """EraseAnything's configuration with a method of `CHOSEN`, as published or told what EraseAnything is told.
+
+    Args:
+        config: EraseAnything's own.
+        row: a name of `CHOSEN`, alone or followed by `SAME`.
+    """
+    settings = CHOSEN[row.removesuffix(SAME)]
+    return dataclasses.replace(config, **told_the_same(settings, config) if row.endswith(SAME) else settings)
+
+
+def told_the_same(settings: dict[str, object], config: EraseConfig) -> dict[str, object]:
+    """What a row sets, with what EraseAnything is told: its neutral sentence, synonyms, shuffling, prompts to keep."""
+    told = {name: getattr(config, name) for name in ("neutral", "other_neutrals", "synonym_rate", "shuffle_rate")}
+    return {**settings, **told, "retain_weight": settings.get("retain_weight") or config.retain_weight}
 
 
 def recipe(row: str, concept: str, seed: int = 0, **settings) -> Recipe:
@@ -155,19 +201,18 @@ def recipe(row: str, concept: str, seed: int = 0, **settings) -> Recipe:
     """
     ours = erase_config(concept, seed=seed, **settings)
     published = reference_config(concept, seed)
-    ablation = partial(train_slices, Ablation)
-    eap = partial(train_slices, AdversarialPreservation)
     rows = {
         "EraseAnything": lambda: Recipe(_plain, ours),
-        "ESD": lambda: Recipe(_plain, dataclasses.replace(ours, **ESD_SETTINGS)),
-        "concept ablation": lambda: Recipe(_by(ablation), dataclasses.replace(ours, **ABLATION_SETTINGS)),
-        "EAP": lambda: Recipe(_by(eap), dataclasses.replace(ours, **EAP_SETTINGS)),
         "UCE": lambda: Recipe(_uce, uce_config(concept)),
         "MACE": lambda: Recipe(_mace, mace_config(ours)),
         "reference": lambda: Recipe(_by(published_code.train_published), dataclasses.replace(published, **settings)),
         "printed sign": lambda: Recipe(_plain, dataclasses.replace(ours, paper_sign=True)),
         "unshuffled": lambda: Recipe(_plain, dataclasses.replace(ours, shuffle_rate=0.0)),
     }
+    if row.removesuffix(SAME) in CHOSEN:
+        return Recipe(_plain, chosen(ours, row))
+    if row in PRESET_ROWS:
+        return Recipe(_plain, preset_config(concept, row, seed=seed, **settings))
     if set(row.split("+")) <= set(LOSSES):
         return Recipe(_plain, with_losses(ours, row.split("+")))
     return rows[row]()

@@ -12,6 +12,7 @@ from torch import Tensor
 from eraseanything_core.evaluation.quality import paired_kernel_distance
 from lab.boards.benchmark_prompts import CONCEPTS, asked, attacked, kept
 from lab.boards.board import OURS, REFERENCES, Board, Figure
+from lab.boards.erasers import PRESET_ROWS
 from lab.boards.gallery import Gallery
 from lab.boards.outcomes import (
     Outcomes,
@@ -49,6 +50,7 @@ class Size:
         seeds: trainings of each eraser.
         settings: go over every trained row.
         others: rows of boards A and E besides the reference rows and EraseAnything.
+        presets: rows of boards A, C and E that have nothing but the concept's name.
         kinds: of the erased concepts; boards B and D have entities only.
         depths: steps of relearning on board F; the last is that of awaking too.
         inversion: steps of it there.
@@ -59,6 +61,7 @@ class Size:
     seeds: int = 1
     settings: dict = field(default_factory=dict)
     others: tuple[str, ...] = ("UCE", "MACE", "EAP", "concept ablation")
+    presets: tuple[str, ...] = ()
     kinds: tuple[str, ...] = tuple(CONCEPTS)
     depths: tuple[int, ...] = (10, 25, 50)
     inversion: int = 100
@@ -68,6 +71,7 @@ SIZES = {
     "smoke": Size(1, 6, settings={"steps": 2}, depths=(1, 2), inversion=2),
     "one": Size(1, 32, others=("UCE",), kinds=("entity",)),
     "small": Size(1, 64, others=("UCE", "MACE")),
+    "presets": Size(2, 48, others=(), presets=PRESET_ROWS),
     "full": Size(2, 100),
 }
 
@@ -121,7 +125,7 @@ def drawn(concepts: tuple[str, ...], outcomes: Outcomes) -> dict[str, float]:
 
 def board_a(bench: BoardMeasurement) -> Board:
     """Table 3: the concept, the others of its kind, and a synonym that training never saw."""
-    rows = (*REFERENCES, *bench.size.others, OURS)
+    rows = (*REFERENCES, *bench.size.others, *bench.size.presets, OURS)
     figures = {}
     sentences = []
     clean = {}
@@ -198,7 +202,7 @@ def board_c(bench: BoardMeasurement) -> Board:
     A figure counts prompts; a difference is the mean over concepts of paired prompts.
     """
     concepts = bench.concepts()
-    rows = (*REFERENCES, "unshuffled", OURS)
+    rows = (*REFERENCES, "unshuffled", *bench.size.presets, OURS)
     cells = {f"{name} ↓": lambda concept, name=name: attacked(concept)[name] for name in attacked(concepts[0])}
     every = {row: bench.outcomes(row, concepts, cells) for row in rows}
     obeyed_ones = obeyed(every)
@@ -219,7 +223,7 @@ def board_c(bench: BoardMeasurement) -> Board:
 def board_e(bench: BoardMeasurement) -> Board:
     """Retention: captions without the concept, and how far the pictures move at the same seed."""
     concepts = bench.concepts()
-    rows = (*REFERENCES, *bench.size.others, OURS)
+    rows = (*REFERENCES, *bench.size.others, *bench.size.presets, OURS)
     cells = {"kept": kept}
     outcomes = {row: bench.outcomes(row, concepts, cells) for row in rows}
     figures = {

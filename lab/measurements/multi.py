@@ -211,7 +211,7 @@ class GatedPipeline:
         repeats = torch.tensor(self.ranks)
         with lora_applied(self.bench.before.module, self.one, scale):
             for i in range(0, len(prompts), batch):
-                gates = torch.tensor([self.gate(p) for p in prompts[i : i + batch]])
+                gates = self.gate(self.bench.before.encode(prompts[i : i + batch])[0])
                 scale.value = gates.repeat_interleave(repeats, dim=1)
                 drawn.append(self.bench.before.pictures(prompts[i : i + batch], seeds[i : i + batch], guidance))
         return torch.cat(drawn)

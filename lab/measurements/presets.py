@@ -10,17 +10,16 @@ import json
 import time
 from pathlib import Path
 
-from eraseanything_core.concepts.sampler import ConceptRequest, sample_offline
 from eraseanything_core.files import write_atomic
-from eraseanything_core.tinyflux.concepts import CONCEPTS
-from eraseanything_core.training.presets import PRESETS, run_config
+from eraseanything_core.tinyflux.concepts import CONCEPTS, kind_of
+from eraseanything_core.training.presets import PRESETS
+from lab.measurements.objects import counts
 from lab.provenance import BENCHMARKS, CACHE, command_line, commit, parse_parts
 from lab.tinyflux.erase import train_eraser
 from lab.tinyflux.measure import merged, read_cell
 from lab.tinyflux.pipeline import Pipeline, flux, judge_net
-from lab.tinyflux.recipe import VALIDATION, cells
+from lab.tinyflux.recipe import VALIDATION, cells, preset_config
 
-TYPED = {"width": 96, "height": 96}  # what is typed beside the word
 CELLS = ("acc_e", "acc_g", "acc_ir")
 # Four of each kind that chose nothing: neither a preset nor the threshold of the gone score.
 JUDGED = tuple(c for concepts in CONCEPTS.values() for c in [c for c in concepts if c not in VALIDATION][:4])
@@ -28,8 +27,7 @@ JUDGED = tuple(c for concepts in CONCEPTS.values() for c in [c for c in concepts
 
 def measure(pipeline: Pipeline, net, preset: str, concept: str, seed: int, count: int, change: dict) -> dict:
     """One training and what its pictures show, by the CNN; each rate as a count."""
-    words = sample_offline(ConceptRequest(concept)).settings()
-    config = run_config(words, preset, {**TYPED, "seed": seed, **change})
+    config = preset_config(concept, preset, seed=seed, **change)
     start = time.process_time()
     result = train_eraser(pipeline, config)
     seconds = time.process_time() - start
@@ -41,6 +39,9 @@ def measure(pipeline: Pipeline, net, preset: str, concept: str, seed: int, count
         cell = cells(concept, count, seed)[name]
         hits, _ = read_cell(erased, net, cell, by_oracle=0)
         row[name] = sum(hits["cnn"])
+        if name == "acc_e" and kind_of(concept) == "style":
+            # A picture in which nothing can be seen counts as erased too.
+            row["object"] = counts(erased, net, concept, cell)["object"]
         if name == "acc_ir":
             before, _ = read_cell(pipeline, net, cell, by_oracle=0)
             row["acc_ir_before"] = sum(before["cnn"])
@@ -53,12 +54,17 @@ def summary(rows: list[dict]) -> dict:
     by_concept: dict[str, list[float]] = {}
     for row in rows:
         by_concept.setdefault(row["concept"], []).append(row["acc_e"] / row["count"])
+    styles = [row for row in rows if "object" in row]
     figures = {name: round(sum(row[name] for row in rows) / n, 4) for name in (*CELLS, "acc_ir_before")}
+    if styles:
+        figures["object_of_styles"] = round(sum(r["object"] for r in styles) / sum(r["count"] for r in styles), 4)
     return figures | {
         "acc_e_by_concept": {concept: round(sum(v) / len(v), 4) for concept, v in by_concept.items()},
         "n": n,
         "seeds": sorted({row["seed"] for row in rows}),
         "stopped_at": {f"{row['concept']} {row['seed']}": row["stopped_at"] for row in rows},
+        "shown": {f"{row['concept']} {row['seed']}": row["acc_e"] for row in rows},
+        "verdicts": {f"{row['concept']} {row['seed']}": row["verdict"] for row in rows},
         "cpu_seconds": round(sum(row["cpu_seconds"] for row in rows) / len(rows), 1),
     }
 
@@ -84,8 +90,9 @@ def markdown(table: dict) -> str:
     """The report as a table."""
     lines = ["# Presets on TinyFlux, only the word given", "", f"`{table['command']}` at {table['commit']}.", ""]
     lines += ["Acc_e, Acc_g and Acc_ir are read by the CNN. PFLOP: the whole budget at FLUX.1-dev's size.", ""]
-    lines += ["| preset | PFLOP | peak GiB | Acc_e | worst concept | Acc_g | Acc_ir | before | pairs | n |"]
-    lines += ["| --- | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |"]
+    lines += ["Object: of the pictures whose style is erased, those that show the object that their prompt names.", ""]
+    head = ("preset", "PFLOP", "peak GiB", "Acc_e", "worst concept", "Acc_g", "Acc_ir", "before", "object", "pairs")
+    lines += [f"| {' | '.join((*head, 'seeds', 'n'))} |", f"| --- | {'---: | ' * 3}--- | {'---: | ' * 7}".rstrip()]
     for preset in PRESETS:
         if preset not in table:
             continue
@@ -95,7 +102,8 @@ def markdown(table: dict) -> str:
         costs = f"{row['pflop']:.1f} | {row['peak_gib']:.1f}"
         erased = f"{row['acc_e']:.1%} | {worst} {row['acc_e_by_concept'][worst]:.1%} | {row['acc_g']:.1%}"
         kept = f"{row['acc_ir']:.1%} | {row['acc_ir_before']:.1%}"
-        lines.append(f"| `{preset}` | {costs} | {erased} | {kept} | {pairs:.0f} | {row['n']} |")
+        kept += f" | {row['object_of_styles']:.1%}" if "object_of_styles" in row else " | -"
+        lines.append(f"| `{preset}` | {costs} | {erased} | {kept} | {pairs:.0f} | {len(row['seeds'])} | {row['n']} |")
     for preset in PRESETS:
         if preset in table:
             shares = [f"{concept} {share:.1%}" for concept, share in table[preset]["acc_e_by_concept"].items()]
@@ -138,10 +146,11 @@ def main() -> None:
                 print({k: row[k] for k in ("preset", "concept", "seed", "stopped_at", *CELLS, "verdict")}, flush=True)
     if args.no_report:
         return
-    chosen = [name for name in PRESETS if name in {row["preset"] for row in rows}]
-    command = command_line("presets", "--preset", *chosen, "--seeds", args.seeds, "--count", args.count)
-    about = {"command": command, "commit": commit()}
-    table = report(rows, about)
+    seeds = {name: len({row["seed"] for row in rows if row["preset"] == name}) for name in PRESETS}
+    commands = [
+        command_line("presets", "--preset", name, "--seeds", n, "--count", args.count) for name, n in seeds.items() if n
+    ]
+    table = report(rows, {"command": "; ".join(commands), "commit": commit()})
     write_atomic(BENCHMARKS / "presets.json", (json.dumps(table, indent=1) + "\n").encode())
     write_atomic(BENCHMARKS / "presets.md", markdown(table).encode())
 

@@ -1,9 +1,10 @@
 """Measures EraseStrength's dial on TinyFlux: acc_e against the dial, and against the LoRA's raw scale.
 
-    python scripts/dev.py strength
+    python scripts/dev.py strength             all dials, on the boards' erasers: hours
+    python scripts/dev.py strength --gone      the dial without a judge alone, see dial_by_gone.py: minutes
 
-For every concept the dial is calibrated as the node does it: on prompts of training, by the model alone and by the CNN
-as judge, and by the CNN on prompts like those that are asked afterwards, as a user gives their own. Then pictures of
+For every concept the dial is calibrated as the node does it: by the gone score, by the CNN as judge on prompts of
+training, and by the CNN on prompts like those that are asked afterwards, as a user gives their own. Then pictures of
 held-out prompts and other seeds are read by the CNN, and some of them by the oracle.
 The concepts are those of the boards, on which nothing was chosen, and so are the erasers. Writes
 benchmarks/strength.json, strength.md and strength.png.
@@ -25,32 +26,32 @@ from eraseanything_core.lora.files import header_strings
 from eraseanything_core.lora.headers import ErasedConcept, training_header
 from eraseanything_core.lora.key_styles import read_eraser
 from eraseanything_core.lora.strength import (
-    LOST,
-    MOVED,
     JudgeReader,
     LatentSampler,
-    LatentShiftReader,
     StrengthConfig,
     StrengthCurve,
     measure_curve,
 )
 from eraseanything_core.tinyflux import judge, oracle
 from eraseanything_core.tinyflux.concepts import kind_of
+from eraseanything_core.training.gone_dial import GoneDial
 from lab.boards.benchmark_prompts import CONCEPTS
 from lab.boards.board import OURS
 from lab.boards.command import UNFINISHED
 from lab.boards.erasers import GUIDES
 from lab.boards.gallery import Gallery
+from lab.measurements import dial_by_gone
 from lab.measurements.multi import CombinationBenchmark, asked
 from lab.provenance import BENCHMARKS, ROOT, commit, digest, parse_parts, stored_outcomes, write_report
 from lab.tinyflux.recipe import Cell, erase_config
 
 DIALS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 BELOW = (0.0, -0.5, -1.0, -2.0)  # of prompts that do not name the concept
-DIALLED = ("by the model", "by the CNN", "by the CNN, own prompts")
+DIALLED = ("by the gone score", "by the CNN", "by the CNN, own prompts")
 RAW = "raw scale"
 # that a dial is measured with
 SEEDS = 128
+HALVINGS = 6
 OWN_SEEDS = 256
 BY_ORACLE = 12  # pictures of each that the oracle reads too: it takes a third of a second for one
 CACHE = ROOT / ".cache" / "strength"
@@ -76,22 +77,31 @@ class Dialled:
         self.eraser = read_eraser(gallery.lora(OURS, concept, 0), {}, concept)
 
     def curves(self) -> list[StrengthCurve]:
-        """The dials: by the model and by the CNN, and by the CNN on prompts like those that are asked afterwards."""
+        """The dials: by the gone score, by the CNN, and by it on prompts like those that are asked afterwards."""
         header = header_strings(training_header(erase_config(self.concept), self.bench.base_model))
         erased = ErasedConcept.from_header(header, self.concept)
         own = asked([self.concept], [], OWN_SEEDS, 800_000).prompts
         sees = JudgeReader("the CNN", self.shows)
-        trained = erased.concept_prompts()
-        plans = ((trained, LatentShiftReader(), SEEDS), (trained, sees, SEEDS), (own, sees, OWN_SEEDS))
         known = self.measured.setdefault("curves", {})
-        for name, (prompts, reader, seeds) in zip(DIALLED, plans, strict=True):
+        by_gone, *by_cnn = DIALLED
+        if by_gone not in known:
+            known[by_gone] = asdict(self.gone_curve(header))
+            self.keep(self.measured)
+        plans = ((erased.concept_prompts(), SEEDS), (own, OWN_SEEDS))
+        for name, (prompts, seeds) in zip(by_cnn, plans, strict=True):
             if name not in known:
-                config = replace(StrengthConfig.for_header(header, seeds), batch_size=32)
+                config = replace(StrengthConfig.for_header(header, seeds), batch_size=32, halvings=HALVINGS)
                 sampler = LatentSampler([self.bench.text.encode(prompt) for prompt in prompts], config)
                 sample = lambda scales, sampler=sampler: sampler.sample(self.bench.model, self.eraser, scales)  # noqa: E731
-                known[name] = asdict(measure_curve(sample, reader, seeds, config.halvings))
+                known[name] = asdict(measure_curve(sample, sees, seeds, config.halvings))
                 self.keep(self.measured)
         return [StrengthCurve(**known[name]) for name in DIALLED]
+
+    def gone_curve(self, header: dict[str, str]) -> StrengthCurve:
+        """The dial by the gone score, on held-out sentences as the node takes them."""
+        held_out = dial_by_gone.looked_at(self.bench.before, *dial_by_gone.dial_sentences(header, SEEDS))
+        dial = GoneDial(self.bench.model, held_out, self.eraser)
+        return measure_curve(dial.sample, dial, SEEDS, HALVINGS)
 
     def shows(self, latents: torch.Tensor) -> torch.Tensor:
         """Whether latents show the concept, by the CNN."""
@@ -185,7 +195,7 @@ def markdown(report: dict) -> str:
                 straight = "yes" if line["monotone_each"][concept] else "no"
                 rows.append(f"| | {name}, {concept} | {cells} | {line['off_each'][concept]:.3f} | {straight} |")
     below = "; ".join(
-        f"{d:g}: {r['value']:.3f} ({r['low']:.3f} to {r['high']:.3f})" for d, r in report["below"].items()
+        f"{float(d):g}: {r['value']:.3f} ({r['low']:.3f} to {r['high']:.3f})" for d, r in report["below"].items()
     )
     note = (
         f"{report['images']} pictures a concept and setting, of which the oracle read {BY_ORACLE}; dials measured with "
@@ -193,6 +203,8 @@ def markdown(report: dict) -> str:
         f"concept, by the dial below 0, CNN: {below}. "
         f"`{report['command']}` at {report['commit']}."
     )
+    if "gone" in report:
+        note += "\n\n" + dial_by_gone.markdown(report["gone"])
     return "\n".join([*rows, "", note, ""])
 
 
@@ -203,9 +215,9 @@ def plot(report: dict, path: Path):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, 4, figsize=(15, 4), sharey=True)
-    for panel, name in zip(panels, (*DIALLED, RAW), strict=True):
-        line = report["judges"]["cnn"][name]
+    measured = report["judges"]["cnn"]
+    figure, panels = pyplot.subplots(1, len(measured), figsize=(15, 4), sharey=True)
+    for panel, (name, line) in zip(panels, measured.items(), strict=True):
         for concept, values in line["concepts"].items():
             panel.plot(DIALS, values, alpha=0.6, linewidth=1, label=concept)
         values = [r["value"] for r in line["acc_e"]]
@@ -231,6 +243,16 @@ def make_report(concepts: dict, setting: dict) -> dict:
     )
 
 
+def main_gone(concepts: list[str], seconds: float) -> int:
+    """Measures the dial without a judge, as a part of the report that is there."""
+    part = dial_by_gone.run(concepts, seconds)
+    if part is None:
+        return UNFINISHED
+    report = json.loads((BENCHMARKS / "strength.json").read_text(encoding="utf-8")) | {"gone": part}
+    write_report(BENCHMARKS / "strength", report, markdown(report))
+    return 0
+
+
 def main() -> int:
     """Measures the dial of every concept and writes the report."""
     every = [c for two in CONCEPTS.values() for c in two]
@@ -238,11 +260,14 @@ def main() -> int:
     parser.add_argument("--concepts", nargs="*", choices=every, default=every)
     parser.add_argument("--images", type=int, default=200, help="pictures a concept and setting")
     parser.add_argument("--below", type=int, default=100, help="pictures a concept and setting below 0")
+    parser.add_argument("--gone", action="store_true", help="only the dial without a judge")
     args = parse_parts(parser, CACHE)
+    if args.gone:
+        return main_gone(args.concepts, args.seconds)
     bench = CombinationBenchmark()
     begun = time.monotonic()
     gallery = Gallery(bench.before, bench.net, ROOT / ".cache" / "boards")
-    calibration = {n: getattr(StrengthConfig, n) for n in ("halvings", "steps")} | {"lost": LOST, "moved": MOVED}
+    calibration = {"halvings": HALVINGS, "steps": StrengthConfig.steps}
     erasers = digest(*(erase_config(concept) for concept in every))
     setting = {"by_oracle": BY_ORACLE, "seeds": [SEEDS, OWN_SEEDS], "calibration": calibration}
     setting |= {"dials": list(DIALS), "below_0": list(BELOW), "erasers": erasers}
@@ -258,6 +283,8 @@ def main() -> int:
         rates = {n: [sum(t["cnn"]) for t in concepts[concept][n]] for n in (*DIALLED, RAW)}
         print(f"{concept}: {rates}, {time.monotonic() - begun:.0f} s", flush=True)
     report = make_report(concepts, {"images": args.images, "images_below_0": args.below} | setting)
+    before = json.loads((BENCHMARKS / "strength.json").read_text(encoding="utf-8"))
+    report |= {name: part for name, part in before.items() if name == "gone"}
     write_report(BENCHMARKS / "strength", report, markdown(report))
     plot(report, BENCHMARKS / "strength.png")
     return 0

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from eraseanything_core.comfy_bridge.frozen_view import frozen_view
 from eraseanything_core.comfy_bridge.gradients import exact_gradients
 from eraseanything_core.comfy_bridge.model import FluxModel
+from eraseanything_core.erasers.registry import method_of
 from eraseanything_core.tinyflux import MU
 from eraseanything_core.training import trainer
 from eraseanything_core.training.config import EraseConfig
@@ -26,4 +27,4 @@ def train_eraser(pipeline: Pipeline, config: EraseConfig, dtype=precision.DTYPE,
     """What the EraseTrainer node does, on a pipeline's Flux, which stays as it is."""
     plan = prepare(config, TrainerText(pipeline))
     with trainable(pipeline, dtype) as model:
-        return trainer.train(model, plan, progress)
+        return trainer.train(model, plan, progress, method=method_of(config))

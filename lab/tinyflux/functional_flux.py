@@ -25,10 +25,14 @@ def _norm(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
+def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return torch.addcmul(shift, _norm(x), 1 + scale)
+
+
 def _heads(qkv: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
     """Fused q, k, v [b, l, 3 h d] -> three of [b, h, l, d], q and k with their RMS norm."""
     width = norm.query_norm.weight.shape[0]
-    q, k, v = rearrange(qkv, "b l (three h d) -> three b h l d", three=3, d=width)
+    q, k, v = rearrange(qkv, "b l (three h d) -> three b h l d", three=3, d=width).unbind()
     scaled = [
         F.rms_norm(x.float(), (width,), n.weight.float(), 1e-6) for x, n in ((q, norm.query_norm), (k, norm.key_norm))
     ]
@@ -37,35 +41,48 @@ def _heads(qkv: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
 
 def _rotate(x: Tensor, rope: Tensor) -> Tensor:
     """Rotary embedding; rope [l, d / 2, 2, 2]."""
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos = rope[..., 0, 0]
-    sin = rope[..., 1, 0]
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x.dtype)
+    cos = rope[..., 0, 0].repeat_interleave(2, -1)
+    sin = rope[..., 1, 0].repeat_interleave(2, -1)
+    # A quarter turn of every pair as a matmul: (even, odd) -> (-odd, even). Strided reads of a CPU take far longer.
+    pairs = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device).unflatten(0, (-1, 2))
+    turn = torch.stack((pairs[:, 1], -pairs[:, 0]), 1).flatten(0, 1)
+    return (x.float() * cos + (x @ turn).float() * sin).to(x.dtype)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention [b, h, l, d]; written out for training, where a CPU's fused kernel takes three times as long."""
+    if not torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(q, k, v)
+    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+    return scores.softmax(-1) @ v
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, rope: Tensor) -> Tensor:
-    return rearrange(F.scaled_dot_product_attention(_rotate(q, rope), _rotate(k, rope), v), "b h l d -> b l (h d)")
+    return rearrange(attention(_rotate(q, rope), _rotate(k, rope), v), "b h l d -> b l (h d)")
 
 
 def _double(block: nn.Module, img: Tensor, txt: Tensor, vec: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
     # Six vectors a stream: shift, scale and gate of the attention, then of the MLP.
     i, t = (mod.lin(F.silu(vec)[:, None]).chunk(6, dim=-1) for mod in (block.img_mod, block.txt_mod))
-    qkv_txt = _heads(block.txt_attn.qkv(_norm(txt) * (1 + t[1]) + t[0]), block.txt_attn.norm)
-    qkv_img = _heads(block.img_attn.qkv(_norm(img) * (1 + i[1]) + i[0]), block.img_attn.norm)
+    qkv_txt = _heads(block.txt_attn.qkv(_modulated(txt, t[0], t[1])), block.txt_attn.norm)
+    qkv_img = _heads(block.img_attn.qkv(_modulated(img, i[0], i[1])), block.img_attn.norm)
     joint = _attend(*(torch.cat(pair, dim=2) for pair in zip(qkv_txt, qkv_img)), rope)
-    txt = txt + block.txt_attn.proj(joint[:, : txt.shape[1]]) * t[2]
-    img = img + block.img_attn.proj(joint[:, txt.shape[1] :]) * i[2]
-    txt = txt + block.txt_mlp(_norm(txt) * (1 + t[4]) + t[3]) * t[5]
-    return img + block.img_mlp(_norm(img) * (1 + i[4]) + i[3]) * i[5], txt
+    of_txt, of_img = joint.split((txt.shape[1], img.shape[1]), dim=1)
+    txt = torch.addcmul(txt, block.txt_attn.proj(of_txt), t[2])
+    img = torch.addcmul(img, block.img_attn.proj(of_img), i[2])
+    txt = torch.addcmul(txt, block.txt_mlp(_modulated(txt, t[3], t[4])), t[5])
+    return torch.addcmul(img, block.img_mlp(_modulated(img, i[3], i[4])), i[5]), txt
 
 
 def _single(block: nn.Module, x: Tensor, vec: Tensor, rope: Tensor) -> Tensor:
     shift, scale, gate = block.modulation.lin(F.silu(vec)[:, None]).chunk(3, dim=-1)
     width = x.shape[-1]
     # Attention and MLP run side by side on one input, and one linear makes both.
-    qkv, hidden = block.linear1(_norm(x) * (1 + scale) + shift).tensor_split([3 * width], dim=-1)
+    inner = block.linear1(_modulated(x, shift, scale))
+    qkv, hidden = inner.split((3 * width, inner.shape[-1] - 3 * width), dim=-1)
     joint = _attend(*_heads(qkv, block.norm), rope)
-    return x + block.linear2(torch.cat([joint, F.gelu(hidden, approximate="tanh")], dim=2)) * gate
+    out = block.linear2(torch.cat([joint, F.gelu(hidden, approximate="tanh")], dim=2))
+    return torch.addcmul(x, out, gate)
 
 
 def rope_table(flux: nn.Module, text: int, height: int, width: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from eraseanything_core.comfy_bridge.architecture import new_autoencoder, new_flux, t5_tokenizer
 from eraseanything_core.concepts.pieces import SPECIAL
+from eraseanything_core.protocols import EncodedPrompt
 from eraseanything_core.sampling import euler, shifted_sigmas
 from eraseanything_core.tinyflux import GUIDANCE, MU, STEPS, judge, oracle
 from eraseanything_core.tinyflux.oracle import SceneReading
@@ -112,9 +113,9 @@ class TrainerText:
         names = self.pipeline.tokenizer.convert_ids_to_tokens(ids)
         return ["" if name in SPECIAL else name for name in names]
 
-    def encode(self, text: str) -> tuple[Tensor, Tensor]:
+    def encode(self, text: str) -> EncodedPrompt:
         """context [1, l, 128] and pooled [1, 64]."""
-        return self.pipeline.encode([text])
+        return EncodedPrompt(*self.pipeline.encode([text]))
 
 
 def readers(net: judge.JudgeNet) -> dict[str, Callable[[Tensor, str], list[SceneReading]]]:

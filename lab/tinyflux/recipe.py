@@ -3,9 +3,11 @@
 import random
 from dataclasses import dataclass
 
+from eraseanything_core.concepts.sampler import ConceptRequest, sample_offline
 from eraseanything_core.tinyflux import GUIDANCE, STEPS
 from eraseanything_core.tinyflux.concepts import CONCEPTS, SYNONYMS, kind_of
 from eraseanything_core.training.config import EraseConfig
+from eraseanything_core.training.presets import run_config
 from lab.tinyflux.captions import VOCABULARY, caption
 from lab.tinyflux.prompts import prompt_with
 from lab.tinyflux.scenes import draw_scene
@@ -87,6 +89,15 @@ def erase_config(concept: str, **settings) -> EraseConfig:
         "lr_up": 3e-3,
     }
     return EraseConfig(**world | settings)
+
+
+def preset_config(concept: str, preset: str, **settings) -> EraseConfig:
+    """The configuration of the node when the word alone is typed: all other words are Concept Sampler's.
+
+    TinyFlux draws 96 px, so the size is set beside the preset; `settings` go over it.
+    """
+    words = sample_offline(ConceptRequest(concept)).settings()
+    return run_config(words, preset, {"width": 96, "height": 96, **settings})
 
 
 @dataclass(frozen=True)

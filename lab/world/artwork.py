@@ -5,6 +5,7 @@ artists and their licences.
 """
 
 import hashlib
+import importlib.util
 import io
 import json
 import subprocess
@@ -94,7 +95,13 @@ def rendered(names: Sequence[str], cache: Path = CACHE) -> Tensor:
 
 
 def render(source: str) -> np.ndarray:
-    """An SVG as uint8 [4, 128, 128], centred on a transparent square."""
+    """An SVG as uint8 [4, 128, 128], centred on a transparent square.
+
+    Raises:
+        RuntimeError: resvg-py is not installed.
+    """
+    if importlib.util.find_spec("resvg_py") is None:
+        raise RuntimeError("the artwork of lab/world is drawn by resvg-py: run `pip install resvg-py`")
     import resvg_py
 
     image = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=source, width=SIZE)))).convert("RGBA")

@@ -82,7 +82,7 @@ class Scene:
 def alone(rng: random.Random, thing: Thing, style: str | None = None) -> Scene:
     """One thing, large enough to be known; a random style without a name."""
     style = style or _random_style(rng)
-    half = rng.uniform(26, 44)
+    half = rng.uniform(30, 44)
     reach = SIDE / 2 - half + 2
     cx = SIDE / 2 + rng.uniform(-reach, reach)
     cy = SIDE / 2 + rng.uniform(-reach, reach)

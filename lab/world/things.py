@@ -1,7 +1,8 @@
 """The things of the world: what each is called, what it is a kind of, and what describes it without its name.
 
-The table `things.tsv` is written by hand. Names mean what they mean to WordNet and to people; each thing has words and
-descriptions that captions of training never use, so that an attack by them is real.
+The table `things.tsv` is written by hand. Names mean what they mean to WordNet and to people. The models learn all
+words of a thing. One synonym and one description are held out from the trainings of erasers, so that an attack by them
+is real.
 """
 
 from dataclasses import dataclass
@@ -17,11 +18,11 @@ class Thing:
     Attributes:
         name: as captions call it.
         icons: its pictures, by their names in the artwork; every set has all of them.
-        synonyms: other words that captions of training use.
-        held_out_synonym: a word that they never use.
+        synonyms: other words, which erasers may be trained on.
+        held_out_synonym: another word, which only measurements of erasers use.
         hypernyms: what it is a kind of, the nearest first.
-        descriptions: phrases without its name, for captions of training.
-        held_out_description: a phrase that they never use.
+        descriptions: phrases without its name, which erasers may be trained on.
+        held_out_description: another phrase, which only measurements of erasers use.
     """
 
     name: str

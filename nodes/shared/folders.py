@@ -72,11 +72,6 @@ def is_safetensors(name: str) -> bool:
     return name.lower().endswith((".safetensors", ".sft"))
 
 
-def lora_names() -> set[str]:
-    """The names of the files in the first LoRA folder, without ending."""
-    return files.names_in(loras_folder())
-
-
 def free_lora_path(name: str) -> Path:
     """A LoRA file that does not exist yet: the name, or the name with a number; it may be in a sub-folder.
 
@@ -92,24 +87,30 @@ def run_folder(output_name: str, config: EraseConfig, base: str) -> Path:
     Every file of the run is proved to be writable here: an hour of training is lost where the last one is not.
 
     Args:
-        output_name: of the LoRA; the folder has the same name, with a number if either is in use.
+        output_name: of the LoRA, also in a sub-folder; the folder has the same name, with a number if either is in use.
         config: the run's settings.
         base: names the weights of the model.
 
     Raises:
         ValueError: a folder does not take the name, or a prompt has no place for the concept.
     """
-    name = files.check_name(output_name)
-    runs = runs_folder()
+    subfolder, _, name = files.check_name(output_name, subfolders=True).rpartition("/")
+    loras = loras_folder() / subfolder
+    runs = runs_folder() / subfolder
     # Made where they are missing, since both are listed for names that are in use.
-    for folder in (loras_folder(), runs):
+    for folder in (loras, runs):
         files.check_folder(folder)
-    run = unfinished_run(_runs_named(name, runs), config, base) or _new_run(name, runs)
+    run = unfinished_run(_runs_named(name, runs), config, base) or _new_run(name, runs, loras)
     files.check_new_folder(run)
     if run.is_dir():
         files.check_folder(run)
-    free_lora_path(run.name)
+    free_lora_path(run_name(run))
     return run
+
+
+def run_name(run: Path) -> str:
+    """The name of a run as it was typed: with its sub-folders, and the number that was added."""
+    return run.relative_to(runs_folder()).as_posix()
 
 
 def _runs_named(name: str, runs: Path) -> list[Path]:
@@ -118,7 +119,7 @@ def _runs_named(name: str, runs: Path) -> list[Path]:
     return [folder for folder in sorted(runs.iterdir()) if numbered.fullmatch(folder.name)]
 
 
-def _new_run(name: str, runs: Path) -> Path:
+def _new_run(name: str, runs: Path, loras: Path) -> Path:
     """A folder whose name neither a run nor a LoRA has."""
-    taken = lora_names() | {entry.name for entry in runs.iterdir()}
+    taken = files.names_in(loras) | {entry.name for entry in runs.iterdir()}
     return runs / files.free_name(name, taken)

@@ -15,10 +15,23 @@ CATEGORY_ATTENTION = "EraseAnything/attention"
 CATEGORY_EVALUATION = "EraseAnything/evaluation"
 CATEGORY_ATTACKS = "EraseAnything/attacks"
 
-OUTPUT_NAME = "File name, without folder; a number is added if the name is in use."
+NOT_LINKED = object()  # ComfyUI gives None for a linked input, and nothing for one that is not
+EMPTY_CONCEPT = "`concept` is empty: type the word to erase, or connect `concepts`"
 DEFAULT_PRESET = "balanced"
 SAVE_EVERY = 25  # training steps between two saved states, where no settings say otherwise
 MAX_SEED = 2**31 - 1  # what torch, NumPy and the samplers all take
+
+
+def check_concept(concept: str | None, linked: Any) -> bool | str:
+    """The answer of a node's `validate_inputs`: True, or what is wrong with the typed concept.
+
+    Args:
+        concept: None where it is linked, and is known only when the graph runs.
+        linked: the input `concepts`, `NOT_LINKED` where nothing is connected.
+    """
+    if linked is NOT_LINKED and concept is not None and not concept.strip():
+        return EMPTY_CONCEPT
+    return True
 
 
 def concepts(use: str) -> io.Input:

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 import re
 from typing import Any
 
@@ -12,6 +13,7 @@ from server import PromptServer
 from ...eraseanything_core.quoting import check_text
 from .inputs import accepted
 
+PAGE_TEXT = "page_text"  # the name of a text that is ready for the page, in what a node returns for it
 # Characters that Markdown or HTML gives a meaning: some anywhere, some at the start of a line, where a list begins.
 SYNTAX = re.compile(r"[&<`*_\[\]#|~\\]|^[-+=>]|^\d(?=\d*[.)])")
 
@@ -27,6 +29,18 @@ def check_texts(values: dict[str, Any]) -> None:
         for text in texts:
             if isinstance(text, str):
                 check_text(text, f"`{name}`")
+
+
+def check_values(values: dict[str, Any]) -> None:
+    """Raises ValueError for a text that cannot be written and for a number that is none; see `check_texts`.
+
+    NaN passes ComfyUI's check of a widget's range, and a link may bring any number.
+    """
+    check_texts(values)
+    for name, value in values.items():
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"{name} is {number}: set a number")
 
 
 def page_text(text: str) -> str:
@@ -61,17 +75,24 @@ def show_text(text: str, node: str | None) -> None:
         server.send_progress_text(page_text(text), node)
 
 
-def show_returned_text(output: io.NodeOutput) -> None:
+def with_shown_text(output: io.NodeOutput) -> io.NodeOutput:
     """Shows the text among what a node returns for the page, on the node that runs now.
 
     Args:
         output: its `ui` has the text in lines, as `ui.PreviewText` writes it; without one nothing happens.
+
+    Returns:
+        The output, with the text in it once more as the page shows it. The page keeps it for web/js/texts.js, which
+        shows it when the workflow is opened again or the node comes from the cache.
     """
     # The context and not the hidden input unique_id, which a node has only where its schema asks for it.
     running = get_executing_context()
     shown = output.ui if isinstance(output.ui, dict) or output.ui is None else output.ui.as_dict()
     if running and shown and shown.get("text"):
-        show_text("\n".join(shown["text"]), running.node_id)
+        text = "\n".join(shown["text"])
+        show_text(text, running.node_id)
+        output.ui = {**shown, PAGE_TEXT: [page_text(text)]}
+    return output
 
 
 def with_checked_texts(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
@@ -98,17 +119,13 @@ def _check_when_it_runs(node: type[io.ComfyNode]) -> None:
 
     @functools.wraps(execute)
     def checked_execute(cls: type[io.ComfyNode], *args: Any, **values: Any) -> io.NodeOutput:
-        check_texts(values)
-        output = execute(cls, *args, **values)
-        show_returned_text(output)
-        return output
+        check_values(values)
+        return with_shown_text(execute(cls, *args, **values))
 
     @functools.wraps(execute)
     async def checked_async_execute(cls: type[io.ComfyNode], *args: Any, **values: Any) -> io.NodeOutput:
-        check_texts(values)
-        output = await execute(cls, *args, **values)
-        show_returned_text(output)
-        return output
+        check_values(values)
+        return with_shown_text(await execute(cls, *args, **values))
 
     # ComfyUI awaits a node whose function is a coroutine, and it asks the function for that.
     is_async = inspect.iscoroutinefunction(execute)

@@ -87,6 +87,11 @@ class TrainingDisplay:
         self.write(f"step {step} of {self.steps}{left}: {values}")
         comfy.model_management.throw_exception_if_processing_interrupted()
 
+    def went_on(self) -> str:
+        """A line on a run that was stopped before; empty for one that began here."""
+        first_step = self.start[0] if self.start else 1
+        return f"went on from step {first_step - 1}" if first_step > 1 else ""
+
     def prepare(self, done: int, total: int) -> None:
         """While the original model is asked what the next steps need; passes on the user's interrupt.
 

@@ -1,4 +1,4 @@
-"""Writes the shipped workflows and their cards: `python -m scripts.workflows OBJECT_INFO`.
+"""Writes the shipped workflows, their cards and the blueprints: `python -m scripts.workflows OBJECT_INFO`.
 
 OBJECT_INFO is the address of a running server, or a file with its /object_info. The cards with pictures of the other
 TinyFlux workflows are drawn by `python -m scripts.workflows.thumbnails`, which runs them.
@@ -11,7 +11,7 @@ from PIL import Image
 
 from eraseanything_core.concepts.sampler import ConceptRequest, sample_offline
 from scripts.graph import api_to_ui, read_object_info
-from scripts.workflows import cards, concepts, evaluation, flux, tinyflux
+from scripts.workflows import blueprint, cards, concepts, evaluation, flux, tinyflux
 from scripts.workflows.template import Template, template_folders
 
 
@@ -34,9 +34,18 @@ def drawn_cards() -> dict[str, Image.Image]:
     return drawn
 
 
+def write_blueprints(info: dict) -> None:
+    """Writes every blueprint into `blueprint.SUBGRAPHS`."""
+    blueprint.SUBGRAPHS.mkdir(exist_ok=True)
+    for name, entry in blueprint.blueprints().items():
+        text = json.dumps(blueprint.to_file(name, entry, info), indent=2) + "\n"
+        (blueprint.SUBGRAPHS / f"{name}.json").write_text(text, encoding="utf-8")
+
+
 def main(source: str) -> None:
-    """Writes every workflow and every drawn card into each of `template_folders`."""
+    """Writes the blueprints, and every workflow and every drawn card into each of `template_folders`."""
     info = read_object_info(source)
+    write_blueprints(info)
     for folder in template_folders():
         folder.mkdir(exist_ok=True)
         for name, template in templates().items():

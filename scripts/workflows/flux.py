@@ -96,10 +96,9 @@ The trainer writes the LoRA into `models/loras`. For a shorter run choose the pr
 
 
 def combine() -> Template:
-    """Applies two saved erasers to one prompt."""
+    """Applies two saved erasers, each where the prompt is about its concept."""
     other = ERASER.replace(WORD, "dog")
     graph = {
-        "text": node("PrimitiveStringMultiline", "The prompt", value="a cat beside a dog on a sofa"),
         **loaders(),
         "combine": node(
             "EraseAnything_MultiEraseLoRA",
@@ -107,15 +106,14 @@ def combine() -> Template:
             clip=["clip", 0],
             file_1=ERASER,
             file_2=other,
-            prompt=["text", 0],
         ),
-        **question(["text", 0]),
+        **question("a cat beside a dog on a sofa"),
         **sampled(["model", 0], "before"),
         **sampled(["combine", 0], "after"),
     }
     groups = {
         **LOAD,
-        "2. Choose the erasers": ["text", "combine"],
+        "2. Choose the erasers": ["combine"],
         "3. Before and after": [*ASK, *sampled_keys("before", "after")],
     }
     note = f"""Run the workflow *flux_erase* first, once for each word. This one expects `{ERASER}` and `{other}` in

@@ -79,18 +79,16 @@ def erase(concept: str) -> Template:
 
 
 def combine(first: str, second: str) -> Template:
-    """Trains two erasers, combines them for a prompt, and saves them as one LoRA."""
+    """Trains two erasers, combines them, and saves them as one LoRA."""
     graph = {
-        "text": node("PrimitiveStringMultiline", "The prompt", value=f"a photo of a {first} beside a {second}"),
         **loaders(),
-        **question(["text", 0], 4),
+        **question(f"a photo of a {first} beside a {second}", 4),
         **trained(first, "erase first"),
         **trained(second, "erase second"),
         "combine": node(
             "EraseAnything_MultiEraseLoRA",
             model=["model", 0],
             clip=["clip", 0],
-            prompt=["text", 0],
             **{"loras.lora0": ["erase first", 1], "loras.lora1": ["erase second", 1]},
         ),
         "save": node(
@@ -105,7 +103,7 @@ def combine(first: str, second: str) -> Template:
     groups = {
         **LOAD,
         "2. Train two erasers": [*trained_keys("erase first"), *trained_keys("erase second")],
-        "3. Combine them": ["text", "combine", "save"],
+        "3. Combine them": ["combine", "save"],
         "4. Before and after": [*ASK, *sampled_keys("before", "after")],
     }
     note = f"Press Run. It trains an eraser of *{first}* and one of *{second}*, and applies both."

@@ -38,17 +38,18 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def comfyui(browser):
-    """A real ComfyUI with the pack; started only where there is a browser to look at it."""
+def comfyui(browser, request):
+    """A real ComfyUI with the pack; started only where there is a browser to look at it.
+
+    A module can have ARGUMENTS for it. By default there is no cache: the same graph runs in both renderers.
+    """
     if "COMFYUI_PATH" not in os.environ:
         pytest.skip("needs ComfyUI: run `python scripts/dev.py test`, which sets it up, or set COMFYUI_PATH")
     for folder in ("output", "models/loras"):
         shutil.rmtree(BASE / folder, ignore_errors=True)
     prepare_base(BASE, ROOT)
-    # Without a cache: the same graph runs in both renderers, and a node that does not run says nothing.
-    with ComfyServer(
-        Path(os.environ["COMFYUI_PATH"]), BASE, BASE / "server.log", arguments=("--cache-none",)
-    ) as server:
+    arguments = getattr(request.module, "ARGUMENTS", ("--cache-none",))
+    with ComfyServer(Path(os.environ["COMFYUI_PATH"]), BASE, BASE / "server.log", arguments=arguments) as server:
         yield server
 
 

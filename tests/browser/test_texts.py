@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from scripts.erase_settings import SETTINGS, TRAINER, UNWATCHED
+
 MODEL = {"class_type": "UNETLoader", "inputs": {"unet_name": "tinyflux.safetensors", "weight_dtype": "default"}}
 CLIP = {"class_type": "EraseAnything_TinyFlux", "inputs": {"text_encoder": "tinyflux_text.safetensors"}}
 PICTURE = {"class_type": "EmptyImage", "inputs": {"width": 96, "height": 96, "batch_size": 1, "color": 255}}
@@ -51,6 +53,17 @@ GRAPHS = {
         "1": pack_node("AttentionErase", model=["2", 0], clip=["3", 0], prompt="a red heart", concept="heart"),
         "4": {"class_type": "PreviewAny", "inputs": {"source": ["1", 2]}},
     },
+    "Erase Now": {
+        "2": MODEL,
+        "3": CLIP,
+        "1": pack_node("EraseNow", model=["2", 0], clip=["3", 0], concept="heart"),
+    },
+    "Erase at Sampling": {
+        "2": MODEL,
+        "3": CLIP,
+        "1": pack_node("EraseAtSampling", model=["2", 0], clip=["3", 0], concept="heart"),
+        "4": {"class_type": "PreviewAny", "inputs": {"source": ["1", 1]}},
+    },
     "Attention Maps": {
         "2": MODEL,
         "3": CLIP,
@@ -59,6 +72,50 @@ GRAPHS = {
         "6": SAMPLED,
         "1": pack_node("AttentionMaps", attention=["4", 2], samples=["6", 0]),
     },
+}
+
+SHORT = {"steps": 1, "refresh_every": 1, "monitor_every": 0, "stop_when_gone": False}
+SMALL = {"width": 64, "height": 64, "sampling_steps": 2, "cached_trajectories": 1, "cached_retain_trajectories": 1}
+FIELDS = "id => window.app.graph.getNodeById(id).widgets.map(widget => [widget.name, widget.value])"
+
+
+def settings_node(group: str, values: dict, **links) -> dict:
+    """Erase Settings with some fields of a group."""
+    fields = {f"group.{name}": value for name, value in values.items()}
+    return {"class_type": SETTINGS, "inputs": {"group": group, **fields, **links}}
+
+
+ERASED = {
+    "1": settings_node("length", SHORT),
+    "2": settings_node("pictures", SMALL, settings=["1", 0]),
+    "3": settings_node("learning rates", {"adapt_rate": UNWATCHED["adapt_rate"]}, settings=["2", 0]),
+    "4": MODEL,
+    "5": CLIP,
+    "6": {"class_type": "VAELoader", "inputs": {"vae_name": "tinyflux_vae.safetensors"}},
+    "7": {
+        "class_type": TRAINER,
+        "inputs": {
+            "model": ["4", 0],
+            "clip": ["5", 0],
+            "vae": ["6", 0],
+            "settings": ["3", 0],
+            "concept": "star",
+            "preset": "quick",
+            "output_name": "star",
+        },
+    },
+    "8": pack_node(
+        "IsItGone",
+        model=["4", 0],
+        clip=["5", 0],
+        lora=["7", 1],
+        concept="star",
+        file="(the linked lora)",
+        pictures=1,
+        size=64,
+        steps=2,
+    ),
+    "9": pack_node("ExportCheckpoint", model=["4", 0], lora=["7", 1], file="(the linked lora)", output_name="no_star"),
 }
 
 
@@ -88,3 +145,17 @@ def test_a_text_stays_when_the_graph_runs_again(canvas):
     canvas.run(GRAPHS["Save Concepts"])
     (text,) = canvas.run_again()["1"]["text"]
     assert canvas.is_on_screen(text)
+
+
+def test_settings_reach_the_trainer_and_its_eraser_the_check_and_the_checkpoint(canvas):
+    outputs = canvas.run(ERASED)
+    for key, values in (("1", SHORT), ("2", SMALL)):
+        fields = dict(canvas.page.evaluate(FIELDS, int(key)))
+        assert {name: fields[f"group.{name}"] for name in values} == values
+    texts = {key: shown["text"][0].splitlines() for key, shown in outputs.items() if shown.get("text")}
+    assert texts["7"][0].startswith("'star': trained 1 of 1 steps")
+    assert "held-out pictures" in texts["8"][0]
+    assert texts["9"][0].startswith("saved ") and "erases star, at strength 1" in texts["9"]
+    for key in ("7", "8", "9"):
+        canvas.look_at(key)
+        assert canvas.is_on_screen(texts[key][0])

@@ -40,7 +40,8 @@ def test_the_estimate_is_the_tracked_peak(name):
     trained = trained_bytes(true_config("quick"), LORA)
     estimate = activation_bytes(shape, (pixels // 16) ** 2 + text, 1, 2, checkpoint, cast, trained)
     peak = RESULTS["peak_gib"][name] * GIB
-    assert 0.98 < (estimate + weights) / peak < 1.02 and 0.95 < estimate / (peak - weights) < 1.06
+    # Never below it: what the estimate lacks is out of memory on a card.
+    assert 1 <= (estimate + weights) / peak < 1.02 and 1 <= estimate / (peak - weights) < 1.06
 
 
 def true_weights(base: str) -> int:

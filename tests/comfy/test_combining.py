@@ -41,7 +41,7 @@ def test_two_erasers_become_one_file(server, run):
     assert told.startswith("2 erasers by prompt-gated: 4 linears, rank 16")
     saved, header = load_lora(server.base / "models" / "loras" / "tinyflux_without_moon_and_fish.safetensors")
     assert len(saved) == 8 and json.loads(header["eraseanything.concepts"]) == ["moon", "fish"]
-    assert header["eraseanything.prompt"] == "a photo of a moon beside a fish"
+    assert header["eraseanything.method"] == "combined by concatenate"
 
 
 def test_a_dial_is_measured_and_applied(run, monkeypatch):

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from eraseanything_core.erasers import eap, mace, published_code
-from eraseanything_core.erasers.concept_ablation import Ablation
-from eraseanything_core.erasers.trained import train_slices
+from eraseanything_core.erasers.mace_attention import drawn_pictures
+from eraseanything_core.erasers.preserving_cache import cached_rows
+from eraseanything_core.erasers.registry import method_of, settings_of
 from eraseanything_core.lora.adapter import Lora
 from eraseanything_core.lora.keys import target_slices
 from eraseanything_core.tinyflux.concepts import SYNONYMS
@@ -19,11 +20,11 @@ from eraseanything_core.training.plan import prepare
 from eraseanything_core.training.trajectory_cache import TrajectoryCache
 from lab.boards import benchmark_prompts
 from lab.boards.board import OURS
-from lab.boards.erasers import Recipe, _mace, mace_config, recipe, reference_config
+from lab.boards.erasers import CHOSEN, SAME, mace_config, recipe, reference_config
 from lab.boards.gallery import AttentionErased, Gallery, OutOfTime, parts_of
 from lab.boards.tinyflux import LOSSES
 from lab.provenance import digest
-from lab.tinyflux.erase import trainable
+from lab.tinyflux.erase import train_eraser, trainable
 from lab.tinyflux.measure import merged
 from lab.tinyflux.pipeline import Pipeline, TrainerText, flux, judge_net
 from lab.tinyflux.recipe import erase_config
@@ -163,15 +164,16 @@ def test_the_published_code_trains_every_pair_of_factors(base):
 def test_concept_ablation_leads_to_the_anchor(base):
     plan = recipe("concept ablation", "house", steps=12)
     plan = dataclasses.replace(plan, config=dataclasses.replace(plan.config, cached_trajectories=4, batch_size=4))
-    with trainable(base) as model:
-        result = train_slices(Ablation, model, TrainerText(base), plan.config)
+    result = train_eraser(base, plan.config)
     losses = result.losses["ablation"]
     assert sum(losses[-4:]) < sum(losses[:4]) and len(result.lora) == 16
 
 
-@pytest.mark.parametrize("row", [*LOSSES, "ESD", "EAP", "concept ablation", OURS])
+@pytest.mark.parametrize("row", [*LOSSES, *CHOSEN, *(f"{row}{SAME}" for row in CHOSEN), OURS])
 def test_the_configuration_of_every_row_is_accepted(row):
-    check_settings(recipe(row, "house").config)
+    config = recipe(row, "house").config
+    check_settings(config)
+    assert method_of(config).name == config.method
 
 
 def strings(value) -> set[str]:
@@ -216,40 +218,79 @@ def test_eap_keeps_what_it_damages_most(base):
         "retain_batch_size": 2,
         "sampling_steps": 4,
     }
-    plan = prepare(dataclasses.replace(erase_config("house"), **eap.EAP_SETTINGS | few), TrainerText(base))
+    config = dataclasses.replace(erase_config("house"), **settings_of("eap") | few)
+    plan = prepare(config, TrainerText(base))
     with trainable(base) as model:
         pool = TrajectoryCache(model, plan).epoch(0).retain
         lora = model.attach("all_qkv", 4, torch.Generator().manual_seed(0))
         assert float(eap.damage(model, plan, pool, torch.Generator()).max()) < 1e-3  # the LoRA changes nothing yet
         lora.up[0].data.normal_(0, 1.0)
         damages = eap.damage(model, plan, pool, torch.Generator())
-    with trainable(base) as model:
-        result = train_slices(eap.AdversarialPreservation, model, TrainerText(base), plan.config)
-    assert eap.hardest(damages).tolist() == [int(damages.argmax())] and float(damages.max()) > 1e-3
+    result = train_eraser(base, config)
+    assert eap.hardest(damages, 0.25).tolist() == [int(damages.argmax())] and float(damages.max()) > 1e-3
     assert set(result.losses) == {"esd", "retain", "loss"} and len(result.lora) == 16
 
 
-def test_mace_moves_the_words_beside_the_concept_and_confines_its_lora(base):
+def test_mace_moves_the_words_beside_the_concept(base):
     config = recipe("MACE", "house").config
-    assert (config.attention.attn_weight, config.attention.esd_weight, config.attention.retain_weight) == (1, 0, 0)
-    texts, text, weight = config.texts, TrainerText(base), base.module.txt_in.weight.float()
-    first = mace.refinement(weight, text, texts.erased, texts.guides, texts.kept, texts.lam)["context_embedder"]
-    one, other = mace.other_tokens(text, *texts.erased[0]), mace.other_tokens(text, *texts.guides[0])
-    assert len(one) == text.encode(texts.erased[0][0])[0].shape[1] - 1
+    text, weight = TrainerText(base), base.module.txt_in.weight.float()
+    first = mace.refinement(weight, text, config.erased, config.guides, config.kept, config.lam)["context_embedder"]
+    one, other = mace.other_states(text, config.erased[0], config.guides[0])
+    assert len(one) == text.encode(config.erased[0][0])[0].shape[1] - 1
     refined = weight + first.up @ first.down
     before, after = (((one @ w.T) - (other @ weight.T)).norm() for w in (weight, refined))
     assert after < 0.8 * before
-    kept = text.encode(texts.kept[0][0])[0][0]
+    kept = text.encode(config.kept[0][0])[0][0]
     assert ((kept @ refined.T) - (kept @ weight.T)).norm() < 0.3 * (kept @ weight.T).norm()
 
 
-def test_mace_trains_a_lora(base):
-    few = {"steps": 1, "cached_trajectories": 1, "batch_size": 1, "sentences": 1, "sampling_steps": 2}
-    config = mace_config(erase_config("house", **few))
-    config = dataclasses.replace(config, fusion=dataclasses.replace(config.fusion, prompts=1, kept_prompts=1, steps=1))
-    lora = Recipe(_mace, config).train(base, config)
+def test_a_preserving_cache_does_what_its_prompts_do(base, tmp_path):
+    config = recipe("MACE", "house").config
+    text, weight = TrainerText(base), base.module.txt_in.weight.float()
+    prompts = [prompt for prompt, _ in config.kept]
+
+    def read(prompt):
+        return text.encode(prompt).context[0]
+
+    rows = cached_rows(tmp_path, "tinyflux", prompts, read)
+    texts = (weight, text, config.erased, config.guides)
+    by_prompts = mace.refinement(*texts, config.kept, config.lam)["context_embedder"]
+    by_cache = mace.refinement(*texts, config.kept[:1], config.lam, rows)["context_embedder"]
+    doubled = mace.refinement(*texts, (*config.kept, config.kept[0]), config.lam)["context_embedder"]
+    assert len(rows) <= 128 < sum(len(read(prompt)) for prompt in prompts)
+    torch.testing.assert_close(by_cache.up @ by_cache.down, doubled.up @ doubled.down, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(by_cache.up @ by_cache.down, 0 * (by_prompts.up @ by_prompts.down), atol=1e-3)
+    again = cached_rows(tmp_path, "tinyflux", prompts, None)  # from the file: nothing is read
+    assert torch.equal(again, rows)
+    next(tmp_path.glob("*.safetensors")).write_bytes(b"no file")
+    with pytest.raises(ValueError, match="is damaged"):
+        cached_rows(tmp_path, "tinyflux", prompts, read)
+
+
+def test_mace_trains_a_lora_inside_the_mask_and_confines_it(base):
+    config = mace_config(erase_config("house", steps=8, batch_size=2, sampling_steps=4))
+    attention = dataclasses.replace(config.attention, pictures=2, single=True)
+    fusion = dataclasses.replace(config.fusion, prompts=1, kept_prompts=1, steps=1)
+    config = dataclasses.replace(config, attention=attention, fusion=fusion)
+    with trainable(base) as model:
+        result = mace.erase(model, base.module.txt_in.weight, TrainerText(base), config)
+    lora = result.lora
     assert len(lora) == 10 and all(t.isfinite().all() for t in lora.values())  # keys and values of two dual blocks
     assert lora["transformer.transformer_blocks.0.attn.add_k_proj.lora_A.weight"].shape[0] == 1
+    assert result.losses[-1] < result.losses[0]
+
+
+def test_the_models_own_mask_lies_on_the_object(base):
+    """Against the cells of the picture that differ from its flat background."""
+    config = dataclasses.replace(recipe("MACE", "house").config.attention, pictures=4)
+    with trainable(base) as model:
+        pictures = drawn_pictures(model, TrainerText(base), config, None, torch.Generator().manual_seed(0))
+    image = base.decode(pictures.latents.float()).clamp(0, 1)
+    object_cells = (image - image[:, :, :1, :1]).abs().amax(1) > 0.2
+    share = torch.nn.functional.avg_pool2d(object_cells.float()[:, None], 16)[:, 0].flatten(1)  # a token is 16 px
+    inside = torch.stack([row[mask].mean() for row, mask in zip(share, pictures.masks, strict=True)])
+    outside = torch.stack([row[~mask].mean() for row, mask in zip(share, pictures.masks, strict=True)])
+    assert (inside > 2 * outside).all()
 
 
 def test_a_row_that_does_not_exist_is_refused():

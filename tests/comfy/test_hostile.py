@@ -1,6 +1,8 @@
 """Text that people and programs really send: brackets in a concept, and half of a character."""
 
+import folder_paths
 import pytest
+from comfy_api.latest import io
 
 from eraseanything_core.comfy_bridge.text import ComfyTextEncoder
 from eraseanything_core.concepts import matching
@@ -97,6 +99,38 @@ def test_half_a_character_over_a_link_does_not_end_the_queue(name, server):
     misspelt = {"prompt": "a cat", "concept": "cat", "attack": "double"}
     after = {"1": node("EraseAnything_EraseAttack", server.object_info(), **misspelt)}
     assert server.run(after, timeout=60)["status"]["completed"]
+
+
+def test_no_node_takes_nan_for_a_number(pack):
+    """It passes ComfyUI's check of a range: no comparison with it holds."""
+    tried = 0
+    for cls in pack.values():
+        floats = [entry.id for entry in cls.define_schema().inputs if isinstance(entry, io.Float.Input)]
+        tried += len(floats)
+        for name in floats:
+            for number in (float("nan"), float("inf"), [1.0, float("-inf")]):
+                with pytest.raises(ValueError, match=f"^{name} is -?(nan|inf): set a number$"):
+                    cls.PREPARE_CLASS_CLONE(None).execute(**{name: number})
+    assert tried > 20
+
+
+@pytest.mark.parametrize("encoding", ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"))
+def test_a_concept_file_in_any_encoding(encoding, pack, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    (tmp_path / "concepts" / "folder.json").mkdir(parents=True)
+    (tmp_path / "concepts" / "muse.json").write_bytes('{"concept": "Musée d\'Orsay"}'.encode(encoding))
+    node = pack["EraseAnything_LoadConcepts"]
+    options = {entry.id: entry for entry in node.define_schema().inputs}["choice"].options
+    assert "saved: muse" in options and "saved: folder" not in options
+    loaded = node.PREPARE_CLASS_CLONE(None).execute(source="", choice="saved: muse").args[0]
+    assert loaded.concept == "Musée d'Orsay"
+
+
+def test_a_folder_with_a_name_that_no_disk_has_is_named(pack):
+    check = pack["EraseAnything_TrainRecogniser"].validate_inputs
+    for name in ("x" * 10_000, "a\0b"):
+        answer = check(output_name="x", folder=name)
+        assert "Error" not in answer and len(answer) < 500
 
 
 def test_a_megabyte_is_not_echoed(server):

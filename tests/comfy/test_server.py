@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from eraseanything_core.comfy_bridge.architecture import new_flux
@@ -221,3 +222,26 @@ def test_a_training_that_is_interrupted_keeps_what_is_trained(server, random_flu
     assert re.match(r"estimated peak [\d.]+ GiB of [\d.]+ GiB free; blocks are kept for backward", told[0])
     assert re.fullmatch(r"stopped at \d+ of 10000; press Run to go on", told[-1])
     assert (server.base / "models" / "loras" / "half.safetensors").is_file()
+
+
+def test_a_method_is_chosen_in_the_settings(server, random_flux):
+    """A choice within a choice: its fields reach the trainer, and the file names the method."""
+    small = {"width": 64, "height": 64, "steps": 2, "sampling_steps": 2, "cached_trajectories": 1}
+    chosen = {"method": "ESD", "method.variant": "x", "meta_weight": 0.0}
+    settings, link = settings_nodes("settings", small | UNWATCHED | chosen)
+    trainer = {"concept": "circle", "preset": "balanced", "output_name": "by_esd", "seed": 0, "settings": link}
+    graph = {
+        **settings,
+        "1": {"class_type": "UNETLoader", "inputs": {"unet_name": random_flux, "weight_dtype": "default"}},
+        "2": {"class_type": "EraseAnything_TinyFlux", "inputs": {"text_encoder": "tinyflux_text.safetensors"}},
+        "3": {"class_type": TRAINER, "inputs": {**trainer, "model": ["1", 0], "clip": ["2", 0], "vae": ["4", 0]}},
+        "4": {"class_type": "VAELoader", "inputs": {"vae_name": "tinyflux_vae.safetensors"}},
+    }
+    assert graph["settings method"]["inputs"]["group.method.variant"] == "x"
+    entry = server.run(graph, timeout=300)
+    (name,) = entry["outputs"]["3"]["lora"]
+    with safe_open(server.base / "models" / "loras" / name, "pt") as file:
+        header, keys = file.metadata(), list(file.keys())
+    assert header["eraseanything.method"] == "esd" and json.loads(header["eraseanything.retain_weight"]) == 0
+    assert json.loads(header["eraseanything.method_settings"]) == [["variant", "x"]]
+    assert any(".single_transformer_blocks." in key for key in keys), "x is all of the attention"

@@ -36,20 +36,27 @@ def randomised(module: torch.nn.Module, seed: int):
         if any(part in name for part in UNREAD):
             tensor.zero_()
         elif tensor.ndim > 1:
-            tensor.normal_(generator=generator).mul_(tensor[0].numel() ** -0.5)
+            # Drawn in float32, so that a model in fewer bits has the same weights, rounded.
+            drawn = torch.empty_like(tensor, dtype=torch.float32).normal_(generator=generator)
+            tensor.copy_(drawn.mul_(tensor[0].numel() ** -0.5))
         else:
             tensor.fill_(float(name.endswith(("weight", "scale", "gamma"))))
     for name, tensor in module.named_buffers():
         if "pos_embed" in name or "inv_freq" in name:
-            tensor.normal_(generator=generator)
+            tensor.copy_(torch.empty_like(tensor, dtype=torch.float32).normal_(generator=generator))
 
 
-def new_model(family: str) -> comfy.model_patcher.ModelPatcher:
+def new_model(
+    family: str, dtype=torch.float32, compute=None, operations=None, quant_config=None
+) -> comfy.model_patcher.ModelPatcher:
+    """In a type of its weights, computed in another where ComfyUI casts them, with other linears where asked."""
     unet_config = CASES[family].config if family in CASES else OTHERS[family]
     config = getattr(families, family)(dict(unet_config))
     config.unet_config.update(unet_config)
     config.unet_config.pop("causal_ar", None)  # ComfyUI's own way with what only tells a checkpoint's family
-    config.set_inference_dtype(torch.float32, None)
+    config.set_inference_dtype(dtype, compute)
+    config.custom_operations = operations
+    config.quant_config = quant_config
     model = config.get_model(dict(CASES[family].state) if family in CASES else {}, "", CPU)
     if hasattr(model.diffusion_model, "llm_adapter"):
         del model.diffusion_model.llm_adapter.blocks[1:]  # they have one size only

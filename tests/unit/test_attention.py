@@ -3,6 +3,7 @@ import torch
 
 from eraseanything_core.attention.blocks import Blocks
 from eraseanything_core.attention.columns import attention_columns, image_feature
+from eraseanything_core.attention.located_prompt import LocatedPrompt
 
 
 def case(dtype=torch.float64):
@@ -83,3 +84,18 @@ def test_what_is_no_choice_of_blocks(text):
 def test_a_choice_that_takes_no_block():
     with pytest.raises(ValueError, match="3 dual and 3 single"):
         Blocks("dual 3-9").check(3, 3)
+
+
+def test_a_prompt_is_known_up_to_rounding_and_no_other_one_is():
+    """A card with a LoRA in the text encoder, or a part of it in main memory, encodes a text twice with other bits."""
+    generator = torch.Generator().manual_seed(0)
+    encoding = torch.randn(1, 40, 64, generator=generator)
+    encoding[..., 0] = 8.0  # text encoders have a few features that are far larger than all others
+    prompt = LocatedPrompt([""] * 40, {"cat": [3]}, (), ((encoding,),))
+    rounded = encoding + encoding / 256 * (2 * torch.rand(encoding.shape, generator=generator) - 1)
+    other_word = encoding.clone()
+    other_word[:, 3, 1:] = torch.randn(63, generator=generator)
+    texts = torch.cat((encoding, rounded, rounded.bfloat16().float(), other_word))
+    assert prompt.rows(texts).tolist() == [True, True, True, False]
+    assert prompt.columns(texts)[:, 3].tolist() == [1, 1, 1, 0]
+    assert prompt.rows(texts.bfloat16()).tolist() == [True, True, True, False]

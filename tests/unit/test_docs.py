@@ -73,11 +73,20 @@ def links(text: str) -> list[str]:
     return inline + referenced
 
 
+def section(page: str, heading: str) -> str:
+    """What stands below a heading."""
+    return page.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+
+
 def rows(page: str, heading: str) -> list[str]:
     """The names in the first column of the tables below a heading, in order."""
-    section = page.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    cells = [line.split("|")[1] for line in section(page, heading).splitlines() if line.startswith("| `")]
     return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+
+
+def listed(page: str, heading: str) -> list[str]:
+    """The names with which the entries of the lists below a heading begin, in order."""
+    return re.findall(r"^ *- `([^`]+)`: \S", section(page, heading), flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=page_id)
@@ -138,7 +147,8 @@ def test_a_help_page_describes_every_input_and_output_in_order(path):
     assert rows(page, "Inputs") == list(dict.fromkeys(inputs))
     assert rows(page, "Outputs") == list(node["outputs"])
     fields = [name.split(".")[-1] for name in node["inputs"] if name.count(".") == 2]
-    assert not fields or rows(page, "Fields") == fields
+    # Long names: a table of them would be wider than the help panel, which cuts it.
+    assert not fields or listed(page, "Fields") == fields
 
 
 def test_a_help_page_starts_with_what_it_does_and_an_example():

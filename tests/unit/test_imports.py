@@ -24,16 +24,20 @@ COMFYUI = {
 # The rooms of the core from the bottom up. One may import its own files and those of lower layers.
 LAYERS = (
     {"quoting"},
-    {"protocols", "files", "intervals", "packages", "sampling", "version"},
+    {"protocols", "files", "intervals", "packages", "sampling", "transfers", "version"},
     {"concepts", "lora", "attention"},
     {"training"},
     {"erasers"},
     {"evaluation"},
     {"tinyflux"},
+    {"fleet"},
 )
 # Within the second layer, where attention and lora read where a concept stands.
 SIDEWAYS = {"attention": {"concepts"}, "lora": {"concepts"}}
-BRIDGE_MAY = {"protocols", "files", "packages", "quoting", "sampling", "version", "concepts", "lora", "attention"}
+BRIDGE_MAY = {
+    *("protocols", "files", "packages", "quoting", "sampling", "transfers", "version"),
+    *("concepts", "lora", "attention"),
+}
 
 core_files = sorted(CORE.rglob("*.py"))
 node_files = sorted((ROOT / "nodes").rglob("*.py"))
@@ -191,7 +195,7 @@ def test_what_is_imported_comes_from_the_module_that_defines_it(path):
 
 
 PURE = sorted(module for module in MODULES if room(module) != BRIDGE)
-OPTIONAL = ("matplotlib", "peft", "openai", "nltk", "torchmetrics", "torch_fidelity", "nudenet", "bitsandbytes")
+OPTIONAL = ("matplotlib", "peft", "openai", "nltk", "torchmetrics", "torch_fidelity", "nudenet", "bitsandbytes", "ray")
 BLOCKER = """
 import sys
 class Blocker:

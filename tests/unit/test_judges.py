@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from eraseanything_core.evaluation import clip_judge, judges, nudenet_judge
+from eraseanything_core.evaluation import clip_judge, judges, judging, nudenet_judge
 from eraseanything_core.protocols import Verdict
 from eraseanything_core.tinyflux.judges import CnnJudge, OracleJudge
 from eraseanything_core.tinyflux.world import render
@@ -29,6 +29,15 @@ def test_tinyflux_judges_read_renders(judge, kind, concept):
 @pytest.mark.parametrize("judge", [OracleJudge, CnnJudge])
 def test_an_empty_picture_is_rejected(judge):
     assert judges.rejected(judge("entity").read(torch.full((2, 3, 96, 96), 0.5))) == [True, True]
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_pictures_that_hold_no_numbers_are_not_judged(number):
+    """Every judge would reject them, and a concept that is nowhere recognised counts as erased."""
+    broken = torch.full((2, 96, 96, 3), 0.5)
+    broken[1, 0, 0, 0] = number
+    with pytest.raises(ValueError, match="the pictures hold NaN or infinite numbers"):
+        judging.channels_first([torch.zeros(1, 96, 96, 3), broken])
 
 
 def test_pictures_of_another_size_are_refused():

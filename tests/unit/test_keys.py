@@ -133,6 +133,14 @@ BAD = {
     "no matrix": ({f"{BLOCK}.lora_A.weight": torch.ones(2), f"{BLOCK}.lora_B.weight": torch.ones(2)}, "do not fit"),
     "no rank": ({f"{BLOCK}.lora_A.weight": torch.ones(0, 4), f"{BLOCK}.lora_B.weight": torch.ones(4, 0)}, "do not fit"),
     "nothing": ({}, "x holds no LoRA"),
+    "codes": (
+        {f"{BLOCK}.lora_{s}.weight": torch.ones(2, 2, dtype=torch.int8) for s in "AB"},
+        "has factors of torch.int8, which cannot be read",
+    ),
+    "twice": (
+        {f"{BLOCK}.{s}.weight": torch.ones(2, 2) for s in ("lora_A", "lora_B", "lora_down")},
+        "lora_down.weight is there a second time in another spelling",
+    ),
 }
 
 
@@ -149,6 +157,7 @@ PARTS = {
     "kohya, with another kind": ("lora_te1_text_model_encoder_layers_0_mlp_fc1.dora_scale", "the text encoder"),
     "diffusers": ("text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight", "the text encoder"),
     "comfyui": ("text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.lora_up.weight", "the text enc"),
+    "comfyui, plain": ("clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.lora_up.weight", "the text enc"),
     "biases": ("diffusion_model.double_blocks.0.txt_attn.qkv.diff_b", "full biases"),
     "embedding": ("bundle_emb.mystyle.clip_l", "an embedding"),
 }
@@ -173,7 +182,8 @@ def test_other_parts_of_a_file_are_left_out_and_named(part):
 
 
 @pytest.mark.parametrize(
-    "metadata", ("{", "[" * 100_000, "[]", '{"lora_alpha": "much"}', '{"r": [1]}', '{"lora_alpha": NaN}')
+    "metadata",
+    ("{", "[" * 100_000, "[]", '{"lora_alpha": "much"}', '{"r": [1]}', '{"lora_alpha": NaN}', f'{{"r": 1{"0" * 400}}}'),
 )
 def test_metadata_that_is_nonsense_is_named(metadata):
     tensors, _ = split("diffusers, ai-toolkit")
@@ -215,6 +225,31 @@ def test_every_linear_has_one_place():
 )
 def test_the_widest_dtype(dtypes, widest):
     assert widest_dtype([{"x": torch.zeros(1, dtype=dtype)} for dtype in dtypes]) == widest
+
+
+def test_factors_of_a_convolution_of_one_pixel():
+    tensors, _ = split("kohya")
+    as_convolution = {key: tensor[:, :, None, None] for key, tensor in tensors.items()}
+    same = read_eraser(as_convolution, {}, "x")
+    for key, expected in read_eraser(tensors, {}, "x").items():
+        assert torch.equal(same[key].up, expected.up) and torch.equal(same[key].down, expected.down)
+
+
+@pytest.mark.parametrize("up, down", ((1e-7, 1.0), (1.0, 1e-7), (1e6, 1e-2), (1e-2, 1e6), (1e30, 1e-30), (1.0, 1.0)))
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16, torch.float32))
+def test_a_file_keeps_a_change_whatever_the_sizes_of_its_factors(up, down, dtype):
+    f = factors(2, 0)
+    eraser = {Q: Factors(up * f.up, down * f.down)}
+    again = read_eraser(eraser_tensors(eraser, dtype), {}, "x")
+    change = eraser[Q].up.double() @ eraser[Q].down.double()
+    error = again[Q].up.double() @ again[Q].down.double() - change
+    assert error.norm() <= 2 * torch.finfo(dtype).eps * change.norm()
+
+
+def test_a_file_of_zeros_stays_one():
+    f = factors(2, 0)
+    tensors = eraser_tensors({Q: Factors(0 * f.up, 1e6 * f.down)}, torch.float16)
+    assert not any(tensor.any() for tensor in tensors.values()), "and no infinity, which times 0 is NaN"
 
 
 def test_loras_of_different_models():

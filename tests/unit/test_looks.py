@@ -18,10 +18,11 @@ def scores(**lists):
 STOPS = {
     "never looked": ({}, ""),
     "gone once": (scores(drift=[0.1], shown=[0.0]), ""),
-    "gone twice": (scores(drift=[0.1, 0.1], shown=[0.0, 0.0]), "stopped after step 100: no picture showed"),
-    "neighbours kept": (scores(drift=[0.1, 0.1], shown=[0.0, 0.0], kept=[0.0, 0.75]), "stopped after step 100: no"),
-    "neighbours lost": (scores(drift=[0.1, 0.1], shown=[0.0, 0.0], kept=[1.0, 0.5]), ""),
-    "back again": (scores(drift=[0.1] * 3, shown=[0.0, 0.0, 0.2]), ""),
+    "gone twice": (scores(drift=[0.1, 0.1], shown=[0.0, 0.0]), ""),
+    "gone three times": (scores(drift=[0.1] * 3, shown=[0.0] * 3), "stopped after step 150: no picture showed"),
+    "neighbours kept": (scores(drift=[0.1] * 3, shown=[0.0] * 3, kept=[0.0, 0.0, 0.75]), "stopped after step 150: no"),
+    "neighbours lost": (scores(drift=[0.1] * 3, shown=[0.0] * 3, kept=[1.0, 1.0, 0.5]), ""),
+    "back again": (scores(drift=[0.1] * 4, shown=[0.0, 0.0, 0.0, 0.2]), ""),
     "cannot be read": (scores(drift=[0.1, 0.1]), ""),
     "gone and damaged": (scores(drift=[0.1, 3.0], shown=[0.0, 0.0]), "stopped after step 100: the drift of 3.000"),
 }
@@ -36,13 +37,14 @@ def test_when_a_run_stops(case):
 
 def test_it_goes_on_where_stopping_is_off():
     config = dataclasses.replace(CONFIG, stop_when_gone=False)
-    assert monitor.stop_reason(config, scores(drift=[0.1, 0.1], shown=[0.0, 0.0])) == ""
+    assert monitor.stop_reason(config, scores(drift=[0.1] * 3, shown=[0.0] * 3)) == ""
 
 
 FACTORS = {
-    "it works": ([0.5, 0.2], [0.1, 0.1], [1.0, 1.0]),
+    "it works": ([0.4, 0.2], [0.1, 0.1], [1.0, 1.0]),
+    "gone at first and back": ([0.5, 0.41], [0.1, 0.1], [2.0, 4.0]),
     "rates do nothing": ([0.99, 0.95, 0.9, 0.9], [0.0] * 4, [2.0, 4.0, 4.0, 4.0]),
-    "rates diverge": ([0.5, 0.5], [1.4, 1.4], [0.5, 0.25]),
+    "rates diverge": ([0.3, 0.3], [1.4, 1.4], [0.5, 0.25]),
     "a diverged run that still shows it": ([0.99], [1.4], [0.5]),
     "too much after too little": ([0.95, 0.1], [0.0, 1.4], [2.0, 1.0]),
 }
@@ -58,7 +60,7 @@ def test_what_the_learning_rates_become(case):
 
 
 def test_the_user_is_told_of_each_change():
-    looks = scores(reading=[0.95, 0.5, 0.5], drift=[0.0, 1.4, 0.1])
+    looks = scores(reading=[0.95, 0.3, 0.3], drift=[0.0, 1.4, 0.1])
     assert monitor.rate_notes(CONFIG, looks) == [
         "from step 51 on the learning rates were 2 times those set: the pictures had hardly changed",
         "from step 101 on the learning rates were 1 times those set: the neighbours' pictures were others",

@@ -145,6 +145,7 @@ def test_a_wheel_has_its_version_from_pip(monkeypatch, tmp_path):
 
 NAMELESS = ("", "  ", "..", ".hidden", "a/b", "a\\b", "c:d", "a\nb", ".safetensors")
 DEVICES = ("CON", "nul", "Com1", "lpt9.safetensors", "COM²", "aux.txt", "prn .x", "conin$")
+DEEP = "a/" * 2000 + "b"
 ENDS = ("eraser.", "eraser ..", "a .safetensors")
 
 
@@ -166,7 +167,18 @@ def test_names_in_subfolders():
     assert files.check_name("people/star", subfolders=True) == "people/star"
     assert files.check_name("a\\b/star.safetensors", subfolders=True) == "a/b/star", "as Windows lists it"
     assert files.check_name("star", subfolders=True) == "star"
-    for name in ("/star", "people/", "a//b", "../star", "a/../b", "a/.b", "CON/star", "a:b/star", "x" * 240 + "/a"):
+    for name in (
+        "/star",
+        "people/",
+        "a//b",
+        "../star",
+        "a/../b",
+        "a/.b",
+        "CON/star",
+        "a:b/star",
+        "x" * 240 + "/a",
+        DEEP,
+    ):
         with pytest.raises(ValueError, match="output name") as caught:
             files.check_name(name, subfolders=True)
         assert "\n" not in str(caught.value)
@@ -246,6 +258,21 @@ def test_a_file_that_is_no_lora_is_named(tmp_path, kind):
     with pytest.raises(ValueError, match=f"^star.safetensors is .*{words}") as error:
         lora_files.read_lora(path)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    """The tests may run as a user who may read everything, so the system's answers are made up."""
+    path = tmp_path / "star.safetensors"
+    path.write_bytes(b"")
+    monkeypatch.setattr(lora_files.os, "access", lambda path, mode: False)
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(lora_files, "safe_open", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ValueError, match="^star.safetensors may not be read: give ComfyUI the permission"):
+        lora_files.read_lora(path)
 
 
 def test_a_folder_or_nothing_is_no_lora(tmp_path):

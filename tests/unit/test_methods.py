@@ -10,8 +10,8 @@ import torch.nn.functional as F  # noqa: E402
 
 from eraseanything_core.attention import erase
 from eraseanything_core.erasers import uce
-from eraseanything_core.erasers.esd import ESD_SETTINGS
 from eraseanything_core.erasers.prompt_filter import filtered
+from eraseanything_core.erasers.registry import settings_of
 from eraseanything_core.training.config import EraseConfig
 
 
@@ -78,6 +78,6 @@ def test_uce_sends_a_concept_to_its_guide_and_keeps_the_rest():
 
 
 def test_esd_trains_nothing_but_its_own_loss():
-    config = dataclasses.replace(EraseConfig("moon", eta=0.5, neutral="{thing}"), **ESD_SETTINGS)
+    config = dataclasses.replace(EraseConfig("moon", eta=0.5, neutral="{thing}"), **settings_of("esd"))
     assert (config.attn_weight, config.rsc_weight, config.retain_weight) == (0, 0, 0)
-    assert (config.eta, config.neutral, config.targets) == (1.0, "", "add_k+add_v+to_k+to_v")
+    assert (config.eta, config.neutral, config.targets) == (1.0, "", "text and image k,v")

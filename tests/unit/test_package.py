@@ -87,7 +87,9 @@ def test_it_is_small(shipped):
 def test_the_laboratory_is_not_in_it(shipped):
     tops = {name.partition("/")[0] for name in shipped}
     assert not tops & {"lab", "scripts", "tests", "benchmarks", "demo", ".ci", ".github"}
-    assert {"__init__.py", "nodes", "eraseanything_core", "web", "workflows", "README.md", "LICENSE"} <= tops
+    needed = {"__init__.py", "nodes", "eraseanything_core", "web", "workflows", "subgraphs", "README.md", "LICENSE"}
+    assert needed <= tops
+    assert "web/js/texts.js" in shipped
     assert not [name for name in shipped if "tinyflux" in name.lower()]
 
 
@@ -192,6 +194,20 @@ def test_templates_use_nodes_that_are_shipped_and_lie_in_one_folder(shipped):
         own = {node for node in nodes if node.startswith("EraseAnything_")}
         assert own <= pages, f"{name} uses {own - pages}"
         assert name.replace(".json", ".jpg") in shipped, "no thumbnail"
+
+
+def test_blueprints_lie_where_comfyui_looks_and_use_nodes_that_are_shipped(shipped):
+    """It takes files right in the folder. The page knows a blueprint by the name of its file."""
+    pages = {Path(name).stem for name in shipped if name.startswith("web/docs/")}
+    blueprints = [name for name in shipped if name.startswith("subgraphs/")]
+    assert blueprints and all(re.fullmatch(r"subgraphs/[^/]+\.json", name) for name in blueprints)
+    for name in blueprints:
+        file = json.loads((ROOT / name).read_text(encoding="utf-8"))
+        (outer,) = file["nodes"]
+        (subgraph,) = file["definitions"]["subgraphs"]
+        assert outer["type"] == subgraph["id"] and subgraph["name"] == Path(name).stem
+        own = {node["type"] for node in subgraph["nodes"] if node["type"].startswith("EraseAnything_")}
+        assert own and own <= pages, f"{name} uses {own - pages}"
 
 
 def test_its_core_works_without_what_is_left_out(package):

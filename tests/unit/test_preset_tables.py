@@ -9,12 +9,13 @@ from lab.measurements import gone, presets
 from lab.provenance import BENCHMARKS
 
 
-def row(concept, acc_e, seed=0, stopped_at=200):
+def row(concept, acc_e, seed=0, stopped_at=200, **more):
     counts = {"acc_e": acc_e, "acc_g": 1, "acc_ir": 9, "acc_ir_before": 10}
     return (
         {"preset": "balanced", "concept": concept, "seed": seed, "count": 10, "stopped_at": stopped_at}
         | counts
-        | {"cpu_seconds": 10.0}
+        | {"cpu_seconds": 10.0, "verdict": "gone"}
+        | more
     )
 
 
@@ -24,13 +25,21 @@ def test_a_preset_is_the_mean_of_its_trainings():
     assert summary["acc_e_by_concept"] == {"ball": 0.1, "box": 0.4}
     assert summary["acc_ir"] == 0.9 and summary["acc_ir_before"] == 1.0
     assert summary["stopped_at"] == {"ball 0": 200, "ball 1": 200, "box 0": 100}
+    assert summary["shown"] == {"ball 0": 0, "ball 1": 2, "box 0": 4} and summary["verdicts"]["box 0"] == "gone"
 
 
 def test_the_table_names_the_worst_concept():
     table = presets.report([row("ball", 0), row("box", 4)], {"command": "c", "commit": "d"})
     text = presets.markdown(table)
-    assert "| 20.0% | box 40.0% | 10.0% | 90.0% | 100.0% | 200 | 20 |" in text
+    assert "| 20.0% | box 40.0% | 10.0% | 90.0% | 100.0% | - | 200 | 1 | 20 |" in text
     assert "ball 0.0%, box 40.0%" in text
+
+
+def test_the_object_is_read_where_a_style_is_erased():
+    """A picture in which nothing can be seen counts as erased too."""
+    table = presets.report([row("ball", 0), row("dotted", 0, object=7)], {"command": "c", "commit": "d"})
+    assert table["balanced"]["object_of_styles"] == 0.7
+    assert "| 90.0% | 100.0% | 70.0% | 200 | 1 | 20 |" in presets.markdown(table)
 
 
 def test_no_judged_concept_chose_anything():

@@ -256,6 +256,17 @@ def test_a_recogniser_learns_names_and_rejects_when_unsure(faces, random_backbon
     assert [v.score for v in unsure.read(seen)] == [v.score for v in judge.read(seen)]
 
 
+def test_equal_recognisers_are_equal_files(tmp_path):
+    """Reports name a recogniser by the hash of its file, and the library's own writer has its entries in any order."""
+    tensors = {name: torch.ones(2, 2) for name in ("head.weight", "features.0.weight", "features.1.weight")}
+    told = {"labels": ["anna", "ben"], "test": {"value": 1.0}, "seed": 0}
+    written = set()
+    for number in range(8):
+        path = recogniser.save_recogniser(tmp_path / f"{number}.safetensors", tensors, told)
+        written.add(path.read_bytes())
+    assert len(written) == 1 and recogniser.names_of(path) == ("anna", "ben")
+
+
 def test_a_training_reports_its_epochs_and_can_be_stopped(faces, random_backbone):
     class Stop(Exception):
         pass

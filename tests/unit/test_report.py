@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
+from eraseanything_core import files
 from eraseanything_core.evaluation import (
     charts,
     comparison,
@@ -229,11 +230,11 @@ def test_where_no_row_is_left_the_reason_is_said():
 UMLAUT = "prompt,seed,guidance\nein Mädchen – „Porträt“,5,2.5\n"
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
 def test_tables_in_the_encodings_of_excel_and_powershell(encoding, line_end):
     data = UMLAUT.replace("\n", line_end).encode(encoding)
-    rows = prompt_sets.read_table(prompt_sets.decode_table(data)).rows
+    rows = prompt_sets.read_table(files.decode_text(data, "x.csv")).rows
     assert rows == [prompt_sets.PromptRow("ein Mädchen – „Porträt“", 5, 2.5)]
 
 
@@ -244,6 +245,9 @@ def test_tables_in_the_encodings_of_excel_and_powershell(encoding, line_end):
         "sep=;\nprompt;seed;guidance\na cat, sleeping;7;2.5\n",
         "prompt\tseed\tguidance\na cat, sleeping\t7\t2.5\n",
         '"prompt","seed","guidance"\n"a cat, sleeping","7.0","2.5"\n',
+        "prompt|seed|guidance\na cat, sleeping|7|2.5\n",
+        '"sep=;"\n"prompt";"seed";"guidance"\na cat, sleeping;7;2.5\n',
+        '\n\n\u200bprompt,seed\xa0,guidance\n"a cat, sleeping" ,7,2.5,,\n',
         'Unnamed: 0,Prompt ,seed,guidance\n0,"a cat, sleeping",7.0,2.5\n,,,\n\n',  # pandas, and Excel's blank last row
     ],
 )
@@ -282,6 +286,45 @@ def test_a_bad_value_costs_its_row(cells, message):
     table = prompt_sets.read_table(f"prompt,seed,guidance\n{cells}\na cat,18446744073709551615,0\n")
     assert table.rows == [prompt_sets.PromptRow("a cat", 2**64 - 1, 0.0)]
     assert len(table.notes) == 1 and message in table.notes[0]
+
+
+@pytest.mark.parametrize("missing", ["", "nan", "None", "NULL", "N/A", "#N/A", "<NA>"])
+def test_what_programs_write_for_no_number(missing):
+    rows = prompt_sets.read_table(f"prompt,seed,guidance\na,{missing},{missing}\n", guidance=2.0).rows
+    assert rows == [prompt_sets.PromptRow("a", 0, 2.0)]
+
+
+@pytest.mark.parametrize(
+    "bad, after",
+    [
+        ('"a dog,1\na tree,2', 1),  # nothing ends it
+        ('"a dog,1\n"a tree",2', 1),  # it ends where the next one begins
+        (r'"a \"big\" dog",1', 0),
+    ],
+)
+def test_quotation_marks_that_do_not_match_make_no_prompt(bad, after):
+    table = prompt_sets.read_table(f"prompt,seed\na cat,7\n{bad}")
+    assert table.rows == [prompt_sets.PromptRow("a cat", 7, 3.5)]
+    lines = f", nor those of the {after} lines after it" if after else ""
+    assert table.notes == [
+        f"row 2 of the prompt set was left out: its quotation marks do not match{lines}: double those inside a prompt"
+    ]
+
+
+def test_a_huge_cell_costs_its_row():
+    table = prompt_sets.read_table("prompt\n" + "x" * 200_000 + "\na cat\n")
+    assert [row.prompt for row in table.rows] == ["a cat"] and len(table.notes) == 1
+
+
+def test_zero_bytes_and_workbooks():
+    assert files.decode_text(b"prompt\na\0 cat\n\0\0", "x.csv") == "prompt\na cat\n"
+    with pytest.raises(ValueError, match="^x.xlsx is a workbook or a zip file: save it as plain text"):
+        files.decode_text(b"PK\x03\x04\0", "x.xlsx")
+
+
+def test_a_column_that_is_there_twice_is_refused():
+    with pytest.raises(ValueError, match="has the column 'seed' twice: rename one of them"):
+        prompt_sets.read_table("prompt,seed,Seed\na,1,2\n")
 
 
 def test_reading_a_long_table_can_be_stopped():

@@ -78,6 +78,23 @@ def test_a_stopped_run_is_found_by_its_settings_and_its_model(tmp_path):
     assert run_files.unfinished_run(runs, CONFIG, "another model") is None
 
 
+def test_a_stopped_run_whose_rates_follow_its_looks_is_found(tmp_path):
+    """Its held-out prompts count then, and they are saved as templates too."""
+    typed = dataclasses.replace(CONFIG, adapt_rate=True, held_out=("a drawing of a red star",))
+    planned = dataclasses.replace(PLANNED, adapt_rate=True, held_out=("a drawing of a {}",))
+    run = stopped_run(tmp_path / "run", 3, planned)
+    assert run_files.unfinished_run([run], typed, "model") == run
+    other = dataclasses.replace(typed, held_out=("an image of a red star",))
+    assert run_files.unfinished_run([run], other, "model") is None
+
+
+def test_a_stopped_run_that_removes_a_look_is_found(tmp_path):
+    """Its prompts are ordinary ones, without a place for the look's name."""
+    look = dataclasses.replace(CONFIG, concept="bokeh", unasked="{}, blurred", templates=("a red star at night",))
+    run = stopped_run(tmp_path / "run", 3, look)
+    assert run_files.unfinished_run([run], look, "model") == run
+
+
 def test_a_run_that_has_ended_is_not_gone_on_with(tmp_path):
     run = stopped_run(tmp_path / "run", 10)
     assert run_files.unfinished_run([run], CONFIG, "model") == run, "its LoRA is not written yet"
@@ -108,3 +125,18 @@ def test_damaged_states_and_those_of_others_are_passed_over(tmp_path):
     old = tmp_path / "old"
     run_files._write(old / run_files.STATE_FILE, {"x": torch.zeros(1)}, {"run": '{"config": {}, "losses": {}}'})
     assert run_files.unfinished_run([cut, other, old], CONFIG, "model") is None
+
+
+def test_a_run_that_is_discarded_leaves_those_in_folders_below_it(tmp_path):
+    """The run `people` beside the run `people/alice`."""
+    above, below = tmp_path / "people", tmp_path / "people" / "alice"
+    below.mkdir(parents=True)
+    (above / "pools-0.safetensors").write_bytes(b"x")
+    (below / run_files.STATE_FILE).write_bytes(b"y")
+    run_files.discard(above)
+    assert [path.name for path in above.iterdir()] == ["alice"] and (below / run_files.STATE_FILE).exists()
+    run_files.discard(below)
+    assert (below / run_files.STATE_FILE).exists(), "a run with a state stays"
+    (below / run_files.STATE_FILE).unlink()
+    run_files.discard(below)
+    assert not below.exists()

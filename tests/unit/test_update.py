@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from eraseanything_core.training.config import EraseConfig
 from eraseanything_core.training.optimizers import optimizer_step
 from eraseanything_core.training.run_state import READ_EVERY, RunState
 
-CONFIG = types.SimpleNamespace(max_grad_norm=0.5, esd_weight=1.0, attn_weight=0.0, retain_weight=0.0, rsc_weight=0.0)
+CONFIG = EraseConfig("cat", max_grad_norm=0.5, attn_weight=0.0, retain_weight=0.0, rsc_weight=0.0)
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_the_copy_of_a_pair_takes_no_flops_and_no_look_at_the_device():
 
 
 def test_losses_are_looked_at_now_and_then_and_all_are_kept(lora):
-    run = RunState(CONFIG, lora, [], None)
+    run = RunState(CONFIG, lora, [torch.optim.SGD(lora, lr=1.0)], None)
     for step in range(READ_EVERY + 3):
         run.add_pair(step, {"esd": torch.tensor(float(step))})
     assert run.steps_done == READ_EVERY + 3 and len(run.losses["esd"]) == READ_EVERY
@@ -69,7 +70,7 @@ def test_losses_are_looked_at_now_and_then_and_all_are_kept(lora):
 
 
 def test_a_loss_that_is_no_number_is_named_with_its_step(lora):
-    run = RunState(CONFIG, lora, [], None)
+    run = RunState(CONFIG, lora, [torch.optim.SGD(lora, lr=1.0)], None)
     run.add_pair(0, {"esd": torch.tensor(1.0)})
     run.add_pair(1, {"esd": torch.tensor(float("nan"))})
     with pytest.raises(FloatingPointError, match="the esd loss became nan at step 2"):

@@ -1,5 +1,8 @@
 """Where the text stands among the keys of each attention, for the models of ComfyUI whose code makes it certain."""
 
+from typing import Any
+
+import comfy.model_base
 from comfy.ldm.flux.model import Flux
 from comfy.model_patcher import ModelPatcher
 from torch import nn
@@ -26,10 +29,22 @@ def is_flux(model: ModelPatcher) -> bool:
     return isinstance(diffusion_model(model), Flux)
 
 
+def is_flux_1(base: Any) -> bool:
+    """Whether ComfyUI's BaseModel is FLUX.1, and none of the models that share its class."""
+    inner = base.diffusion_model
+    # Chroma and FLUX.2 are subclasses; Ovis is of the same class and takes no pooled text.
+    return type(base) is comfy.model_base.Flux and isinstance(inner, Flux) and inner.params.vec_in_dim is not None
+
+
 def diffusion_model(model: ModelPatcher) -> nn.Module:
     """The diffusion model of a MODEL, also where a node has put torch.compile's wrapper in its place."""
     inner = model.get_model_object("diffusion_model")
     return getattr(inner, "_orig_mod", inner)
+
+
+def class_name(inner: nn.Module) -> str:
+    """The class of a diffusion model as the tables of families have it."""
+    return f"{type(inner).__module__}.{type(inner).__qualname__}".removeprefix("comfy.ldm.")
 
 
 def layout(model: ModelPatcher) -> Layout:
@@ -39,7 +54,7 @@ def layout(model: ModelPatcher) -> Layout:
         ValueError: its class is not in the table, or it takes no text.
     """
     inner = diffusion_model(model)
-    name = f"{type(inner).__module__}.{type(inner).__qualname__}".removeprefix("comfy.ldm.")
+    name = class_name(inner)
     if name in LAYOUTS:
         attention = LAYOUTS[name](inner)
         # A U-Net without cross-attention is known but has no features of text, see `cross_families.unet`.

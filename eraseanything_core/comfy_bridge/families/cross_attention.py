@@ -1,5 +1,7 @@
 """Cross-attention, whose keys are the text and little else."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -18,6 +20,7 @@ class CrossAttention:
     Attributes:
         reporter, texts, before, ahead, behind: see `JointAttention`.
         separate: arguments of a forward [b, ..., tokens, features] with an attention of their own in the same module.
+        patch: latent cells a side of an image token.
     """
 
     reporter: OptionsReporter
@@ -26,6 +29,7 @@ class CrossAttention:
     ahead: TokenCount = no_tokens
     behind: TokenCount = no_tokens
     separate: tuple[str, ...] = ()
+    patch: int = 1
 
     def begin(
         self, options: Options, x: Tensor, select: Tensor, arguments: Arguments
@@ -56,6 +60,11 @@ class CrossAttention:
             return TextPosition(block, before, slice(0, None))
 
         return options, select, locate
+
+    def image_tokens(self, shape: Sequence[int]) -> int:
+        """Queries of latents [b, c, ..., h, w] in the largest block, one a latent cell where nothing joins them."""
+        cells = math.prod(shape[2:])
+        return math.ceil(cells / self.patch**2)
 
     def _separate_tokens(self, arguments: Arguments) -> int:
         tokens = 0

@@ -39,25 +39,26 @@ def cosmos(model: Any) -> CrossAttention:
                 paths.append(f"blocks.{name}.blocks.{i}.block.attn")
     # Here k is a sequence of a linear and a norm.
     features = model.get_submodule(paths[0]).to_k[0].in_features
-    return CrossAttention(ModuleReporter(paths), Texts(features))
+    return CrossAttention(ModuleReporter(paths), Texts(features), patch=model.patch_spatial)
 
 
 def cosmos_predict2(model: Any) -> CrossAttention:
     """Also Anima, which makes one encoding of the text from two before sampling."""
     reporter = ModuleReporter(module_paths("blocks.{}.cross_attn", model.blocks))
     texts = Texts(model.blocks[0].cross_attn.context_dim, prepared=type(model).__name__ == "Anima")
-    return CrossAttention(reporter, texts)
+    return CrossAttention(reporter, texts, patch=model.patch_spatial)
 
 
 def hunyuan_dit(model: Any) -> CrossAttention:
     reporter = ReboundAttentionReporter(module_paths("blocks.{}.attn2", model.blocks))
     texts = Texts(model.text_states_dim, second=("conditioning_mt5xl", "encoder_hidden_states_t5"))
-    return CrossAttention(reporter, texts)
+    return CrossAttention(reporter, texts, patch=model.patch_size)
 
 
 def kandinsky(model: Any) -> CrossAttention:
     paths = module_paths("visual_transformer_blocks.{}.cross_attention", model.visual_transformer_blocks)
-    return CrossAttention(ModuleReporter(paths), Texts(model.text_embeddings.in_layer.in_features))
+    texts = Texts(model.text_embeddings.in_layer.in_features)
+    return CrossAttention(ModuleReporter(paths), texts, patch=2)
 
 
 def ltx_audio_video(model: Any) -> CrossAttention:
@@ -78,7 +79,7 @@ def ltx_video(model: Any) -> CrossAttention:
 
 def pixart(model: Any) -> CrossAttention:
     reporter = ReboundAttentionReporter(module_paths("blocks.{}.cross_attn", model.blocks))
-    return CrossAttention(reporter, Texts(model.y_embedder.y_proj.fc1.in_features))
+    return CrossAttention(reporter, Texts(model.y_embedder.y_proj.fc1.in_features), patch=model.patch_size)
 
 
 def stable_audio(model: Any) -> CrossAttention:
@@ -104,7 +105,7 @@ def wan(model: Any) -> CrossAttention:
     # Only VACE has these, which run beside the others on the images that guide it.
     paths += module_paths("vace_blocks.{}.cross_attn", getattr(model, "vace_blocks", ()))
     texts = Texts(model.text_embedding[0].in_features)
-    return CrossAttention(ModuleReporter(paths), texts, separate=("clip_fea", "clip_fea_ref"))
+    return CrossAttention(ModuleReporter(paths), texts, separate=("clip_fea", "clip_fea_ref"), patch=2)
 
 
 def wan_causal(model: Any) -> CrossAttention:
@@ -112,4 +113,4 @@ def wan_causal(model: Any) -> CrossAttention:
     reporter = TextCacheReporter(
         module_paths("blocks.{}.cross_attn", model.blocks), module_paths("blocks.{}", model.blocks)
     )
-    return CrossAttention(reporter, Texts(model.text_embedding[0].in_features))
+    return CrossAttention(reporter, Texts(model.text_embedding[0].in_features), patch=2)

@@ -80,7 +80,7 @@ class JointAttention:
         options, block_of = self.reporter.begin(options)
         select = self.texts.keys(select, arguments)
         latent_shape = arguments.get("latent_shapes", (x.shape,))[0]
-        image = self._padded(self._image_tokens(latent_shape))
+        image = self._padded(self.image_tokens(latent_shape))
         before = self.before + self.ahead(arguments)
         text_side = before + self._padded(select.shape[1]) + self.behind(arguments)
         other_images = self._reference_tokens(arguments)
@@ -103,7 +103,7 @@ class JointAttention:
     def _padded(self, count: int) -> int:
         return math.ceil(count / self.multiple) * self.multiple
 
-    def _image_tokens(self, shape: Sequence[int]) -> int:
+    def image_tokens(self, shape: Sequence[int]) -> int:
         """Tokens of latents [b, c, ..., h, w]; an incomplete patch counts as a whole one."""
         patch = (self.patch, self.patch) if isinstance(self.patch, int) else tuple(self.patch)
         sizes = shape[2:]
@@ -113,7 +113,7 @@ class JointAttention:
 
     def _reference_tokens(self, arguments: Arguments) -> int:
         references = arguments.get(self.references) or ()
-        return sum(self._image_tokens(latents.shape) for latents in references) + self.after(arguments)
+        return sum(self.image_tokens(latents.shape) for latents in references) + self.after(arguments)
 
 
 def check_shape(actual: tuple[int, int], expected: tuple[int, int]) -> None:

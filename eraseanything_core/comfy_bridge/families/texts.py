@@ -39,7 +39,7 @@ class Texts:
     def of_forward(self, context: Tensor | None, arguments: Arguments) -> tuple[Any, ...]:
         """The encodings [b, tokens, features] among the arguments of a forward."""
         first = arguments[self.context] if self.context else context
-        return self._with_second(first, arguments, 1)
+        return self.with_second(first, arguments, 1)
 
     def of_conditioning(self, patcher: Any, context: Tensor, entries: Arguments) -> tuple[Any, ...]:
         """The encodings of one entry of a CONDITIONING, as `of_forward` will see them."""
@@ -48,9 +48,9 @@ class Texts:
             model_management.load_models_gpu([patcher])
             conds = patcher.model.extra_conds(cross_attn=context, device=patcher.load_device, **entries)
             context = conds["c_crossattn"].cond
-        return self._with_second(context, entries, 0)
+        return self.with_second(context, entries, 0)
 
-    def _with_second(self, first: Tensor | None, values: Arguments, where: int) -> tuple[Any, ...]:
+    def with_second(self, first: Tensor | None, values: Arguments, where: int = 0) -> tuple[Any, ...]:
         """The first encoding, and the second where there is one; `where` chooses between its two names."""
         if self.second is None:
             return (first,)

@@ -1,13 +1,21 @@
 """The look at an eraser from elsewhere says what a training says of its own."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 
 from eraseanything_core.comfy_bridge.host import ComfyHost
-from eraseanything_core.training.gone_check import Erased, check_gone
+from eraseanything_core.concepts.sampler import ConceptRequest, sample_offline
+from eraseanything_core.evaluation import report, report_text
+from eraseanything_core.evaluation.gone_answers import gone_answers
+from eraseanything_core.lora.files import LoraModel, header_strings
+from eraseanything_core.lora.headers import training_header
+from eraseanything_core.training.gone_check import Erased, Seen, check_gone, held_out_sentences
+from eraseanything_core.training.presets import run_config
 from eraseanything_core.training.recipe import train_eraser
+from tests.comfy.training.node_runs import execute
 
 
 @pytest.fixture
@@ -45,6 +53,14 @@ def test_the_models_stay_as_they_are(patcher, clip, small, trained):
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())
 
 
+def test_held_out_prompts_of_the_word_alone_are_compared_with_others(patcher, clip):
+    """Concept Sampler writes the concept into them; the neutral sentence must be without it."""
+    config = run_config(sample_offline(ConceptRequest("star")).settings(), "balanced", {})
+    sentences, _ = held_out_sentences(ComfyHost(patcher, clip), config)
+    assert sentences and all("star" in sentence.concept.text for sentence in sentences)
+    assert not [sentence for sentence in sentences if "star" in sentence.neutral.text]
+
+
 def test_a_lora_of_another_model_is_refused(patcher, clip, small):
     host = ComfyHost(patcher, clip)
     with pytest.raises(ValueError):
@@ -62,3 +78,49 @@ def test_a_broken_eraser_is_not_called_gone(patcher, clip, small, trained):
     broken = {name: torch.full_like(tensor, 1e30) for name, tensor in trained.lora.items()}
     with pytest.raises(FloatingPointError, match="NaN or infinity"):
         check_gone(host, Erased(host, broken), small, lambda message: None)
+
+
+def test_a_report_without_a_judge_counts_what_the_look_has_seen(patcher, clip, small, trained):
+    host = ComfyHost(patcher, clip)
+    verdict = check_gone(host, Erased(host, trained.lora), small, lambda message: None)
+    made = report.make_report("red star", gone_answers(host, Erased(host, trained.lora), small, print), draws=50)
+    gone, kept = made.cells["acc_e"], made.cells["acc_ir"]
+    assert (gone.after.n, kept.after.n) == (verdict.readable, verdict.neighbours)
+    assert (sum(gone.shown_after), sum(kept.shown_after)) == (verdict.shown, verdict.kept)
+    assert all(gone.shown_before) and all("red star" in prompt for prompt in gone.prompts)
+    assert made.judge["name"] == "the gone score" and made.judge["threshold"] == 0.7
+    text = report_text.markdown(made)
+    assert "Judge: name the gone score" in text and "Note: the gone score is no judge" in text
+    assert not any("cannot be repeated" in warning for warning in made.warnings)
+
+
+def test_a_report_of_what_the_original_model_does_not_draw_is_refused(patcher, clip, small, trained, monkeypatch):
+    from eraseanything_core.evaluation import gone_answers as module
+
+    unread = Seen(["a red star"], [False], [True])
+    monkeypatch.setattr(module, "seen_pictures", lambda *args: (unread, unread))
+    with pytest.raises(ValueError, match="in none of 1 held-out pictures .*: link a judge's answers as acc_e"):
+        gone_answers(None, None, small, print)
+
+
+def test_what_cannot_be_read_is_left_out_of_a_report(small, monkeypatch):
+    from eraseanything_core.evaluation import gone_answers as module
+
+    concept = Seen(["a", "b", "c"], [True, False, True], [False, True, True])
+    monkeypatch.setattr(module, "seen_pictures", lambda *args: (concept, Seen(["d"], [False], [False])))
+    answers = gone_answers(None, None, small, print)
+    assert set(answers) == {"acc_e"} and answers["acc_e"].prompts == ("a", "c")
+    assert answers["acc_e"].outcomes() == ([True, True], [False, True])
+
+
+def test_the_report_node_needs_answers_or_a_model(pack, patcher, clip, small, trained, tmp_path, monkeypatch):
+    node = pack["EraseAnything_ErasureReport"]
+    values = {"concept": "red star", "strength": 1.0, "model": "", "output_name": "without_a_judge"}
+    with pytest.raises(ValueError, match="link answers of Judge Pictures, or original, clip and lora"):
+        execute(node, values | {"original": patcher, "clip": clip})
+    header = header_strings(training_header(trained.config, ""))
+    linked = {"original": patcher, "clip": clip, "lora": LoraModel(trained.lora, header)}
+    _, text, _, path = execute(node, values | linked).args
+    made = report.from_json(Path(path).read_text(encoding="utf-8"))
+    assert made.cells["acc_e"].after.n <= 24 and made.judge["name"] == "the gone score"
+    assert made.lora_sha256 and "no judge" in text

@@ -16,6 +16,7 @@ from eraseanything_core.comfy_bridge.training_session import training_session
 from eraseanything_core.evaluation.attack_runs import run_inversion, run_relearning
 from eraseanything_core.evaluation.weight_attacks import ConceptExamples, InversionConfig, RelearnConfig
 from eraseanything_core.training import optimizers, trainer
+from eraseanything_core.training.placed import placed_bytes
 from eraseanything_core.training.plan import prepare
 from eraseanything_core.training.recipe import estimate_memory, train_eraser
 from eraseanything_core.training.trajectory_cache import TrajectoryCache
@@ -87,11 +88,13 @@ def test_the_estimate_asks_comfyui_what_is_free(patcher, clip, config, free):
 
 def test_what_grows_the_estimate(patcher, clip, config, free):
     """Resolution, batch and precision: each takes what its shapes say."""
-    base = needs(patcher, clip, config, free)[0].activations
 
     def with_(**change):
-        return needs(patcher, clip, dataclasses.replace(config, **change), free)[0].activations
+        changed = dataclasses.replace(config, **change)
+        encodings = placed_bytes(prepare(changed, ComfyTextEncoder(clip)))
+        return needs(patcher, clip, changed, free)[0].activations - encodings
 
+    base = with_()
     masters = (4 + 4 + 4 + 2 * 2 * 8) * 2 * config.rank * (256 + 256) * 2  # and the copies
     tokens, more = 32 + 36, 32 + 144
     assert (with_(width=192, height=192) - masters) / (base - masters) == pytest.approx(more / tokens, rel=1e-3)

@@ -17,7 +17,7 @@ from safetensors.torch import load, save_file
 
 from eraseanything_core import files
 from eraseanything_core.comfy_bridge.host import ComfyHost
-from eraseanything_core.training import optimizers, run_files, trainer
+from eraseanything_core.training import method, optimizers, run_files, trainer
 from eraseanything_core.training.recipe import train_eraser
 from eraseanything_core.training.termination import defer_sigterm
 
@@ -116,7 +116,7 @@ def test_an_error_before_the_first_state_leaves_no_run(patcher, clip, config, tm
             train_eraser(ComfyHost(patcher, clip), config, run_dir=folder)
         return {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
 
-    monkeypatch.setattr(trainer, "preserve_graphs", fail)
+    monkeypatch.setattr(method, "preserve_graphs", fail)
     assert files_after(tmp_path / "run") == set()
     (tmp_path / "run").mkdir()
     assert files_after(tmp_path / "run") == {"run", "run/pools-0.safetensors"}
@@ -124,7 +124,7 @@ def test_an_error_before_the_first_state_leaves_no_run(patcher, clip, config, tm
 
 def broken_off(monkeypatch, where, error):
     """The third pair fails after its erasing step, or after both steps but before it is counted."""
-    original, calls = getattr(trainer, where), []
+    original, calls = getattr(method, where), []
 
     def fail(*args):
         calls.append(1)
@@ -134,7 +134,7 @@ def broken_off(monkeypatch, where, error):
             raise error
         return original(*args)
 
-    monkeypatch.setattr(trainer, where, fail)
+    monkeypatch.setattr(method, where, fail)
 
 
 @pytest.mark.parametrize("where", ("preserve_graphs", "optimizer_step"))

@@ -36,7 +36,7 @@ def test_trains_saves_and_returns(trainer_node, widgets, loras):
     assert header["eraseanything.seed"] == "0" and len(header["eraseanything.base_model"]) == 64
     losses = losses_of()
     assert {len(values) for values in losses.values()} == {2}
-    assert set(losses) == {"esd", "attn", "retain", "rsc", "loss"}
+    assert set(losses) == {"esd", "attn", "retain", "loss"}
     assert "2 of 2 steps" in report and "eraser.safetensors" in report
     assert not widgets["model"].patches, "the model that came in stays as it was"
     assert [patch[0] for patches in erased.patches.values() for patch in patches] == [1.0] * 4
@@ -70,7 +70,7 @@ def test_a_word_is_all_that_a_training_needs(concept, trainer_node, widgets, lor
     """The report shows what was found for it."""
     found = sample_offline(ConceptRequest(concept))
     output = execute(trainer_node, widgets | {"concept": concept, "settings": SMALL})
-    assert len(losses_of()["rsc"]) == 2 and found.text() in output.args[2]
+    assert len(losses_of()["retain"]) == 2 and found.text() in output.args[2]
 
 
 def test_a_name_without_other_words_is_trained_without_the_rsc_loss(trainer_node, widgets, loras):
@@ -126,7 +126,10 @@ BAD = {
         "red star.*its words are: a, photo, of, a, dog",
     ),
     "path separators": ({"output_name": "../out/eraser"}, "output name"),
-    "windows separators": ({"output_name": "a\\b"}, "output name"),
+    "an absolute path": ({"output_name": "/abs"}, "output name"),
+    "an empty folder": ({"output_name": "people//alice"}, "output name"),
+    "a drive": ({"output_name": "C:\\x"}, "output name"),
+    "a way out": ({"output_name": "people\\..\\..\\x"}, "output name"),
     "no name": ({"output_name": " "}, "no file name"),
     "no synonyms": ({"synonyms": (), "rsc_weight": 0.1}, "needs a synonym"),
     "kept and erased": ({"retain": ("two red stars",)}, "is to be kept and holds 'red star'"),
@@ -208,14 +211,17 @@ def test_the_form_is_checked_before_queueing(trainer_node):
     assert check(concept=None, output_name=None) is True
     assert check(concept=" ", output_name="eraser", concepts=None) is True
     assert check(concept=" ", output_name="eraser").startswith("`concept` is empty")
-    assert "output name" in check(concept="cat", output_name="a/b")
+    assert check(concept="cat", output_name="people/alice") is True
+    for hostile in ("../x", "/abs", "a//b", "C:\\x", "a\\..\\b", "a/.hidden", "a/", "people/con"):
+        assert "output name" in check(concept="cat", output_name=hostile), hostile
 
 
 def test_a_model_without_a_class_of_its_own_is_named_by_its_configuration(trainer_node, widgets, loras):
     base = widgets["model"].model
     base.__class__ = comfy.model_base.BaseModel
     base.model_config = comfy.supported_models.SD15({})
-    with pytest.raises(ValueError, match="the MODEL is a SD15: only a text-to-image Flux.1 can be trained here"):
+    base.diffusion_model = torch.nn.Linear(1, 1)
+    with pytest.raises(ValueError, match="the MODEL is a SD15: its class .*Linear is not known"):
         execute(trainer_node, widgets)
 
 
@@ -249,6 +255,24 @@ def test_a_stopped_run_goes_on_with_the_next(trainer_node, widgets, loras, monke
     assert "4 of 4 steps" in output.args[2] and path.name in output.args[2]
     execute(trainer_node, widgets)
     assert sorted(run.name for run in runs.iterdir()) == ["eraser", "eraser_2", "eraser_3", "eraser_4"]
+
+
+def test_a_run_in_a_sub_folder_goes_on_there(trainer_node, widgets, loras, monkeypatch):
+    """As people/alice: the LoRA and the state lie in folders of that name, and each folder has its own numbers."""
+    widgets |= {"settings": widgets["settings"] | {"steps": 4}}
+    whole, _ = load_lora(written(execute(trainer_node, widgets | {"output_name": "alice"}), loras))
+    with monkeypatch.context() as patch, pytest.raises(comfy.model_management.InterruptProcessingException):
+        stop_after(2, patch)
+        execute(trainer_node, widgets | {"output_name": "people/alice"})
+    assert (loras / "people" / "alice.safetensors").exists() and len(losses_of("people/alice")["loss"]) == 2
+    output = execute(trainer_node, widgets | {"output_name": "people\\alice"})
+    assert output.ui["lora"] == ["people/alice_2.safetensors"] and "people/alice_2" in output.args[2]
+    rest, _ = load_lora(written(output, loras))
+    assert all(torch.equal(rest[k], whole[k]) for k in whole) and len(losses_of("people/alice")["loss"]) == 4
+    execute(trainer_node, widgets | {"output_name": "people"})
+    assert (loras / "people_2.safetensors").exists(), "the folder's own name is taken"
+    files = sorted(file.relative_to(loras).with_suffix("").as_posix() for file in loras.rglob("*.safetensors"))
+    assert files == ["alice", "people/alice", "people/alice_2", "people_2"]
 
 
 def test_a_run_of_another_name_or_length_is_not_gone_on_with(trainer_node, widgets, loras, monkeypatch):

@@ -13,7 +13,7 @@ from eraseanything_core.comfy_bridge.model import FluxModel
 from eraseanything_core.comfy_bridge.text import ComfyTextEncoder
 from eraseanything_core.comfy_bridge.training_session import training_session
 from eraseanything_core.lora.keys import TARGETS
-from eraseanything_core.training import losses, optimizers, run_files, trainer
+from eraseanything_core.training import losses, method, optimizers, run_files, trainer
 from eraseanything_core.training.config import EraseConfig
 from eraseanything_core.training.plan import prepare
 from eraseanything_core.training.recipe import train_eraser
@@ -103,23 +103,29 @@ FACTORS = {  # of the rates, over six pairs of which two are the rise
     "constant": (0.5, 1, 1, 1, 1, 1),
     "linear": (0.5, 1, 1, 0.75, 0.5, 0.25),
     "cosine": (0.5, 1, 1, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4),
+    "wsd": (0.5, 1, 1, 1, 1, 0.5),
 }
 
 
 @pytest.mark.parametrize(
     "name, kind, plan",
-    (("adamw", "AdamW", "cosine"), ("adamw8bit", "AdamW8bit", "constant"), ("prodigy", "Prodigy", "linear")),
+    (
+        ("adamw", "AdamW", "cosine"),
+        ("adamw8bit", "AdamW8bit", "constant"),
+        ("prodigy", "Prodigy", "linear"),
+        ("adamw", "AdamW", "wsd"),
+    ),
 )
 def test_what_the_optimisers_are_given(patcher, clip, config, monkeypatch, name, kind, plan):
     """Their kind, their decay, and in each pair the two rates."""
-    given, original = [], trainer.optimizer_step
+    given, original = [], method.optimizer_step
 
     def update(optimizer, *args):
         group = optimizer.param_groups[0]
         given.append((type(optimizer).__name__, group["weight_decay"], group["lr"]))
         return original(optimizer, *args)
 
-    monkeypatch.setattr(trainer, "optimizer_step", update)
+    monkeypatch.setattr(method, "optimizer_step", update)
     change = {"optimizer": name, "weight_decay": 0.25, "lr_schedule": plan, "warmup_steps": 2, "steps": 6}
     result = train_eraser(ComfyHost(patcher, clip), dataclasses.replace(config, lr_low=0.01, lr_up=0.0025, **change))
     assert {kind for kind, *_ in given} == {kind} and {decay for _, decay, _ in given} == {0.25}
@@ -193,12 +199,16 @@ ELSEWHERE = {  # the test that holds an option which the first pair does not sho
     "attn_weight": "test_the_weights",
     "retain_weight": "test_the_weights",
     "rsc_weight": "test_the_weights",
+    "attn_share": "test_each_loss_has_its_share_of_the_first_gradient",
+    "rsc_share": "test_each_loss_has_its_share_of_the_first_gradient",
+    "importance_sampling": "test_an_epoch_draws_with_them",
     "retain_loss": "test_each_trains",
     "paper_sign": "test_each_trains",
     "attention_blocks": "test_block_minus_one_is_the_last",
     "cached_trajectories": "test_the_sizes_of_the_pools",
     "cached_retain_trajectories": "test_the_sizes_of_the_pools",
     "refresh_every": "test_trajectories_are_drawn_anew",
+    "shared_points": "test_retained_prompts_at_the_concepts_points",
     "rsc_samples": "test_few_points_for_the_maps",
     "on_policy_share": "test_part_of_the_pool_is_walked_by_the_student",
     "cache_gib": "test_beyond_its_bound_an_array_lies_on_disk_and_holds_the_same",
@@ -212,11 +222,14 @@ ELSEWHERE = {  # the test that holds an option which the first pair does not sho
     "seed": "test_equal_seeds_give_equal_loras",
     "dtype": "test_the_precision_of_the_transformer",
     "gradient_checkpointing": "test_checkpointing_gives_the_same_lora",
+    "deterministic": "test_deterministic_algorithms_are_on_for_the_run_alone",
     "save_every": "test_how_often_the_run_is_saved",
     "unasked": "test_a_look_that_no_prompt_names",
     "wanted": "test_a_look_that_no_prompt_names",
     "attention_reduction": "test_attention_as_the_paper_prints_it",
     "monitor_every": "test_erasing_lowers_the_reading",
+    "watched": "test_prompts_that_are_watched_are_not_trained_on",
+    "other_neutrals": "test_the_first_text_that_does_not_show_the_concept",
     "held_out": "test_the_sentences_that_are_looked_at",
     "look_pictures": "test_forwards_are_counted",
     "look_steps": "test_forwards_are_counted",
@@ -224,6 +237,14 @@ ELSEWHERE = {  # the test that holds an option which the first pair does not sho
     "stop_when_gone": "test_it_stops_when_gone_and_goes_no_further_when_resumed",
     "stop_drift": "test_it_is_watched_and_stops",
     "preview_images": "test_trains_saves_and_returns",
+    "method": "test_a_run_is_never_trained_by_another_method",
+    "method_settings": "test_a_methods_own_settings_are_those_that_differ",
+    "meta_weight": "test_the_meta_step_goes_on_top_of_any_method",
+    "divergence": "test_a_run_with_another_divergence_has_its_gradient",
+    "alpha": "test_divergences_are_those_of_two_gaussians",
+    "divergence_width": "test_divergences_are_those_of_two_gaussians",
+    "walk": "test_ablation_walks_with_the_anchor_and_leads_the_concept_there",
+    "walk_noise": "test_eraseflow_is_the_square_of_one_sum",
 }
 
 

@@ -14,7 +14,7 @@ from eraseanything_core.comfy_bridge.model import FluxModel
 from eraseanything_core.lora import keys
 from eraseanything_core.training import losses, optimizers, trajectory_cache
 from eraseanything_core.training.config import EraseConfig
-from eraseanything_core.training.draws import draw_epoch, unique_points
+from eraseanything_core.training.draws import draw_epoch
 from eraseanything_core.training.optimizers import new_optimizer
 from eraseanything_core.training.presets import PRESETS
 from eraseanything_core.training.recipe import train_eraser
@@ -50,14 +50,14 @@ def begin(patcher, clip, config, monkeypatch):
 def test_each_trains(begin, preset):
     result, seen = begin(preset)
     assert (result.steps, result.config.steps) == (2, PRESETS[preset]["steps"])
-    assert set(result.losses) == {"esd", "attn", "retain", "rsc", "loss"}
+    printed = preset in ("paper", "reference")
+    assert set(result.losses) == {"esd", "attn", "retain", "loss", *(["rsc"] if printed else [])}
     assert len(result.lora) == 8, "queries and keys of two dual blocks' text streams"
     assert all(t.abs().max() > 0 for t in result.lora.values())
-    expected = sum(getattr(result.config, w) * result.losses[n][1] for n, w in WEIGHTS.items())
+    expected = sum(getattr(result.config, w) * result.losses[n][1] for n, w in WEIGHTS.items() if n in result.losses)
     assert result.losses["loss"][1] == pytest.approx(expected, rel=1e-4)
     names = {name for name, _ in seen.calls}
-    printed = preset in ("paper", "reference")
-    assert names == {"rsc_loss", "flow_matching_loss" if printed else "retain_loss"}
+    assert names == ({"rsc_loss", "flow_matching_loss"} if printed else {"retain_loss"})
     assert all(given[-1] is printed for name, given in seen.calls if name == "rsc_loss"), "the sign as printed"
     if printed:
         {"paper": is_the_papers, "reference": is_the_published_codes}[preset](result, seen)
@@ -102,7 +102,7 @@ GOLDEN = ROOT / "tests" / "comfy" / "nodes.golden.json"
 
 def cell(value):
     """A preset's value as the help page has it."""
-    told = {"None": "", "True": "on", "(-1,)": "last"}
+    told = {"None": "", "True": "on", "False": "off", "(-1,)": "last"}
     return told.get(str(value), f"{value:g}" if isinstance(value, float) else str(value))
 
 
@@ -116,7 +116,7 @@ def test_the_help_page_names_all_that_a_preset_sets():
     assert rows == [[name, *(cell(preset.get(name)) for preset in PRESETS.values())] for name in names]
     inputs = json.loads(GOLDEN.read_text(encoding="utf-8"))["EraseAnything_EraseSettings"]["inputs"]
     fields = {path.split(".")[-1] for path in inputs}
-    others = page[page.index("No node sets ") :].split("\n\n")[0]
+    others = "".join(page[page.index("No node sets ") :].split("\n\n")[:2])
     assert set(re.findall("`(.+?)`", others)) == set(names) - fields
 
 
@@ -131,22 +131,20 @@ def drawn(preset, number):
 
 
 @pytest.mark.parametrize(
-    "preset, pairs, epochs, trajectories, points, walked",
-    (
-        ("quick", 100, 1, (8, 6), 16, (0, 0)),
-        ("balanced", 200, 2, (6, 4), 12, (2, 1)),
-        ("thorough", 500, 2, (6, 4), 12, (2, 1)),
-    ),
+    "preset, pairs, epochs, trajectories, walked",
+    (("quick", 92, 1, 10, 0), ("balanced", 116, 2, 10, 2), ("thorough", 400, 4, 10, 2)),
 )
-def test_how_long_and_how_many(preset, pairs, epochs, trajectories, points, walked):
-    """Pairs, pools and what is in them; the student walks a quarter of the second pool."""
+def test_how_long_and_how_many(preset, pairs, epochs, trajectories, walked):
+    """Pairs, pools and what is in them; the student walks a quarter of the concept's later pools."""
     made = [drawn(preset, number) for number in range(epochs)]
     config = made[0][0]
-    assert (config.steps, config.epochs(), config.sampling_steps) == (pairs, epochs, 12)
+    assert (config.steps, config.epochs(), config.sampling_steps) == (pairs, epochs, 8)
     assert [step for _, draws in made for step in draws] == list(range(pairs))
     for _, draws in made:
         every = [draw for chosen in draws.values() for draw in chosen]
-        rows = tuple(len({int(r) for draw in every for r in getattr(draw, kind)[0]}) for kind in ("erase", "retain"))
-        assert rows == trajectories and len(unique_points([draw.rsc for draw in every])) <= points
-    assert tuple(trajectory_cache.student_rows(config, 1, n) for n in trajectories) == walked
+        assert {int(row) for draw in every for row in draw.erase[0]} == set(range(trajectories))
+        retained = {int(row) for draw in every for row in draw.retain[0]}
+        assert retained <= set(range(64)) and len(retained) > 32, "most prompts have their turn"
+        assert all(draw.rsc is None for draw in every)
+    assert trajectory_cache.student_rows(config, 1, trajectories) == walked
     assert trajectory_cache.student_rows(config, 0, 100) == 0

@@ -63,6 +63,7 @@ def teacher(model, plan, epoch):
         {"rsc_samples": 2},
         {"on_policy_share": 0.5, "refresh_every": 2, "steps": 4, "number": 1},
         {"gradient_accumulation_steps": 2},
+        {"shared_points": True, "cached_retain_trajectories": 5},
     ),
 )
 def test_the_targets_are_the_teachers(make, change):
@@ -93,6 +94,23 @@ def test_part_of_the_pool_is_walked_by_the_student(make):
     x, v = first.concept.x, first.concept.v
     steps = (sigmas[1:] - sigmas[:-1])[None, :, None, None, None]
     assert torch.allclose(x[:, :-1] + steps * v, x[:, 1:], atol=1e-5), "the first pool is the teacher's walk"
+
+
+def test_retained_prompts_at_the_concepts_points(make, patcher, clip, config):
+    """None has a walk of its own: x lies in memory once, and a stopped run finds it again."""
+    change = {"shared_points": True, "cached_retain_trajectories": 5, "cached_trajectories": 2}
+    epoch, _ = make(**change)
+    assert len(epoch.retain.sources) == 5 and epoch.retain.x is epoch.concept.x
+    row = torch.arange(5)
+    x_t, _, _ = epoch.retain.at(row, torch.ones(5, dtype=int), "cpu")
+    assert torch.equal(x_t, epoch.concept.x[row % 2, 1])
+    assert set(epoch.tensors()) == {"concept.x", "concept.v", "concept.neutral", "concept.word_features", "retain.v"}
+    plan = prepare(dataclasses.replace(config, **change), ComfyTextEncoder(clip))
+    with training_session(patcher) as model:
+        cache = TrajectoryCache(model, plan)
+        first = cache.epoch(0)
+        again = cache.epoch(0, {name: array.clone() for name, array in first.tensors().items()}, covered=config.steps)
+    assert torch.equal(again.retain.v, first.retain.v) and again.retain.x is again.concept.x
 
 
 def test_the_sizes_of_the_pools(make):

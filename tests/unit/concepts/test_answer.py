@@ -43,6 +43,7 @@ THINKING = {
     "something after it": f'{G} {{"confidence": 0.9}}',
     "a wrapper": json.dumps({"answer": GOOD}),
     "a wrapper that is not closed": f'{{"answer": {G}',
+    "commas at the end of lists": G.replace("]", ",]").replace("}", " ,\n}"),
     "formulas": "<think>" + r"\frac{a}{b} " * 200 + f"</think>{G}",
     "longer than an answer": f"<think>{'hm ' * 60_000}{D}</think>{G}",
 }
@@ -74,6 +75,14 @@ def test_content_may_come_in_chunks_or_parsed(content, tmp_path):
     with ChatServer(answers(completion(content))) as server:
         answer = asyncio.run(llm.ask(QUESTION, llm.Server(server.url, "m"), None, tmp_path))
     assert words(answer)[:3] == ["cloud", "tree", "carpet"] and len(server.requests) == 1
+
+
+def test_the_arguments_of_a_function_that_was_not_offered_are_the_answer(tmp_path):
+    message = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "words", "arguments": G}}]}
+    body = json.dumps({"choices": [{"message": message}]}).encode()
+    with ChatServer(answers(body)) as server:
+        answer = asyncio.run(llm.ask(QUESTION, llm.Server(server.url, "m"), None, tmp_path))
+    assert words(answer)[:3] == ["cloud", "tree", "carpet"]
 
 
 @pytest.mark.parametrize(
@@ -116,6 +125,7 @@ def test_one_bad_prompt_or_neighbour_costs_only_itself():
     [
         (["0.5", "0.6", " 0,25 "], [0.5, 0.6, 0.25]),
         (["50%", "60 %", 0.25], [0.5, 0.6, 0.25]),
+        ([".5", "+0.6", ",25"], [0.5, 0.6, 0.25]),
         (["1", "0", "1.0"], [1, 0, 1]),
         ([1, 0, 1.0], [1, 0, 1]),
     ],

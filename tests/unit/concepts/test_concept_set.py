@@ -77,6 +77,9 @@ BAD = {
     '{"concept": "cat", "irrelevant": {"far": ["cloud"]}}': r'"cloud" is no \[word, score\]',
     '{"concept": "cat", "irrelevant": {"far": [["cloud", true]]}}': r"is no \[word, score\]",
     '{"concept": "cat", "irrelevant": {"far": [["cloud", 7]]}}': "the score of 'cloud' is 7.0",
+    '{"concept": "cat", "irrelevant": {"far": [["cloud", 1' + "0" * 400 + "]]}}": "the score of 'cloud' is inf",
+    '{"concept": "cat", "irrelevant": {"far": [["cloud", 1' + "0" * 5000 + "]]}}": "the score of 'cloud' is inf",
+    '{"concept": "cat", "prompts": ["a cat"], "prompts": ["two cats"]}': "has the key 'prompts' twice",
     '{"concept": "cat", "irrelevant": {"far": [["cloud", NaN]]}}': "the score of 'cloud' is nan",
     '{"concept": "cat", "irrelevant": {"far": [["wild cats", 0.3]]}}': "'wild cats' is to be kept and holds 'cat'",
     '{"concept": "cat", "synonyms": ["puss"], "retain": ["a puss"]}': "'a puss' is to be kept and holds 'puss'",
@@ -103,11 +106,11 @@ def test_a_large_set_is_checked_at_once():
     words = [f"red fox {i}" for i in range(600)]
     kept = [f"a red fox {i} in the snow" for i in range(600, 1200)]
     text = json.dumps({"concept": "fox 1200", "synonyms": words, "retain": kept})
-    begin = time.monotonic()
+    begin = time.process_time()
     assert len(ConceptSet.from_json(text).retain) == 600
     with pytest.raises(ValueError, match="'a red fox 7 in the snow' is to be kept and holds 'red fox 7'"):
         ConceptSet.from_json(text.replace("a red fox 1199 in", "a red fox 7 in"))
-    assert time.monotonic() - begin < 2
+    assert time.process_time() - begin < 2
 
 
 TOO_LARGE = {
@@ -116,6 +119,7 @@ TOO_LARGE = {
     "irrelevant 'far' has 5,001 entries": {"concept": "cat", "irrelevant": {"far": [["cloud", 0.3]] * 5_001}},
     "concept has 2,001 characters: shorten it to 2,000": {"concept": "c" * 2_001},
     "an entry of retain has 2,001 characters": {"concept": "cat", "retain": ["d" * 2_001]},
+    "is to be erased and has more than 50 words": {"concept": "cat", "synonyms": ["red " * 51]},
     "a word of irrelevant has 2,001 characters": {"concept": "cat", "irrelevant": {"far": [["d" * 2_001, 0.3]]}},
 }
 

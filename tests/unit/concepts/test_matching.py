@@ -6,7 +6,7 @@ import pytest
 
 from eraseanything_core.concepts import matching, prompts
 from eraseanything_core.concepts.concept_set import ConceptSet
-from eraseanything_core.concepts.number_forms import number_forms
+from eraseanything_core.concepts.number_forms import PLURALS, number_forms
 from eraseanything_core.training.config import EraseConfig, check_settings
 
 
@@ -169,6 +169,44 @@ CASES = [
     ("(Matrix: Reloaded:1.2)", "Matrix: Reloaded", "({}:1.2)"),
     ("c++ code", "C++", "{} code"),
     ("don't", "don’t", "{}"),
+    # What people write as one word, as two, or with a sign between them.
+    ("a tshirt and two t shirts", "T-shirt", "a {} and two {}"),
+    ("a t-shirt", "tshirt", "a {}"),
+    ("two hotdogs", "hot dog", "two {}"),
+    ("two hot dogs", "hotdog", "two {}"),
+    ("spiderman, Spider Man and Spider-Man", "Spider-Man", "{}, {} and {}"),
+    ("1girl, nude_woman, hot_dog", "hot dog", "1girl, nude_woman, {}"),
+    ("1girl, nude_woman", "nude", "1girl, {}_woman"),
+    ("by van\u2013gogh and van\u2011gogh", "Van Gogh", "by {} and {}"),
+    ("a part of it", "apart", None),
+    ("she'll see", "shell", None),
+    ("the cat's car", "scar", None),
+    # Names, whose accents and dots people leave out.
+    ("Beyonce and BEYONCÉ", "Beyoncé", "{} and {}"),
+    ("a pokémon", "Pokemon", "a {}"),
+    ("Soren Kierkegaard", "Søren Kierkegaard", "{}"),
+    ("Mr. Bean and Mr Bean", "mr bean", "{} and {}"),
+    ("J.K. Rowling, J. K. Rowling, JK Rowling", "J.K. Rowling", "{}, {}, {}"),
+    ("Samuel L. Jackson", "Samuel L Jackson", "{}"),
+    ("the U.S.A.", "USA", "the {}"),
+    ("vitamin c. a dog", "ca", None),
+    ("Tom and Jerry", "Tom & Jerry", "{}"),
+    ("the McDonalds logo, the McDonald's logo", "McDonald's", "the {} logo, the {} logo"),
+    ("James hat", "James'", "{} hat"),
+    # Numbers of words that end as a plural does, and of the noun that a phrase is about.
+    ("cacti, octopuses", "cactus", "{}, octopuses"),
+    ("many viruses", "virus", "many {}"),
+    ("a virus", "viruses", "a {}"),
+    ("two headscarves", "headscarf", "two {}"),
+    ("three fezzes", "fez", "three {}"),
+    ("two flamingoes", "flamingo", "two {}"),
+    ("men with guns", "man with a gun", None),
+    ("men with a gun", "man with a gun", "{}"),
+    ("women sunbathing", "woman sunbathing", "{}"),
+    ("mothers-in-law", "mother-in-law", "{}"),
+    ("wedding rings", "wedding ring", "{}"),
+    ("고양이가 있다", "고양이", "{} 있다"),
+    ("고양이별", "고양이", None),
 ]
 
 
@@ -231,9 +269,9 @@ def test_many_kept_texts_against_many_concepts_take_no_time():
     """Alike in all but their last word, which is where a search by pattern is slowest."""
     concepts = [f"red fox {i}" for i in range(600)]
     kept = [f"a red fox {i} in the snow" for i in range(600, 1200)]
-    begin = time.monotonic()
+    begin = time.process_time()
     matching.check_kept(kept, concepts)
-    assert time.monotonic() - begin < 2
+    assert time.process_time() - begin < 2
 
 
 NUMBERS = {
@@ -241,6 +279,13 @@ NUMBERS = {
     "stars": {"star"}, "red fox": {"red foxes"}, "children": {"child"}, "Frida Kahlo": {"frida kahlos"},
     "movies": {"movie", "movy"}, "axes": {"axis", "axe"}, "penknife": {"penknives"}, "bus": {"buses"}, "new": set(),
 }  # fmt: skip
+
+
+def test_every_irregular_form_is_found_from_every_other():
+    for singular, plurals in PLURALS.items():
+        for plural in plurals:
+            assert matching.occurs(f"two {plural}", singular), (singular, plural)
+            assert matching.occurs(f"a {singular}", plural), (plural, singular)
 
 
 def test_number_forms():

@@ -83,6 +83,37 @@ def test_only_the_proxy_that_applies_is_looked_at(monkeypatch):
     assert network.proxy_for(ELSEWHERE) is None
 
 
+@pytest.mark.parametrize(
+    "entry, url",
+    [
+        ("192.168.0.0/16", "http://192.168.1.5:8000/v1"),
+        ("192.168.1.5:8000", "http://192.168.1.5:8000/v1"),
+        ("fd00::/8", "http://[fd00::5]:8000/v1"),
+        ("[2001:db8::1]", "http://[2001:db8::1]/v1"),
+        ("*.corp.example", "http://llm.corp.example/v1"),
+        ("llm.example:80", "http://llm.example/v1"),
+    ],
+)
+def test_what_no_proxy_names_is_asked_at_once(entry, url, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.example:3128")
+    assert network.proxy_for(url).variable == "HTTP_PROXY"
+    monkeypatch.setenv("NO_PROXY", f"other.example, {entry}")
+    assert network.proxy_for(url) is None
+    assert network.proxy_for("http://172.16.0.1:1/v1").variable == "HTTP_PROXY"
+
+
+@pytest.mark.parametrize("url", ["http://pro xy:1", "http://proxy\x7f:1", "http://999.1.1.1:1", "http://proxy:\n1"])
+def test_a_proxy_that_the_http_client_would_not_take_is_named(url, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", url)
+    with pytest.raises(network.NetworkError, match="^HTTP_PROXY "):
+        network.proxy_for(ELSEWHERE)
+
+
+def test_blanks_around_a_proxy_are_left_out(monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", " http://proxy.example:3128\n")
+    assert network.proxy_for(ELSEWHERE) == network.Proxy("http://proxy.example:3128", "HTTP_PROXY")
+
+
 def test_a_proxy_is_used_and_named_when_it_does_not_run(tmp_path, monkeypatch):
     with ChatServer(says(GOOD)) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url[:-3])

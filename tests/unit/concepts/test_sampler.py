@@ -1,6 +1,7 @@
 """The whole way from a word to its set: who is asked, and what is said about it."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -145,3 +146,14 @@ CONCEPTS = ["cat", "horse", "nude", "crime", "dance", "Elvis Presley", "in", "ki
 def test_every_set_holds_together_at_every_seed(concept):
     for seed in range(5):
         sample_offline(ConceptRequest(concept, words=6, seed=seed)).check()
+
+
+def test_thousands_of_synonyms_take_no_time():
+    """Concept Sampler cannot be stopped while it compares them with the words that it draws."""
+    sample_offline(ConceptRequest("cat"))  # loads WordNet
+    synonyms = tuple(f"red wolf {number}" for number in range(3000))
+    begin = time.process_time()
+    concepts = sample_offline(ConceptRequest("cat", synonyms=synonyms))
+    assert time.process_time() - begin < 5
+    drawn = {word.word for words in concepts.irrelevant.values() for word in words}
+    assert len(concepts.synonyms) >= 3000 and not drawn & {"wolf", "red", "cat"}

@@ -50,6 +50,18 @@ def test_the_watched_prompts_are_never_trained_on():
         prompts.monitor_unasked(replace(config, templates=prompts.MONITOR_SCENES))
 
 
+def test_a_set_of_many_prompts_keeps_some_from_training():
+    ordinary = tuple(f"a street with {count} houses" for count in range(3, 13))
+    stays = tuple(f"a map of {count} islands" for count in range(3, 19))
+    settings = replace(BLUR, prompts=ordinary, retain=stays).settings()
+    assert settings["templates"] == ordinary[:-4] and settings["held_out"] == ordinary[-4:]
+    assert settings["watched"] == (stays[1], stays[9]) and not set(settings["watched"]) & set(settings["retain"])
+    sentences, kept = prompts.monitor_unasked(EraseConfig(**settings, look_pictures=4))
+    assert tuple(sentence.concept.text for sentence in sentences) == ordinary[-4:]
+    assert [sentence.concept.text for sentence in kept] == [stays[1], stays[9]]
+    assert sentences[0].neutral.text == f"{ordinary[-4]}, in sharp focus"
+
+
 @pytest.mark.parametrize("name", ("blurred_background", "plastic_skin", "watermark_and_text"))
 def test_no_ready_set_trains_on_what_is_watched(name):
     concepts = ConceptSet.from_json(ready_sets.text(name))

@@ -227,7 +227,7 @@ def test_categories():
 
 def test_anchors_neighbours_and_neutral():
     dog = sample_offline(ConceptRequest("dog"))
-    assert dog.anchors[0] == "animal" and dog.neutral == "{animal}" and "a photo of a horse" in dog.retain
+    assert dog.anchors[0] == "animal" and dog.neutral == "{animal}" and "an image of a horse" in dog.retain
     assert sample_offline(ConceptRequest("nudity")).neutral == "a fully dressed person"
     assert sample_offline(ConceptRequest("Brad Pitt")).neutral == "{a person}"
     inside = sample_offline(ConceptRequest("in"))

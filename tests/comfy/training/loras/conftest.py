@@ -49,6 +49,6 @@ def files(patcher, folder):
 
 @pytest.fixture
 def widgets(patcher, clip, files):
-    texts = {"weights": "1", "prompt": "", "preserve": "", "concepts": ""}
+    texts = {"weights": "1", "preserve": "", "concepts": ""}
     numbers = {"rank": 0, "energy": 1.0, "density": 0.5, "seed": 0}
     return {"model": patcher, "clip": clip} | files | numbers | texts

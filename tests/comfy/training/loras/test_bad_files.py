@@ -59,6 +59,15 @@ def test_settings_that_are_no_number(pack, widgets, name):
         execute(pack["MultiEraseLoRA"], widgets | {"mode": "truncated", name: float("nan")})
 
 
+def test_what_must_stay_holds_nothing_that_is_erased(pack, widgets, tmp_path):
+    """Also in the plural, and before the text encoder reads anything; the other modes do not read `preserve`."""
+    values = widgets | {"preserve": "a green box\nred stars at night"}
+    with pytest.raises(ValueError, match="'red stars at night' is to be kept and holds 'star', which is to be erased"):
+        execute(pack["MultiEraseLoRA"], values | {"mode": "closed-form fusion"})
+    assert not (tmp_path / "user" / "states").exists()
+    execute(pack["MultiEraseLoRA"], values | {"mode": "sum"})
+
+
 def test_damaged_states_of_fusion_are_named(tmp_path):
     path = tmp_path / "states.safetensors"
     path.write_bytes(b"\xff" * 64)

@@ -9,15 +9,19 @@ import nodes
 import pytest
 import torch
 
+from eraseanything_core.comfy_bridge.host import ComfyHost
 from eraseanything_core.comfy_bridge.text import ComfyTextEncoder
-from eraseanything_core.comfy_bridge.training_session import training_session
+from eraseanything_core.erasers import uce
 from eraseanything_core.lora import strength
 from eraseanything_core.lora.dials import DialFolder
 from eraseanything_core.lora.files import load_lora, save_lora
 from eraseanything_core.lora.headers import ErasedConcept
 from eraseanything_core.lora.key_styles import read_eraser
+from eraseanything_core.training import gone_check, gone_dial
+from eraseanything_core.training.monitor import held_out
 from tests.comfy.training.loras.cases import ROOT, chained, execute, relative, velocity
 
+OWN = ["a red star on a white background", "a star"]  # prompts that a user types
 WEIGHTS, TEXT = ROOT / "eraseanything_core" / "tinyflux" / "weights", "tinyflux_text.safetensors"
 
 
@@ -29,23 +33,48 @@ def unmeasured(patcher, clip, files):
 
 @pytest.fixture
 def dial(unmeasured, folder):
-    """With a curve as version 1 of the pack wrote it."""
+    """With a curve in its header."""
     tensors, header = load_lora(folder / "star.safetensors")
-    curve = '{"scale": [0.0, 0.4, 0.6, 1.0], "effect": [0.0, 0.25, 0.75, 1.0]}'
+    curve = '{"scale": [0.0, 0.4, 0.6, 1.0], "effect": [0.0, 0.25, 0.75, 1.0], "reader": "the gone score"}'
     save_lora(tensors, folder / "star.safetensors", header | {"eraseanything.strength": curve})
     return unmeasured | {"clip": None}
 
 
 @pytest.fixture
 def tinyflux(pack, unmeasured, folder, monkeypatch):
-    """A model that knows what a star is, and a LoRA that is strong enough to spoil it."""
-    tensors, header = load_lora(folder / "star.safetensors")
-    strong = {name: 40 * t if "lora_B" in name else t for name, t in tensors.items()}
-    save_lora(strong, folder / "star.safetensors", header)
+    """A model that knows what a star is, and a LoRA that makes it read the sentences of the tests without the star."""
     for kind in ("text_encoders", "vae"):
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(WEIGHTS)], {".safetensors"}))
     model = comfy.sd.load_diffusion_model(str(WEIGHTS / "tinyflux.safetensors"))
-    return unmeasured | {"model": model, "clip": execute(pack["TinyFlux"], {"text_encoder": TEXT}).args[0]}
+    clip = execute(pack["TinyFlux"], {"text_encoder": TEXT}).args[0]
+    _, header = load_lora(folder / "star.safetensors")
+    header |= {"eraseanything.held_out": '["a red {} on a white background"]', "eraseanything.neutral": "{box}"}
+    save_lora(closed_form(model, clip, header), folder / "star.safetensors", header)
+    return unmeasured | {"model": model, "clip": clip}
+
+
+def closed_form(model, clip, header):
+    """UCE's eraser of the sentences that the tests draw: no training is needed."""
+    config = gone_dial.dial_config(header, "", False, 1)
+    headerless = gone_dial.dial_config({}, "star", False, 3)
+    sentences = [
+        *gone_check.held_out_sentences(ComfyHost(model, clip), config)[0],
+        *gone_check.held_out_sentences(ComfyHost(model, clip), headerless)[0],
+        *gone_dial.own_sentences(OWN, len(OWN), config.concept, config.neutral),
+        *gone_dial.own_sentences(["a red star"], 1, "", ""),
+    ]
+    flux = model.model.diffusion_model
+    weights = (flux.txt_in.weight.detach().float(), flux.vector_in.in_layer.weight.detach().float())
+    with torch.inference_mode(False):
+        encode = ComfyTextEncoder(clip).encode
+        erased = [encode(sentence.concept.text) for sentence in sentences]
+        guides = [encode(sentence.neutral.text) for sentence in sentences]
+        kept = [encode("a green tree")]
+    layers = {}
+    for i, (name, weight) in enumerate(zip(uce.LAYERS, weights, strict=True)):
+        states = [torch.cat([each[i].flatten(0, -2) for each in texts]) for texts in (erased, guides, kept)]
+        layers[name] = uce.LinearStates(weight, *states)
+    return uce.lora(layers, lam=1e-3)
 
 
 def test_the_dial_is_measured_once_and_kept_in_the_user_folder(pack, tinyflux, folder, tmp_path):
@@ -84,11 +113,35 @@ def test_a_measurement_says_what_it_takes_before_it_begins(pack, tinyflux, monke
     node, shown = pack["EraseStrength"], []
     monkeypatch.setattr(importlib.import_module(node.__module__), "show_text", lambda text, _: shown.append(text))
     execute(node, tinyflux | {"strength": 0.5, "images": 1})
-    assert shown[0] == "measures the strength of this eraser once: 160 forwards of the model"
-    assert shown[1].startswith("measuring the strength: 2 of 160 forwards, about ")
-    assert shown[-1] == "measuring the strength: 160 of 160 forwards, about 0 s left"
+    assert shown[0] == "measures the strength of this eraser once: 126 forwards of the model"
+    assert shown[1].startswith("measuring the strength: 36 of 126 forwards, about ")
+    assert shown[-1] == "measuring the strength: 126 of 126 forwards, about 0 s left"
     tooltips = {each.id: each.tooltip for each in node.define_schema().inputs}
-    assert "5,120 forwards" in tooltips["strength"] and "160 forwards" in tooltips["images"]
+    assert "1,512 forwards" in tooltips["strength"] and "1,680 with a judge" in tooltips["strength"]
+    assert "126 forwards" in tooltips["images"] and "140 with a judge" in tooltips["images"]
+
+
+def test_the_forwards_that_are_told_are_those_that_are_taken(pack, tinyflux, monkeypatch):
+    """Counted in the model itself, a picture each."""
+    node, taken = pack["EraseStrength"], []
+    model = importlib.import_module("pack_with_loras.eraseanything_core.comfy_bridge.model").FluxModel
+    run = model._run
+    monkeypatch.setattr(
+        model, "_run", lambda self, x_t, *rest, **more: taken.append(len(x_t)) or run(self, x_t, *rest, **more)
+    )
+    execute(node, tinyflux | {"strength": 0.5, "images": 3})
+    assert sum(taken) == 3 * 126
+
+
+def test_a_dial_of_an_earlier_version_is_measured_again(pack, tinyflux, folder):
+    """It followed another reading, which was up to 61 points off."""
+    tensors, header = load_lora(folder / "star.safetensors")
+    curve = '{"scale": [0.0, 0.4, 0.6, 1.0], "effect": [0.0, 0.25, 0.75, 1.0]}'
+    save_lora(tensors, folder / "star.safetensors", header | {"eraseanything.strength": curve})
+    with pytest.raises(ValueError, match="was not measured so yet: connect the CLIP"):
+        execute(pack["EraseStrength"], tinyflux | {"strength": 0.5, "clip": None})
+    lora = execute(pack["EraseStrength"], tinyflux | {"strength": 0.5}).args[1]
+    assert curve_of(lora).reader == "the gone score"
 
 
 def test_the_time_left_is_that_of_the_forwards_after_the_first(pack, monkeypatch):
@@ -136,7 +189,7 @@ def curve_of(lora):
 @pytest.fixture
 def headerless(pack, tinyflux, folder, monkeypatch):
     """As the paper's authors published theirs: tensors and nothing else. Measured at the size of TinyFlux."""
-    module = importlib.import_module("pack_with_loras.eraseanything_core.lora.strength")
+    module = importlib.import_module("pack_with_loras.eraseanything_core.training.gone_dial")
     monkeypatch.setattr(module, "training_size", lambda *_: {"width": 96, "height": 96, "guidance": 2.0})
     save_lora(load_lora(folder / "star.safetensors")[0], folder / "published.safetensors", {})
     return tinyflux | {"file": "published.safetensors", "images": 1, "strength": 0.5}
@@ -148,9 +201,9 @@ def test_a_lora_without_a_header_needs_a_concept_or_prompts(pack, headerless, fo
         execute(node, headerless)
     own = execute(node, headerless | {"prompts": "a red star"}).args
     assert 0 < own[2] < 1
-    typed = execute(node, headerless | {"concept": "star"}).args
+    typed = execute(node, headerless | {"concept": "star", "images": 3}).args
     assert 0 < typed[2] < 1 and curve_of(typed[1]).prompts != curve_of(own[1]).prompts
-    again = execute(node, headerless | {"concept": "star", "clip": None}).args
+    again = execute(node, headerless | {"concept": "star", "images": 3, "clip": None}).args
     assert again[2] == pytest.approx(typed[2], abs=1e-4), "it is measured once"
 
 
@@ -159,25 +212,24 @@ def test_a_lora_without_a_header_is_saved_with_a_concept(pack, headerless, folde
     execute(pack["SaveEraseLoRA"], {"lora": lora, "output_name": "named", "concept": "star, sun"})
     header = load_lora(folder / "named.safetensors")[1]
     assert ErasedConcept.from_header(header, "x").names == ("star", "sun")
-    assert 0 < execute(pack["EraseStrength"], headerless | {"file": "named.safetensors"}).args[2] < 1
+    assert 0 < execute(pack["EraseStrength"], headerless | {"file": "named.safetensors", "images": 3}).args[2] < 1
 
 
 def test_the_middle_of_the_dial_is_where_the_seed_flips(pack, tinyflux, folder):
-    """Sampled anew just below and just above the scale that the dial names, with the same seed."""
+    """Drawn anew just below and just above the scale that the dial names, from the same noise."""
     scale = execute(pack["EraseStrength"], tinyflux | {"strength": 0.5, "images": 1}).args[2]
     tensors, header = load_lora(folder / "star.safetensors")
-    erased, reader, eraser = (
-        ErasedConcept.from_header(header, "x"),
-        strength.LatentShiftReader(),
-        read_eraser(tensors, {}, "x"),
-    )
-    config = strength.StrengthConfig.for_header(header, 1)
-    with torch.inference_mode(False):
-        prompts = [ComfyTextEncoder(tinyflux["clip"]).encode(sentence) for sentence in erased.concept_prompts()[:1]]
-    sampler, near = strength.LatentSampler(prompts, config), 0.5**config.halvings
-    with training_session(tinyflux["model"]) as model:
-        painted = [sampler.sample(model, eraser, torch.tensor([s])) for s in (0.0, 1.0, scale - near, scale + near)]
-    assert reader.set_ends(*painted[:2]).all() and [bool(reader.lost(x)) for x in painted[2:]] == [False, True]
+    host, config = ComfyHost(tinyflux["model"], tinyflux["clip"]), gone_dial.dial_config(header, "", False, 1)
+    sentences, _ = gone_check.held_out_sentences(host, config)
+    plan, near = gone_check.encoded_plan(host, config, sentences, []), 0.5**strength.StrengthConfig.halvings
+    with host.session() as model, torch.no_grad():
+        before = {name for name, linear in model.module.named_modules() if linear._forward_hooks}
+        dial = gone_dial.GoneDial(model, held_out(model, plan, sentences, 0), read_eraser(tensors, {}, "x"))
+        drawn = [dial.sample(torch.tensor([s])) for s in (0.0, 1.0, scale - near, scale + near)]
+        assert torch.equal(drawn[0], dial.pictures.x_c), "without the LoRA it is the original model's picture"
+        assert dial.set_ends(*drawn[:2]).all() and [bool(dial.lost(x)) for x in drawn[2:]] == [False, True]
+        left = {name for name, linear in model.module.named_modules() if linear._forward_hooks}
+        assert left == before, "the LoRA's hooks are taken off again"
 
 
 def test_the_dial_follows_a_judge(pack, tinyflux, folder):
@@ -197,17 +249,17 @@ def test_the_dial_follows_a_judge(pack, tinyflux, folder):
 def test_the_dial_is_measured_on_own_prompts(pack, tinyflux, monkeypatch):
     """They are painted in turn; again when the prompts are others, not when there are none or the same."""
     node, painted = pack["EraseStrength"], []
-    combining = importlib.import_module(node.__module__).combining
-    sampler = combining.LatentSampler
-    spy = lambda prompts, *rest: painted.append(prompts) or sampler(prompts, *rest)  # noqa: E731
-    monkeypatch.setattr(combining, "LatentSampler", spy)
+    dial = importlib.import_module(node.__module__).gone_dial
+    curve = dial.gone_curve
+    spy = lambda *args: painted.append(args[4]) or curve(*args)  # noqa: E731
+    monkeypatch.setattr(dial, "gone_curve", spy)
     asked = tinyflux | {"images": 3, "strength": 0.5, "prompts": "a red star on a white background\n\n a star "}
     _, made, scale, _ = execute(node, asked).args
-    encode = ComfyTextEncoder(tinyflux["clip"]).encode
-    wanted = [encode(p) for p in ("a red star on a white background", "a star")]
-    assert all(torch.equal(a[0], b[0]) for a, b in zip(painted[0], wanted, strict=True))
-    for prompts in ("", asked["prompts"]):
-        again = execute(node, asked | {"prompts": prompts, "clip": None}).args
+    drawn = [(each.concept.text, each.neutral.text) for each in painted[0]]
+    first = (OWN[0], "a red box on a white background")
+    assert drawn == [first, (OWN[1], "a box"), first]
+    for typed in ("", asked["prompts"]):
+        again = execute(node, asked | {"prompts": typed, "clip": None}).args
         assert again[2] == pytest.approx(scale, abs=1e-4) and again[1].header == made.header
     with pytest.raises(ValueError, match="connect the CLIP"):
         execute(node, asked | {"prompts": "a blue star", "clip": None})
@@ -256,7 +308,7 @@ def test_what_strength_refuses(pack, unmeasured, folder):
     save_lora({name: 0 * t for name, t in tensors.items()}, folder / "nothing.safetensors", header)
     dial = dial | {"strength": 0.5}
     for change, words in (
-        ({"file": "nothing.safetensors"}, "by the model, none of 2 images .* loses it at scale 1"),
+        ({"file": "nothing.safetensors"}, "by the gone score, none of 2 images .* loses it at scale 1"),
         ({"clip": None}, "was not measured so yet: connect the CLIP"),
         ({"file": "(the linked lora)"}, "there is no eraser"),
         ({"start_percent": 0.5, "end_percent": 0.5}, "must be below"),

@@ -1,0 +1,1 @@
+"""Many trainings and pictures on many workers: plan, jobs, results, and Ray, which runs them."""

@@ -1,0 +1,71 @@
+"""Whether the model draws the concept for its neutral text as well, and what is painted in that case.
+
+Erasing leads from the concept's pictures to those of the neutral text. A model that draws a heart for `a circle` too
+would be led from hearts to hearts. Whether it does can be read as `gone` reads any picture: between the picture of the
+concept and one of something else, the reference.
+"""
+
+import dataclasses
+
+from ..concepts import prompts
+from ..protocols import ErasableModel
+from ..quoting import quoted
+from .gone import PictureReader
+from .monitor import held_out
+from .plan import Plan
+
+PICTURES = 4  # for each text that is tried
+ALLOWED = 1  # of them may show the concept: a reading is wrong now and then
+
+
+def choose_neutral(model: ErasableModel, plan: Plan) -> tuple[Plan, str]:
+    """The plan with a neutral text for which the model does not draw the concept.
+
+    The configured text is tried first, then `other_neutrals` in their order. The last of these is the reference, and
+    is taken where all before it fail.
+
+    Args:
+        model: only its frozen weights are used.
+        plan: the run's, with monitoring on; without `other_neutrals` it is returned as it is.
+
+    Returns:
+        The plan, and a sentence for the user; "" where nothing was changed.
+    """
+    others = plan.config.other_neutrals
+    sentences = plan.monitor_sentences[:PICTURES]
+    if not others or not sentences:
+        return plan, ""
+    reader = PictureReader(model, held_out(model, plan, _with_neutral(sentences, len(others) - 1), 2))
+    shown = _shown(model, plan, sentences, reader)
+    # Where the concept cannot be told from the reference, nothing is known against the configured text.
+    if not reader.readable.all() or shown <= ALLOWED:
+        return plan, ""
+    number = 0
+    while number < len(others) - 1 and _shown(model, plan, _with_neutral(sentences, number), reader) > ALLOWED:
+        number += 1
+    note = (
+        f"{shown} of {len(sentences)} pictures of the neutral text {quoted(plan.config.neutral)} show the concept as "
+        f"well: {quoted(others[number])} is painted in its place"
+    )
+    return with_neutral(plan, number), note
+
+
+def with_neutral(plan: Plan, number: int) -> Plan:
+    """The plan with one of its other neutral texts."""
+    return dataclasses.replace(
+        plan,
+        config=dataclasses.replace(plan.config, neutral=plan.config.other_neutrals[number]),
+        sentences=_with_neutral(plan.sentences, number),
+        monitor_sentences=_with_neutral(plan.monitor_sentences, number),
+    )
+
+
+def _with_neutral(sentences: list[prompts.Sentence], number: int) -> list[prompts.Sentence]:
+    return [dataclasses.replace(sentence, neutral=sentence.other_neutrals[number]) for sentence in sentences]
+
+
+def _shown(model: ErasableModel, plan: Plan, sentences: list[prompts.Sentence], reader: PictureReader) -> int:
+    """How many pictures of the sentences' neutral texts show the concept."""
+    looked_at = held_out(model, plan, sentences, 2)
+    x_n = looked_at.pictures(model, looked_at.neutral, adapters=False)
+    return int(reader.read(x_n).shows().sum())

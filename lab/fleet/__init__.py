@@ -1,0 +1,1 @@
+"""The fleet's command, and what it is measured by."""
