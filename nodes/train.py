@@ -169,7 +169,7 @@ class EraseTrainer(io.ComfyNode):
                     default="eraser",
                     tooltip=f"{SUBFOLDER_NAME} A stopped run of this name and these settings goes on.",
                 ),
-                seed("The same seed gives the same LoRA."),
+                seed("The same seed gives the same LoRA; on a GPU up to rounding, without `deterministic`."),
                 concepts(
                     "it replaces `concept`, and each step compares with one irrelevant word of each of its tiers."
                 ),

@@ -29,7 +29,8 @@ COUNTS = (
 class EraseConfig:
     """Everything that decides a run.
 
-    Two runs with equal configurations give equal bits on one machine's CPU. On a GPU they do with `deterministic`.
+    Two runs with equal configurations give equal bits on one machine's CPU. On a GPU `deterministic` asks
+    PyTorch for the same; nobody has measured it there.
 
     A pair is one lower (erasing) step and one upper (preserving) step of Algorithm 1. `steps` counts pairs.
     """
