@@ -9,8 +9,8 @@ from ..eraseanything_core.concepts.concept_set import ConceptSet
 from ..eraseanything_core.concepts.sampler import ConceptRequest, sample_offline
 from ..eraseanything_core.training.gone_check import Erased, check_gone
 from ..eraseanything_core.training.presets import run_config
-from .shared.inputs import CATEGORY_EVALUATION, concepts, seed
-from .shared.loras import LINKED, chosen_lora, eraser_input, file_time
+from .shared.inputs import CATEGORY_EVALUATION, NOT_LINKED, accepted, check_concept, concepts, seed
+from .shared.loras import LINKED, check_chosen, chosen_lora, eraser_input, file_time
 from .shared.texts import show_text
 from .shared.types import LORA_MODEL
 
@@ -70,6 +70,18 @@ class IsItGone(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        concept: str | None = None,
+        file: str | None = None,
+        lora: Any = NOT_LINKED,
+        erased: Any = NOT_LINKED,
+        concepts: Any = NOT_LINKED,
+    ) -> bool | str:
+        said = check_concept(concept, concepts)
+        return accepted(check_chosen, file, lora, erased) if said is True else said
 
     @classmethod
     def fingerprint_inputs(cls, file: str = LINKED, **others: Any) -> int:

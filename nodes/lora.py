@@ -29,6 +29,7 @@ from .shared.loras import file_time, read_file, with_header
 from .shared.types import LORA_MODEL
 
 NO_FILE = "none"
+NO_LORA = "there is no LoRA: choose a file, or link one"
 # ComfyUI's list that grows takes links only, so the number of files is fixed. More erasers can be linked.
 FILES = 8
 FILES_AT_FIRST = 4  # the others are among the advanced inputs
@@ -99,7 +100,7 @@ def collect_loras(
     for (name, tensors), weight in zip(loras.items(), linked_weights(weights, len(loras)), strict=True):
         collected.append(WeightedLora(f"the input {name}", with_header(tensors), weight))
     if not collected:
-        raise ValueError("there is no LoRA: choose a file, or link one")
+        raise ValueError(NO_LORA)
     return collected
 
 
@@ -196,8 +197,24 @@ class MultiEraseLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, weights: str | None = None, loras: Any = None) -> bool | str:
-        # ComfyUI hands over an input that grows even where nothing asks for it, so `loras` must be here.
+    def validate_inputs(
+        cls,
+        weights: str | None = None,
+        loras: Any = None,
+        *,
+        file_1: str | None = NO_FILE,
+        file_2: str | None = NO_FILE,
+        file_3: str | None = NO_FILE,
+        file_4: str | None = NO_FILE,
+        file_5: str | None = NO_FILE,
+        file_6: str | None = NO_FILE,
+        file_7: str | None = NO_FILE,
+        file_8: str | None = NO_FILE,
+    ) -> bool | str:
+        # Each by its name: with ** ComfyUI would leave the check of all inputs to this one. A linked file is None.
+        files = (file_1, file_2, file_3, file_4, file_5, file_6, file_7, file_8)
+        if not loras and all(file == NO_FILE for file in files):
+            return NO_LORA
         return True if weights is None else accepted(parse_weights, weights)
 
     @classmethod

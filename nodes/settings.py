@@ -13,7 +13,7 @@ from ..eraseanything_core.quoting import quoted
 from ..eraseanything_core.training import divergences, optimizers
 from ..eraseanything_core.training.config import EraseConfig
 from ..eraseanything_core.training.presets import PRESETS
-from .shared.inputs import CATEGORY_TRAINING, DEFAULT_PRESET, SAVE_EVERY
+from .shared.inputs import CATEGORY_TRAINING, DEFAULT_PRESET, SAVE_EVERY, check_range
 from .shared.texts import check_texts
 from .shared.types import ERASE_SETTINGS
 
@@ -266,13 +266,9 @@ def chosen_method(choice: dict[str, Any]) -> dict[str, Any]:
 
 def check_value(field: io.Input, value: Any) -> None:
     """Raises ValueError when a field of the node does not take a value."""
-    if isinstance(field, io.Combo.Input) and value not in field.options:
-        raise ValueError(f"`{field.id}` is {quoted(value)}: choose one of {', '.join(field.options)}")
+    check_range(field, value)
     if isinstance(field, io.DynamicCombo.Input):
         check_choice(field, value)
-    # Written so that NaN fails too.
-    if isinstance(field, (io.Int.Input, io.Float.Input)) and not field.min <= value <= field.max:
-        raise ValueError(f"`{field.id}` is {value}: type {field.min} to {field.max}")
     if field.id in ("width", "height") and value % PIXELS_A_TOKEN:
         raise ValueError(f"`{field.id}` is {value}: type a multiple of {PIXELS_A_TOKEN}")
     if field.id == "templates":

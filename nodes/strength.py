@@ -30,9 +30,9 @@ from ..eraseanything_core.lora.strength import (
 )
 from ..eraseanything_core.training import gone_dial
 from .shared.folders import user_folder
-from .shared.inputs import CATEGORY_LORAS
+from .shared.inputs import CATEGORY_LORAS, NOT_LINKED, accepted
 from .shared.judges import ChosenJudge
-from .shared.loras import LINKED, chosen_lora, eraser_input, file_time
+from .shared.loras import LINKED, check_chosen, chosen_lora, eraser_input, file_time
 from .shared.progress import progress_bar
 from .shared.texts import show_text
 from .shared.types import ERASE_JUDGE, LORA_MODEL
@@ -115,6 +115,19 @@ class EraseStrength(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(
+        cls,
+        file: str | None = None,
+        start_percent: float | None = None,
+        end_percent: float | None = None,
+        lora: Any = NOT_LINKED,
+    ) -> bool | str:
+        said = accepted(check_chosen, file, lora)
+        if said is not True or start_percent is None or end_percent is None:
+            return said
+        return accepted(check_window, start_percent, end_percent)
+
+    @classmethod
     def fingerprint_inputs(cls, file: str = LINKED, **others: Any) -> int:
         return file_time(file)
 
@@ -158,6 +171,11 @@ def check_numbers(strength: float, start_percent: float, end_percent: float) -> 
     """Raises ValueError for a strength that is no number, and for a window without a step in it."""
     if not math.isfinite(strength):
         raise ValueError(f"strength is {strength}: set a number")
+    check_window(start_percent, end_percent)
+
+
+def check_window(start_percent: float, end_percent: float) -> None:
+    """Raises ValueError for a window without a step in it."""
     # Written so that NaN fails too.
     if not start_percent < end_percent:
         raise ValueError(f"start_percent {start_percent:g} must be below end_percent {end_percent:g}")

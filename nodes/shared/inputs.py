@@ -6,6 +6,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...eraseanything_core import files
+from ...eraseanything_core.quoting import quoted
 from .types import ERASE_CONCEPTS
 
 CATEGORY_TRAINING = "EraseAnything/training"
@@ -37,8 +38,6 @@ def check_concept(concept: str | None, linked: Any) -> bool | str:
 def concepts(use: str) -> io.Input:
     """A concept set that replaces typed words.
 
-    It is optional and stands last: saved workflows store widget values by position.
-
     Args:
         use: what the node does with it, for the tooltip.
     """
@@ -56,6 +55,24 @@ def pictures(of: str = "") -> list[io.Input]:
         io.Image.Input("before", tooltip=f"Pictures of the un-erased model{of}."),
         io.Image.Input("after", tooltip="Pictures of the erased model, same prompts and seeds, same order."),
     ]
+
+
+def check_range(field: io.Input, value: Any) -> None:
+    """Raises ValueError when a typed value is none of a list, or is outside the range of a number.
+
+    ComfyUI does so for inputs that the check of the node's own does not name.
+
+    Args:
+        field: the input.
+        value: as typed; None where it comes by a link. A list is of a node that takes lists, and passes.
+    """
+    if value is None or isinstance(value, (list, tuple)):
+        return
+    if isinstance(field, io.Combo.Input) and value not in field.options:
+        raise ValueError(f"`{field.id}` is {quoted(value)}: choose one of {', '.join(field.options)}")
+    # Written so that NaN fails too.
+    if isinstance(field, (io.Int.Input, io.Float.Input)) and not field.min <= value <= field.max:
+        raise ValueError(f"`{field.id}` is {value}: type {field.min} to {field.max}")
 
 
 def valid_name(name: str | None, ending: str = ".safetensors") -> bool | str:

@@ -6,14 +6,27 @@ from comfy_api.latest import io
 
 from ...eraseanything_core.lora.files import LoraModel, read_lora
 from .folders import lora_file, lora_files
+from .inputs import NOT_LINKED
 
 LINKED = "(the linked lora)"
+NO_ERASER = "there is no eraser: choose a file, or link a LORA_MODEL"
 
 
 def eraser_input() -> io.Input:
     """The list of files from which one eraser is chosen; the LORA_MODEL that is linked stands first."""
     tooltip = "An eraser of the loras folder, or the one that is linked."
     return io.Combo.Input("file", options=[LINKED, *lora_files()], tooltip=tooltip)
+
+
+def check_chosen(file: str | None, *links: Any) -> None:
+    """Raises ValueError when the linked eraser is chosen and none is linked.
+
+    Args:
+        file: as typed; None where it comes by a link.
+        links: the inputs that would bring one, `NOT_LINKED` where nothing is connected.
+    """
+    if file == LINKED and all(link is NOT_LINKED for link in links):
+        raise ValueError(NO_ERASER)
 
 
 def chosen_lora(file: str, lora: dict[str, Any] | None) -> LoraModel:
@@ -26,7 +39,7 @@ def chosen_lora(file: str, lora: dict[str, Any] | None) -> LoraModel:
     if file != LINKED:
         return read_file(file)
     if lora is None:
-        raise ValueError("there is no eraser: choose a file, or link a LORA_MODEL")
+        raise ValueError(NO_ERASER)
     return with_header(lora)
 
 

@@ -11,7 +11,7 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 from ...eraseanything_core.quoting import check_text
-from .inputs import accepted
+from .inputs import check_range
 
 PAGE_TEXT = "page_text"  # the name of a text that is ready for the page, in what a node returns for it
 # Characters that Markdown or HTML gives a meaning: some anywhere, some at the start of a line, where a list begins.
@@ -107,8 +107,12 @@ def with_checked_texts(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
     for each in node.define_schema().inputs:
         if isinstance(each, io.String.Input):
             texts.append(each.id)
-    if texts:
-        _check_when_it_is_queued(node, texts)
+    own_check: Any = node.validate_inputs if "validate_inputs" in vars(node) else None
+    own_parameters = inspect.signature(own_check).parameters.values() if own_check else []
+    # A check that takes any input looks at texts itself, and raises what is wrong; see Erase Settings.
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in own_parameters)
+    if not takes_any and (texts or own_check):
+        _check_when_it_is_queued(node, texts, own_check)
     return node
 
 
@@ -132,17 +136,30 @@ def _check_when_it_runs(node: type[io.ComfyNode]) -> None:
     node.execute = classmethod(checked_async_execute if is_async else checked_execute)
 
 
-def _check_when_it_is_queued(node: type[io.ComfyNode], texts: list[str]) -> None:
-    """Checks typed texts before the check of the node's own, if it has one."""
-    own_check: Any = node.validate_inputs if "validate_inputs" in vars(node) else None
+def _check_when_it_is_queued(node: type[io.ComfyNode], texts: list[str], own_check: Any) -> None:
+    """Checks typed texts before the check of the node's own, and raises what either of them finds wrong.
+
+    ComfyUI repeats a message that is returned for every input that the check names, and drops it where it names none.
+    One that is raised it says once.
+
+    Args:
+        node: whose check is replaced.
+        texts: names of its inputs that hold text.
+        own_check: its `validate_inputs`, or None.
+    """
     own_parameters = list(inspect.signature(own_check).parameters) if own_check else []
 
-    def validate_inputs(cls: type[io.ComfyNode], **values: Any) -> bool | str:
-        answer = accepted(check_texts, values)
-        if answer is not True or own_check is None:
-            return answer
-        own_values = {name: value for name, value in values.items() if name in own_parameters}
-        return own_check(**own_values)
+    def validate_inputs(cls: type[io.ComfyNode], **values: Any) -> bool:
+        check_texts(values)
+        if own_check is not None:
+            answer = own_check(**{name: value for name, value in values.items() if name in own_parameters})
+            if answer is not True:
+                raise ValueError(answer)
+        # ComfyUI leaves the range and the list of an input to the check that names it.
+        for field in node.define_schema().inputs:
+            if field.id in own_parameters:
+                check_range(field, values.get(field.id))
+        return True
 
     # ComfyUI hands over the inputs that the signature names. One that takes any would lose core's check of numbers.
     parameters = []

@@ -17,6 +17,7 @@ from eraseanything_core.evaluation import prompt_sets, report
 from eraseanything_core.evaluation.clip_judge import VisionClip
 from eraseanything_core.protocols import Verdict
 from scripts.server import GraphError
+from tests.comfy.training.node_runs import said
 
 COLOURS = ("red", "green", "blue")
 ROWS = [prompt_sets.PromptRow(f"a photo of a {colour} heart", i, 3.5, "heart") for i, colour in enumerate(COLOURS)]
@@ -179,18 +180,18 @@ def test_what_comes_by_a_link_is_looked_at_later(pack):
     judge, quality, train = (pack[f"EraseAnything_{n}"] for n in ("EraseJudge", "ErasureQuality", "TrainRecogniser"))
     assert judge.validate_inputs(judge=["CLIP"], weights=[None]) is True
     assert judge.validate_inputs(judge=[None], weights=["no_clip"]) is True
-    assert "there is no judge 'magic'" in judge.validate_inputs(judge=["magic"], weights=[""])
+    assert "there is no judge 'magic'" in said(judge, judge=["magic"], weights=[""])
     assert judge.validate_inputs(judge=["CLIP of ComfyUI"], clip_vision=(None,), clip=(None,)) is True
     assert quality.validate_inputs(network=[None], lpips=[None], clip_weights=[None]) is True
-    assert "there is no network 'magic'" in quality.validate_inputs(network=["magic"])
-    assert "no file name" in train.validate_inputs(output_name="", folder=None)
+    assert "there is no network 'magic'" in said(quality, network=["magic"])
+    assert "no file name" in said(train, output_name="", folder=None)
 
 
 def test_packages_that_are_missing_are_said_when_the_graph_is_queued(pack, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     judge, quality = (pack[f"EraseAnything_{name}"] for name in ("EraseJudge", "ErasureQuality"))
-    assert "pip install nudenet==3.4.2" in judge.validate_inputs(judge=["NudeNet"], weights=[""])
-    assert "pip install torchmetrics" in quality.validate_inputs(network=["tinyflux"])
+    assert "pip install nudenet==3.4.2" in said(judge, judge=["NudeNet"], weights=[""])
+    assert "pip install torchmetrics" in said(quality, network=["tinyflux"])
 
 
 def test_unequal_numbers_of_pictures_are_refused(server):
@@ -296,7 +297,7 @@ def test_a_table_of_excel_is_read_and_its_bad_row_is_said(server):
 def test_a_chart_without_matplotlib_is_said_when_the_graph_is_queued(pack, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for name in ("ErasureReport", "ErasureCompare"):
-        assert "pip install matplotlib" in pack[f"EraseAnything_{name}"].validate_inputs()
+        assert "pip install matplotlib" in said(pack[f"EraseAnything_{name}"])
 
 
 def test_without_tinyflux_the_other_judges_are_there(pack, monkeypatch):

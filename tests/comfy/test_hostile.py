@@ -1,5 +1,7 @@
 """Text that people and programs really send: brackets in a concept, and half of a character."""
 
+import functools
+
 import folder_paths
 import pytest
 from comfy_api.latest import io
@@ -13,6 +15,7 @@ from eraseanything_core.training.config import EraseConfig
 from eraseanything_core.training.plan import prepare
 from scripts.graph import inputs_of
 from scripts.server import GraphError
+from tests.comfy.training.node_runs import said
 
 HALF = "a heart \ud800 in snow"
 BRACKETS = (
@@ -127,7 +130,7 @@ def test_a_concept_file_in_any_encoding(encoding, pack, tmp_path, monkeypatch):
 
 
 def test_a_folder_with_a_name_that_no_disk_has_is_named(pack):
-    check = pack["EraseAnything_TrainRecogniser"].validate_inputs
+    check = functools.partial(said, pack["EraseAnything_TrainRecogniser"])
     for name in ("x" * 10_000, "a\0b"):
         answer = check(output_name="x", folder=name)
         assert "Error" not in answer and len(answer) < 500

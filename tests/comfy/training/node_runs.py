@@ -39,6 +39,14 @@ def execute(node, values, **settings):
         return node.PREPARE_CLASS_CLONE(None).execute(**values)
 
 
+def said(node, **values):
+    """What a node's check says when it is queued: True, or the message."""
+    try:
+        return node.validate_inputs(**values)
+    except ValueError as error:
+        return str(error)
+
+
 def written(output, folder):
     """The LoRA file that a run of the trainer has written."""
     (name,) = output.ui["lora"]

@@ -14,6 +14,7 @@ from eraseanything_core.lora import merge
 from eraseanything_core.lora.files import load_lora, save_lora
 from eraseanything_core.lora.key_styles import read_eraser
 from tests.comfy.training.loras.cases import CONCEPTS, chained, chosen, execute, relative, velocity
+from tests.comfy.training.node_runs import said
 from tests.comfy.training.test_lora_files import case, diffusers_velocity
 
 WEIGHTED = chosen(("star.safetensors", 0.7), ("tree.safetensors", -0.4), "dog.safetensors")
@@ -183,8 +184,8 @@ def test_a_missing_file_and_a_typed_weight_are_named(pack, widgets):
     node = pack["MultiEraseLoRA"]
     with pytest.raises(FileNotFoundError, match=r"nothere\.safetensors"):
         execute(node, widgets | chosen("nothere.safetensors") | {"mode": "sum"})
-    assert node.validate_inputs(weights="1, 2") is True
-    assert "no number" in node.validate_inputs(weights="1, x")
+    assert node.validate_inputs(weights="1, 2", loras={"lora0": None}) is True
+    assert "no number" in said(node, weights="1, x", loras={"lora0": None})
 
 
 def test_a_file_that_changed_is_read_again(pack, files):
