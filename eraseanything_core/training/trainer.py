@@ -75,12 +75,19 @@ class EraseResult:
                 changes.append(f"{name} {values[0]:.4f} -> {sum(tail) / len(tail):.4f}")
         lines = [
             f"{quoted(self.config.concept)}: {state} {self.steps} of {self.config.steps} steps in {self.seconds:.0f} s",
-            self.verdict.text() if self.verdict else NOT_MEASURED,
+            self.verdict.text() + advice(self.verdict) if self.verdict else NOT_MEASURED,
             f"{len(self.lora)} tensors ({self.config.targets}, rank {self.config.rank}) in {saved_as}",
             "first loss -> mean of the last ten: " + ", ".join(changes),
             *self.notes,
         ]
         return "\n".join(lines)
+
+
+def advice(verdict: Verdict) -> str:
+    """What helps a run whose pictures still show the concept; empty where none does."""
+    if not verdict.shown:
+        return ""
+    return ": take the preset thorough or more steps, or give more sentences in a concept set"
 
 
 def train(

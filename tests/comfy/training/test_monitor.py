@@ -203,6 +203,7 @@ def test_it_stops_when_gone_and_goes_no_further_when_resumed(patcher, clip, conf
         result = train_eraser(ComfyHost(patcher, clip), config, run_dir=tmp_path)
         assert result.steps == 6 and result.scores["pair"] == [2, 4, 6]
         summary = result.summary("x")
+        assert "take the preset thorough" not in summary
         assert "stopped after step 6: no picture showed the concept in 3 looks, neighbours are kept" in summary
         assert "gone: 0 of 4 held-out pictures still show it" in summary
 
@@ -212,7 +213,9 @@ def test_it_does_not_stop_while_pictures_show_it(patcher, clip, config):
     result = train_eraser(ComfyHost(patcher, clip), config)
     # The run ends between two looks, and the last word is about the LoRA as it is.
     assert result.steps == 3 and result.scores["pair"] == [2, 3]
-    assert "not gone: 4 of 4 held-out pictures still show it" in result.summary("x")
+    summary = result.summary("x")
+    assert "not gone: 4 of 4 held-out pictures still show it" in summary
+    assert "take the preset thorough or more steps" in summary
 
 
 def test_what_nobody_measured_is_not_called_gone(patcher, clip, config):

@@ -32,8 +32,8 @@ def tiny():
 @pytest.fixture(scope="module")
 def text(pack):
     module = pack["TinyFlux"].__module__
-    target = sys.modules[module].Target
-    return comfy.sd.CLIP(target, state_dict=comfy.utils.load_torch_file(str(WEIGHTS / "tinyflux_text.safetensors")))
+    state = comfy.utils.load_torch_file(str(WEIGHTS / "tinyflux_text.safetensors"))
+    return comfy.sd.CLIP(sys.modules[module].Target(state), state_dict=state)
 
 
 @pytest.fixture(scope="module")
