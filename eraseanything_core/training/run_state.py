@@ -79,8 +79,12 @@ class RunState:
         self.last_pair = (factors, states)
 
     def restore_pair(self) -> None:
-        """Undoes a pair that was interrupted: factors and optimizers are those of the last whole pair again."""
-        assert self.last_pair is not None, "a copy is made before the first pair"
+        """Undoes a pair that was interrupted: factors and optimizers are those of the last whole pair again.
+
+        Where there is no copy, the memory ran out while a whole pair was being copied: nothing is to be undone.
+        """
+        if self.last_pair is None:
+            return
         factors, states = self.last_pair
         # In place: the adapters in the model hold these very parameters.
         with torch.no_grad():
