@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from .factors import Eraser, RowFactors, add_to_output, by_module
+from ..transfers import on_device
+from .factors import Eraser, Factors, RowFactors, add_to_output, by_module
 
 
 class LoraScale:
@@ -20,13 +22,18 @@ class LoraScale:
         self.value = value
 
 
+def moved(eraser: Eraser, device: torch.device | str) -> Eraser:
+    """The eraser with its factors on a device. From main memory each linear would copy them in every forward."""
+    return {key: Factors(*(on_device(factor, device) for factor in factors)) for key, factors in eraser.items()}
+
+
 @contextmanager
 def lora_applied(module: nn.Module, eraser: Eraser, scale: LoraScale) -> Iterator[None]:
     """Inside, the linears of a Flux have the LoRA.
 
     Args:
         module: ComfyUI's Flux, or a view of it.
-        eraser: the LoRA.
+        eraser: the LoRA; see `moved`.
         scale: how much of it.
     """
     # Hooks and no change of a weight: the weights may be quantised, or belong to another MODEL as well.

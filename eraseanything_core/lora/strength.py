@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ..protocols import EncodedPrompt, ErasableModel
-from .apply import LoraScale, lora_applied
+from ..transfers import on_device
+from .apply import LoraScale, lora_applied, moved
 from .factors import Eraser
 from .headers import training_size
 
@@ -218,10 +219,10 @@ class LatentSampler:
         sigmas = model.sigmas(config.steps)
         latents = []
         scale = LoraScale()
-        with lora_applied(model.module, eraser, scale):
+        with lora_applied(model.module, moved(eraser, model.device), scale):
             for first in range(0, len(scales), config.batch_size):
                 part = slice(first, first + config.batch_size)
-                scale.value = scales[part, None]  # one for all ranks of an image
+                scale.value = on_device(scales[part, None], model.device)  # one for all ranks of an image
                 cond = self._cond(model, range(len(scales))[part])
                 latents.append(self._last_latent(model, cond, noise[part], sigmas).cpu())
         return torch.cat(latents)

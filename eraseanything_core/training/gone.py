@@ -21,11 +21,12 @@ from torch import Tensor
 
 from ..intervals import wilson
 from ..protocols import ErasableModel
+from .plan import TEACHER_BATCHES
 
 LEVELS = (0.4, 0.6, 0.8)  # t of the likelihood: below, a picture explains itself; above, nothing is left of it
 # Of the mean of both readings; above it a picture shows the concept. Chosen on TinyFlux's six validation concepts.
 THRESHOLD = 0.7
-BATCH = 8  # pictures in one forward
+BATCH = TEACHER_BATCHES  # pictures in one forward: no more than the estimate counts with the smallest batch
 Conds = Callable[[ErasableModel, Sequence[int]], Any]  # a model and numbers of sentences to a batch of conditions
 
 

@@ -10,11 +10,12 @@ from torch import Tensor
 from ..concepts import matching, prompts
 from ..concepts.prompts import Prompt, Sentence
 from ..concepts.sampler import ConceptRequest, sample_offline
-from ..lora.apply import LoraScale, lora_applied
+from ..lora.apply import LoraScale, lora_applied, moved
 from ..lora.factors import Eraser
 from ..lora.headers import FIELD, header_value, training_size
 from ..lora.strength import GONE_READER, StrengthConfig, StrengthCurve, measure_curve
 from ..protocols import ErasableModel, ModelHost
+from ..transfers import on_device
 from .config import EraseConfig
 from .gone import HeldOut, PictureReader, look_forwards
 from .gone_check import encoded_plan, held_out_sentences
@@ -138,7 +139,7 @@ class GoneDial:
     ) -> None:
         self.model = model
         self.held_out = looked_at
-        self.eraser = eraser
+        self.eraser = moved(eraser, model.device)
         self.progress = progress
         self.pictures = PictureReader(model, looked_at)
         count = len(looked_at.noise)
@@ -154,7 +155,7 @@ class GoneDial:
 
         def asked(model: ErasableModel, rows: Sequence[int]) -> Any:
             # Called before each batch, whose pictures have scales of their own; one for all ranks of a picture.
-            scale.value = scales[list(rows), None]
+            scale.value = on_device(scales[list(rows), None], model.device)
             return self.held_out.asked(model, rows)
 
         with lora_applied(self.model.module, self.eraser, scale):

@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
-from eraseanything_core.lora import factors
+from eraseanything_core.lora import apply, factors
 from eraseanything_core.lora.factors import Factors
 from eraseanything_core.lora.strength import measure_curve
+from eraseanything_core.training import gone_dial, plan
 from eraseanything_core.training.gone import HeldOut
 from eraseanything_core.training.gone_dial import GoneDial, dial_config, dial_forwards, own_sentences
 
@@ -73,6 +74,36 @@ def test_the_forwards_that_are_told_are_those_that_are_taken(dial):
     measure_curve(dial.sample, dial, 4, halvings=3)
     assert dial.reported[-1] == dial.model.forwards == dial_forwards(4, 3)
     assert dial.reported == sorted(dial.reported)
+
+
+def test_factors_and_scales_are_moved_once_and_not_by_every_linear(dial, monkeypatch):
+    """Four pictures are one batch: its scales are moved once, however many forwards follow."""
+    moved, used = [], []
+    plain = apply.add_to_output
+
+    def move(tensor, device):
+        moved.append(tensor.clone())
+        return moved[-1]
+
+    def add(x, y, parts, scale):
+        used.append((parts[0].factors.up, parts[0].factors.down, scale))
+        return plain(x, y, parts, scale)
+
+    monkeypatch.setattr(apply, "on_device", move)
+    monkeypatch.setattr(gone_dial, "on_device", move)
+    monkeypatch.setattr(apply, "add_to_output", add)
+    again = GoneDial(dial.model, dial.held_out, dial.eraser)
+    assert len(moved) == 2
+    again.sample(torch.linspace(0, 1, 4))
+    assert len(moved) == 3 and len(used) == len(dial.held_out.sigmas) - 1
+    assert all(tensor is here for each in used for tensor, here in zip(each, moved, strict=True))
+
+
+def test_a_look_takes_no_more_pictures_at_once_than_the_estimate_counts():
+    """A forward of the teacher is four sequences at a batch size of 1."""
+    noise = torch.zeros(16, 1, 2, 2)
+    batches = HeldOut(None, None, None, noise, torch.zeros(2)).batches()
+    assert max(map(len, batches)) == plan.TEACHER_BATCHES and sum(batches, []) == list(range(16))
 
 
 def test_a_header_says_what_is_looked_at():
