@@ -3,6 +3,9 @@
 import dataclasses
 from pathlib import Path
 
+import comfy.ldm.flux.model
+import comfy.model_management
+import comfy.sd
 import pytest
 import torch
 
@@ -111,6 +114,56 @@ def test_what_cannot_be_read_is_left_out_of_a_report(small, monkeypatch):
     answers = gone_answers(None, None, small, print)
     assert set(answers) == {"acc_e"} and answers["acc_e"].prompts == ("a", "c")
     assert answers["acc_e"].outcomes() == ([True, True], [False, True])
+
+
+@pytest.fixture
+def look(pack, patcher, clip, monkeypatch):
+    """Runs Is It Gone? on a few small pictures; returns what it gives, and what it has told on the way."""
+    from pack_under_test.nodes import gone as module
+
+    told = []
+    monkeypatch.setattr(module, "show_text", lambda text, node: told.append(text))
+    values = {"model": patcher, "clip": clip, "concept": "red star", "file": "(the linked lora)", "strength": 1.0}
+    values |= {"pictures": 4, "size": 96, "steps": 3, "guidance": 3.5, "seed": 0}
+
+    def run(**links):
+        return execute(pack["EraseAnything_IsItGone"], values | links).args, told
+
+    return run
+
+
+def baked(patcher, lora):
+    """Another model: the same weights with a LoRA in them, as its own loader gives it."""
+    stock, _ = comfy.sd.load_lora_for_models(patcher, None, lora, 1.0, 0.0)
+    comfy.model_management.load_models_gpu([stock])
+    state = {name: weight.clone() for name, weight in stock.model.diffusion_model.state_dict().items()}
+    stock.unpatch_model()
+    with torch.inference_mode():
+        return comfy.sd.load_diffusion_model_state_dict(state)
+
+
+def test_an_erased_checkpoint_is_looked_at_as_its_lora_is(look, patcher, trained):
+    """The original model reads the pictures of the other one, whose weights hold what the LoRA adds."""
+    strong = {name: 20 * tensor if "lora_B" in name else tensor for name, tensor in trained.lora.items()}
+    (gone, shown, text), _ = look(lora=strong)
+    (same_gone, same_shown, same_text), _ = look(erased=baked(patcher, strong))
+    assert (same_gone, same_shown, same_text) == (gone, shown, text)
+    (_, shown_by_itself, plain), _ = look(erased=baked(patcher, {name: 0 * each for name, each in strong.items()}))
+    assert shown_by_itself == 1.0 and plain != text and "others moved by 0%" in plain
+
+
+def test_it_tells_beforehand_how_many_forwards_it_takes(look, trained, monkeypatch):
+    """Counted in pictures that go through the model."""
+    counted = []
+    forward = comfy.ldm.flux.model.Flux.forward_orig
+
+    def counts(self, img, *args, **kwargs):
+        counted.append(len(img))
+        return forward(self, img, *args, **kwargs)
+
+    monkeypatch.setattr(comfy.ldm.flux.model.Flux, "forward_orig", counts)
+    _, told = look(lora=trained.lora)
+    assert told[0] == f"looking at 6 pictures: {sum(counted)} forwards of the model" and sum(counted) == 162
 
 
 def test_the_report_node_needs_answers_or_a_model(pack, patcher, clip, small, trained, tmp_path, monkeypatch):
