@@ -10,6 +10,11 @@ import torch
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # an environment variable of cuBLAS
 FIXED_WORKSPACE = ":4096:8"  # with this one cuBLAS gives the same bits in every call, says its documentation
 
+# PyTorch reads it once in a process, at the first product on a card. A run would set it too late: its text encoder has
+# made products by then. Nodes are imported before any of them runs. What a user has set stays.
+if not os.environ.get(WORKSPACE):
+    os.environ[WORKSPACE] = FIXED_WORKSPACE
+
 
 @contextmanager
 def deterministic_algorithms(on: bool) -> Iterator[None]:
@@ -29,9 +34,7 @@ def deterministic_algorithms(on: bool) -> Iterator[None]:
     only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
     fills = settings.fill_uninitialized_memory
     chooses_by_time = torch.backends.cudnn.benchmark
-    workspace = os.environ.get(WORKSPACE)
     try:
-        os.environ[WORKSPACE] = workspace or FIXED_WORKSPACE
         # Not as a warning: attention then keeps the backward that differs from run to run.
         torch.use_deterministic_algorithms(True)
         # For who reads memory before it is written. Nothing does here, and it would write every tensor twice.
@@ -42,5 +45,3 @@ def deterministic_algorithms(on: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = chooses_by_time
         settings.fill_uninitialized_memory = fills
         torch.use_deterministic_algorithms(enabled, warn_only=only_warns)
-        if workspace is None:
-            os.environ.pop(WORKSPACE, None)
