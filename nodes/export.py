@@ -18,12 +18,13 @@ from ..eraseanything_core.lora.files import tensors_sha256
 from ..eraseanything_core.lora.headers import checkpoint_header, header_concepts
 from ..eraseanything_core.lora.kept_change import KeptChange
 from ..eraseanything_core.lora.key_styles import left_out_note
-from .shared.inputs import CATEGORY_LORAS, accepted
-from .shared.loras import chosen_lora, eraser_input, file_time
+from .shared.inputs import CATEGORY_LORAS, NOT_LINKED, accepted
+from .shared.loras import check_chosen, chosen_lora, eraser_input, file_time
 from .shared.progress import progress_bar
 from .shared.types import LORA_MODEL
 
 DIFFUSION_MODELS = "diffusion_models"
+SERVED = "serve this file and not the original: a LoRA that is not loaded protects nobody"
 PLAIN_TYPES = ("float32", "bfloat16", "float16")  # all others are coarser
 
 
@@ -40,7 +41,8 @@ class ExportCheckpoint(io.ComfyNode):
             node_id="EraseAnything_ExportCheckpoint",
             display_name="Save Erased Checkpoint",
             category=CATEGORY_LORAS,
-            description="Saves the whole model with an eraser in its weights: nobody can leave the eraser out.",
+            description="Saves the whole model with an eraser in its weights, for people who serve it to others: a "
+            "LoRA that is not loaded protects nobody.",
             search_aliases=["bake lora", "merge lora into model", "export", "save model", "safety", "checkpoint"],
             inputs=[
                 io.Model.Input("model", tooltip="The model, straight from its loader."),
@@ -57,8 +59,19 @@ class ExportCheckpoint(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, output_name: str | None = None) -> bool | str:
-        return True if output_name is None else accepted(files.check_name, output_name, subfolders=True)
+    def validate_inputs(
+        cls,
+        file: str | None = None,
+        strength: float | None = None,
+        output_name: str | None = None,
+        lora: Any = NOT_LINKED,
+    ) -> bool | str:
+        answers = [accepted(check_chosen, file, lora)]
+        if strength is not None:
+            answers.append(accepted(check_strength, strength))
+        if output_name is not None:
+            answers.append(accepted(files.check_name, output_name, subfolders=True))
+        return next((answer for answer in answers if answer is not True), True)
 
     @classmethod
     def fingerprint_inputs(cls, file: str, **others: Any) -> int:
@@ -86,7 +99,8 @@ class ExportCheckpoint(io.ComfyNode):
         checkpoint.write(path, header, progress_bar(len(checkpoint.tensors)))
         lines = [
             f"saved {path}: {checkpoint.size / 1e9:.2f} GB",
-            f"erases {', '.join(concepts) or 'what ' + file + ' was trained on'}, at strength {strength:g}",
+            f"has the eraser of {', '.join(concepts) or file} in its weights, at strength {strength:g}",
+            SERVED,
             *change_lines(changes),
             left_out_note(lora_model, file),
         ]

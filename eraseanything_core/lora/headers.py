@@ -30,7 +30,7 @@ def model_spec(concept: str) -> dict[str, str]:
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": "flux-1-dev/lora",
         "modelspec.implementation": "https://github.com/black-forest-labs/flux",
-        "modelspec.title": f"erases {concept}" if concept else "eraser",
+        "modelspec.title": f"eraser of {concept}" if concept else "eraser",  # whether it erases, `measured` says
         f"{FIELD}version": VERSION,
     }
 
@@ -141,9 +141,10 @@ def checkpoint_header(
         family: of the model, as ComfyUI calls it; empty for FLUX.1.
     """
     return {
-        **model_spec(", ".join(concepts)),
+        **model_spec(""),
         **family_spec(family),
         "modelspec.architecture": family or "flux-1-dev",
+        "modelspec.title": f"model with the eraser of {', '.join(concepts)}" if concepts else "model with an eraser",
         f"{FIELD}method": "an eraser in the weights",
         f"{FIELD}base_model": base_model,
         f"{FIELD}concepts": json.dumps(list(concepts)),

@@ -357,7 +357,7 @@ def test_headers():
         ErasedConcept.from_header({}, "x")
     assert typed_concepts("heart, love\nstar") == [ErasedConcept(("heart", "love")), ErasedConcept(("star",))]
     joint = joint_header([header, {}], ["x", "y"], [1.0, 0.5], "sum")
-    assert joint["eraseanything.concepts"] == '["heart", "y"]' and joint["modelspec.title"] == "erases heart, y"
+    assert joint["eraseanything.concepts"] == '["heart", "y"]' and joint["modelspec.title"] == "eraser of heart, y"
     twice = joint_header([joint, header], ["z", "x"], [1.0, 1.0], "sum")
     assert twice["eraseanything.concepts"] == '["heart", "y", "heart"]', "one that was combined names all of its own"
 

@@ -70,7 +70,7 @@ def test_save_and_load(tmp_path):
     again.load(tensors)
     assert all(torch.equal(a, b) for a, b in zip(made.parameters(), again.parameters(), strict=True))
     assert header["eraseanything.concept"] == "star" and header["eraseanything.synonyms"] == '["sun"]'
-    assert header["eraseanything.base_model"] == "abc" and header["modelspec.title"] == "erases star"
+    assert header["eraseanything.base_model"] == "abc" and header["modelspec.title"] == "eraser of star"
     assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
 
 

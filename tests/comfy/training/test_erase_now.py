@@ -80,7 +80,7 @@ def test_the_node_gives_a_model_and_a_lora_with_a_header(run, patcher):
     model, lora, report = run()
     assert len(model.patches) == 2 and not patcher.patches
     assert lora.header["eraseanything.method"] == "UCE in closed form"
-    assert lora.header["modelspec.title"] == "erases red star"
+    assert lora.header["modelspec.title"] == "eraser of red star"
     concept = ErasedConcept.from_header(lora.header, "the LoRA")
     assert concept.names == ("red star", "crimson star") and concept.irrelevant == ("dog", "tree")
     assert set(read_eraser(lora, lora.header, "the LoRA")) == {FLUX_CONTEXT, FLUX_POOLED}

@@ -1,5 +1,6 @@
 """The nodes in process: what they save, what they return, and how they refuse."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from eraseanything_core.concepts.concept_set import ConceptSet, Word
 from eraseanything_core.concepts.sampler import ConceptRequest, sample_offline
 from eraseanything_core.lora.files import load_lora
-from tests.comfy.training.node_runs import SMALL, execute, losses_of, stop_after, written
+from tests.comfy.training.node_runs import SMALL, execute, losses_of, said, stop_after, written
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -42,6 +43,16 @@ def test_trains_saves_and_returns(trainer_node, widgets, loras):
     assert [patch[0] for patches in erased.patches.values() for patch in patches] == [1.0] * 4
     assert pictures.shape == (2, 96, 192, 3) and len(output.ui["images"]) == 1
     assert (pictures[:, :, :96] != pictures[:, :, 96:]).all(), "left the original, right the erased"
+
+
+def test_the_header_says_what_was_measured_and_nothing_else(trainer_node, widgets, loras):
+    looked = execute(trainer_node, widgets, monitor_every=2, look_pictures=2, look_steps=2)
+    _, header = load_lora(written(looked, loras))
+    measured = header["eraseanything.measured"]
+    assert " of 2 held-out pictures" in measured and measured in looked.args[2]
+    unwatched = execute(trainer_node, widgets)
+    _, header = load_lora(written(unwatched, loras))
+    assert "eraseanything.measured" not in header and "was not measured" in unwatched.args[2]
 
 
 def test_a_concept_set_takes_the_place_of_the_typed_words(trainer_node, widgets, loras):
@@ -114,7 +125,7 @@ def test_save_node(pack, loras):
     node = pack["EraseAnything_SaveEraseLoRA"]
     (path,) = execute(node, {"lora": {key: torch.ones(2, 2)}, "output_name": "mine", "concept": "star"}).args
     tensors, header = load_lora(Path(path))
-    assert torch.equal(tensors[key], torch.ones(2, 2)) and header["modelspec.title"] == "erases star"
+    assert torch.equal(tensors[key], torch.ones(2, 2)) and header["modelspec.title"] == "eraser of star"
 
 
 BAD = {
@@ -206,7 +217,7 @@ def test_a_lora_that_could_not_be_written_is_handed_out_by_the_next_run(trainer_
 
 def test_the_form_is_checked_before_queueing(trainer_node):
     """A linked input comes as None, and one that is not there does not come at all."""
-    check = trainer_node.validate_inputs
+    check = functools.partial(said, trainer_node)
     assert check(concept="cat", output_name="eraser") is True
     assert check(concept=None, output_name=None) is True
     assert check(concept=" ", output_name="eraser", concepts=None) is True

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from eraseanything_core.comfy_bridge.training_session import fingerprint
 from eraseanything_core.lora.files import load_lora, tensors_sha256
 from tests.comfy.training.loras.cases import ROOT, execute, velocity
+from tests.comfy.training.node_runs import said
 from tests.comfy.training.test_formats import quantised
 
 TINYFLUX = ROOT / "eraseanything_core" / "tinyflux" / "weights" / "tinyflux.safetensors"
@@ -113,7 +114,15 @@ def test_the_header_says_what_it_is(pack, values, patcher, folder, models):
     assert json.loads(told["concepts"]) == ["star"] and json.loads(told["strength"]) == 0.8
     assert told["base_model"] == fingerprint(patcher)
     assert told["lora_sha256"] == tensors_sha256(load_lora(folder / "star.safetensors")[0])
-    assert header["modelspec.architecture"] == "flux-1-dev" and header["modelspec.title"] == "erases star"
+    assert header["modelspec.architecture"] == "flux-1-dev"
+    assert header["modelspec.title"] == "model with the eraser of star"
+
+
+def test_it_says_that_a_lora_that_is_not_loaded_protects_nobody(pack, values):
+    """Before it is run, where the node is chosen, and in its report."""
+    said = "a LoRA that is not loaded protects nobody"
+    assert said in pack["ExportCheckpoint"].define_schema().description
+    assert said in execute(pack["ExportCheckpoint"], values).args[1]
 
 
 def test_no_file_of_the_user_is_written_over(pack, values, models):
@@ -149,7 +158,7 @@ def test_what_is_refused(pack, values, patcher, folder, models, monkeypatch):
     ):
         with pytest.raises(ValueError, match=words):
             execute(node, values | change)
-    assert "is no file name" in node.validate_inputs(output_name="a//b")
+    assert "is no file name" in said(node, output_name="a//b")
     assert node.validate_inputs(output_name="a/b") is True
     usage = importlib.import_module("pack_with_loras.eraseanything_core.files").shutil._ntuple_diskusage(1, 1, 1000)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)

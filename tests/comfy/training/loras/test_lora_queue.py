@@ -50,7 +50,7 @@ def test_an_erased_model_is_saved_and_listed(server, names):
     asked = graph("ExportCheckpoint", file=names[1], strength=1.0, output_name="served/tiny_erased")
     told = server.run(asked, timeout=300)["outputs"]["node"]["text"][0]
     path = server.base / "models" / "diffusion_models" / "served" / "tiny_erased.safetensors"
-    assert f"saved {path}" in told and "erases anna, at strength 1" in told
+    assert f"saved {path}" in told and "has the eraser of anna in its weights, at strength 1" in told
     loader = server.object_info()["UNETLoader"]["input"]["required"]["unet_name"]
     assert "served/tiny_erased.safetensors" in loader[0]
     with safe_open(path, "pt") as file:
