@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 import comfy.model_management
@@ -212,8 +213,7 @@ class LoadConcepts(io.ComfyNode):
                     options=choices(),
                     default=SOURCE,
                     optional=True,
-                    tooltip="source: what is typed above. ready: a set of the pack, which says what it does once it "
-                    "is run. saved: a file of output/concepts.",
+                    tooltip=choice_tooltip(),
                 ),
             ],
             outputs=[ERASE_CONCEPTS.Output(display_name="concepts", tooltip="For training, saving and evaluating.")],
@@ -236,7 +236,21 @@ class LoadConcepts(io.ComfyNode):
     @classmethod
     def execute(cls, source: str, choice: str = SOURCE) -> io.NodeOutput:
         concepts = read_concepts(source, choice)
-        return io.NodeOutput(concepts, ui=ui.PreviewText(concepts.text()))
+        return io.NodeOutput(concepts, ui=ui.PreviewText(shown_text(concepts, choice)))
+
+
+def choice_tooltip() -> str:
+    """What can be chosen, and what each ready set does."""
+    lines = ["source: what is typed above. saved: a file of output/concepts. ready: a set of the pack."]
+    lines += [f"{name}: {ready_sets.purpose(name)}" for name in ready_sets.names()]
+    return "\n".join(lines)
+
+
+def shown_text(concepts: ConceptSet, choice: str) -> str:
+    """The set as people read it; of a ready one first what it does, which its file has as the source."""
+    if not choice.startswith(READY):
+        return concepts.text()
+    return f"what it does: {concepts.source}\n{replace(concepts, source='the pack').text()}"
 
 
 def choices() -> list[str]:

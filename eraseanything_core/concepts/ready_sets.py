@@ -1,5 +1,6 @@
 """The concept sets that the pack ships, for what people most often want to be rid of."""
 
+import json
 from pathlib import Path
 
 FOLDER = Path(__file__).with_name("ready")
@@ -8,6 +9,11 @@ FOLDER = Path(__file__).with_name("ready")
 def names() -> list[str]:
     """The names of the sets, sorted."""
     return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def purpose(name: str) -> str:
+    """What a set does, in a sentence; see `text` for errors."""
+    return str(json.loads(text(name))["source"])
 
 
 def text(name: str) -> str:

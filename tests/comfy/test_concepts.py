@@ -256,9 +256,16 @@ def test_ready_sets_and_saved_ones_are_listed_and_loaded(server, user, graph):
     options = listed["input"]["optional"]["choice"][1]["options"]
     assert options[0] == "source" and {"ready: nudity", "ready: blurred_background", "saved: nude"} <= set(options)
     shown = {"ready: blurred_background": "nobody asks for: {}, blurred background", "saved: nude": "nude (entity)"}
+    tooltip = listed["input"]["optional"]["choice"][1]["tooltip"]
     for choice, text in shown.items():
         load = {"1": {"class_type": "EraseAnything_LoadConcepts", "inputs": {"source": "", "choice": choice}}}
-        assert text in server.run(load, timeout=60)["outputs"]["1"]["text"][0]
+        told = server.run(load, timeout=60)["outputs"]["1"]["text"][0]
+        assert text in told
+        # What a ready set does is told before it is run, and then first.
+        sentence = "Backgrounds are as sharp as what stands before them, in prompts that ask for no blur."
+        is_ready = choice.startswith("ready")
+        assert told.startswith(f"what it does: {sentence}\n") == is_ready == ("source: the pack" in told)
+        assert f"blurred_background: {sentence}" in tooltip.splitlines()
     load["1"]["inputs"]["choice"] = "ready: ../known_words"
     with pytest.raises(GraphError, match="no ready set of that name"):
         server.queue(load)
