@@ -159,6 +159,10 @@ def picture_inputs() -> list[io.Input]:
             "importance_sampling",
             "Train more often at the times where the concept makes the most difference.",
         ),
+        switch_input(
+            "shared_points",
+            "Preserve other prompts at the concept's points, instead of on trajectories of their own.",
+        ),
         number_input(
             "on_policy_share", 0, 1, "Share of the trajectories sampled with the LoRA on, after the first refresh."
         ),
@@ -180,6 +184,21 @@ def word_inputs() -> list[io.Input]:
             multiline=False,
         ),
         text_input("retain", "Prompts that must not change, one per line. Empty: those found."),
+    ]
+
+
+def sentence_inputs() -> list[io.Input]:
+    """How the sentences of a training are drawn."""
+    return [
+        number_input("sentences", 1, 4096, "How many sentences of the concept are drawn for the run."),
+        number_input("shuffle_rate", 0, 1, "How often the words of a sentence are shuffled."),
+        number_input("synonym_rate", 0, 1, "How often a synonym is erased in the concept's place."),
+        number_input(
+            "retain_prompt_share",
+            0,
+            1,
+            "Share of what is preserved that is drawn from `retain`; the others are irrelevant words in templates.",
+        ),
     ]
 
 
@@ -237,6 +256,7 @@ GROUPS = {
     "losses": loss_inputs,
     "pictures": picture_inputs,
     WORDS: word_inputs,
+    "sentences": sentence_inputs,
     "memory and saving": saving_inputs,
     METHOD: method_inputs,
 }

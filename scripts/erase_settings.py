@@ -55,9 +55,11 @@ GROUPS = {
         "cached_retain_trajectories",
         "rsc_samples",
         "importance_sampling",
+        "shared_points",
         "on_policy_share",
     ),
     "words": ("synonyms", "irrelevant", "templates", "neutral", "retain"),
+    "sentences": ("sentences", "shuffle_rate", "synonym_rate", "retain_prompt_share"),
     "memory and saving": ("dtype", "gradient_checkpointing", "save_every", "deterministic"),
     "method": ("method", "meta_weight"),
 }
