@@ -62,7 +62,7 @@ def test_the_pack_is_imported(server, pack_nodes):
 
 
 def test_nodes_keep_their_ids_and_the_order_of_their_inputs(pack_nodes, request):
-    """Saved workflows hold widget values by position: new inputs go to the end, then --update-golden."""
+    """Saved workflows hold widget values by position: after a change, --update-golden and the workflows anew."""
     outlines = {name: outline(node) for name, node in sorted(pack_nodes.items())}
     if request.config.getoption("--update-golden"):
         GOLDEN.write_text(json.dumps(outlines, indent=2) + "\n")
