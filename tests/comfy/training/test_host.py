@@ -3,6 +3,7 @@
 import gc
 import json
 import weakref
+from contextlib import contextmanager
 
 import comfy.model_management
 import comfy.sample
@@ -13,8 +14,11 @@ from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 
 from eraseanything_core.comfy_bridge.host import ComfyHost
 from eraseanything_core.comfy_bridge.patch import with_lora_between
+from eraseanything_core.comfy_bridge.training_session import training_session
 from eraseanything_core.lora.key_styles import read_eraser
+from eraseanything_core.protocols import Conditioning
 from eraseanything_core.training.recipe import train_eraser
+from tests.comfy.columns import new_family
 
 LINEAR = "double_blocks.0.txt_attn.qkv.weight"
 KEY = "transformer_blocks.0.attn.add_k_proj"
@@ -163,3 +167,50 @@ def test_static_copies_go_with_their_sessions(
         assert any(p.grad.abs().max() > 0 for p in trained.parameters())
     # PyTorch's own cache is emptied after the copy has gone, not before.
     assert freed == [[False], [False, False], [False, False, False]]
+
+
+@pytest.mark.parametrize("name", ("QwenImage", "SDXL"))
+@pytest.mark.parametrize("gradient_checkpointing", (False, True))
+def test_static_copies_of_other_families_go_with_their_sessions(monkeypatch, without_gc, name, gradient_checkpointing):
+    """They run on ComfyUI's own road, with more closures around their modules."""
+    family = new_family(name)
+    patcher, copies = family.model, []
+
+    def clone(disable_dynamic=False):
+        static = new_family(name).model
+        copies.append(weakref.ref(next(static.model.diffusion_model.parameters())))
+        return static
+
+    monkeypatch.setattr(patcher, "clone", clone)
+    monkeypatch.setattr(patcher, "is_dynamic", lambda: True)
+    monkeypatch.setattr(patcher, "cached_patcher_init", (clone, ()))
+    context, entries = family.positive[0]
+    more = {key: value for key, value in entries.items() if key != "pooled_output"}
+    prompt = Conditioning(context, entries["pooled_output"], more)
+    size, generator = family.case.size, torch.Generator().manual_seed(0)
+    x_t = torch.randn(1, size[0], *size[-2:], generator=generator)
+    for number in range(3):
+        with training_session(patcher, torch.float32, gradient_checkpointing) as model:
+            trained = model.attach("text k,v", 2, generator)
+            v = model.velocity(x_t, torch.tensor([0.5]), model.conds([prompt], 3.0), adapters=True)
+            v.sum().backward()
+            assert copies[-1]() is not None
+        assert any(p.grad is not None and p.grad.abs().max() > 0 for p in trained.parameters())
+        del model, v
+        assert [copy() is not None for copy in copies] == [False] * (number + 1)
+
+
+def test_a_session_runs_on_the_card_of_its_weights(patcher, clip, monkeypatch):
+    """Kernels for quantised weights run on the current card, which may be another one."""
+    entered = []
+
+    @contextmanager
+    def on_card(device):
+        entered.append(device)
+        yield
+        entered.append("left")
+
+    monkeypatch.setattr(comfy.model_management, "cuda_device_context", on_card)
+    with ComfyHost(patcher, clip).session():
+        assert entered == [patcher.load_device]
+    assert entered == [patcher.load_device, "left"]
