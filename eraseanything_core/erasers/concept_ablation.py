@@ -21,6 +21,7 @@ from ..training.method import Method, Pair, setting
 from ..training.objective import Losses
 from ..training.plan import conds
 from ..training.trajectories import Trajectories
+from ..transfers import on_device
 
 ABLATION_SETTINGS: dict[str, Any] = {  # plain sentences of the concept itself
     "walk": "neutral",
@@ -83,9 +84,9 @@ def noised_anchors(
     model: ErasableModel, walks: Trajectories, row: Tensor, rng: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x_t [b, c, h, w] of the anchors' pictures with new noise, t [b], and n - x_a [b, c, h, w]."""
-    x_a = walks.x[row, -1].to(model.device)
-    # Drawn on the CPU: equal seeds then give equal runs on every device.
-    noise = (model.noise_scale * torch.randn(x_a.shape, generator=rng)).to(model.device)
-    sigma = (model.last_time * torch.rand(len(row), generator=rng)).to(model.device)
+    x_a = on_device(walks.x[row, -1], model.device)
+    # Drawn on the CPU: equal seeds then give equal draws on every device.
+    noise = on_device(model.noise_scale * torch.randn(x_a.shape, generator=rng), model.device)
+    sigma = on_device(model.last_time * torch.rand(len(row), generator=rng), model.device)
     t = sigma[:, None, None, None]
     return (1 - t) * x_a + t * noise, sigma, noise - x_a

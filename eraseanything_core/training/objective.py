@@ -111,10 +111,10 @@ def paper_retain(model: ErasableModel, plan: Plan, walks: Trajectories, rng: tor
     # The student walks the first trajectories of an epoch, and its images are not the teacher's.
     first = plan.config.student_rows(len(walks.sources))
     row = torch.randint(first, len(walks.sources), (plan.config.retain_batch_size,), generator=rng)
-    x_0 = walks.x[row, -1].to(model.device)
-    # Drawn on the CPU: equal seeds then give equal runs on every device.
-    noise = (model.noise_scale * torch.randn(x_0.shape, generator=rng)).to(model.device)
-    sigma = (model.last_time * torch.rand(len(row), generator=rng)).to(model.device)
+    x_0 = on_device(walks.x[row, -1], model.device)
+    # Drawn on the CPU: equal seeds then give equal draws on every device.
+    noise = on_device(model.noise_scale * torch.randn(x_0.shape, generator=rng), model.device)
+    sigma = on_device(model.last_time * torch.rand(len(row), generator=rng), model.device)
     t = sigma[:, None, None, None]  # [b, 1, 1, 1], to be multiplied with latents
     x_t = (1 - t) * x_0 + t * noise
     cond = conds(model, plan, [walks.sources[i].concept for i in row])

@@ -32,20 +32,23 @@ TOKENS = 24
 
 
 class Copies(TorchDispatchMode):
-    """Notes every copy from one device to another.
+    """Notes every copy from one device to another, and counts what runs on a device.
 
     Attributes:
         queued: shapes of what is copied while the program goes on.
         blocking: shapes of what the program waits for.
+        launches: operations that are no views; a card starts at least one kernel for each.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.queued: list[tuple[int, ...]] = []
         self.blocking: list[tuple[int, ...]] = []
+        self.launches = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        self.launches += not func.is_view
         tensors = [leaf for leaf in tree_leaves((args, out)) if isinstance(leaf, torch.Tensor)]
         if func._opname in COPIES and len({tensor.device for tensor in tensors}) > 1:
             queued = (kwargs or {}).get("non_blocking") or (func._opname == "copy_" and args[2:] == (True,))

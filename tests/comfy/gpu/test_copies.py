@@ -1,5 +1,6 @@
 """What a pair copies to the card: nobody waits for it, and no prompt is copied twice."""
 
+import pytest
 import torch
 
 from eraseanything_core.protocols import Conditioning, EncodedPrompt
@@ -16,6 +17,20 @@ def test_a_steady_pair_waits_for_no_copy():
     found = copies.steady_pair("quick")
     assert found.blocking == []
     assert found.queued.count(CONTEXT) == 0 and found.queued.count(LATENT) == 5
+
+
+@pytest.mark.parametrize("preset", ("balanced", "thorough"))
+def test_nor_does_one_of_a_longer_preset(preset):
+    found = copies.steady_pair(preset)
+    assert found.blocking == [] and any(shape[1:] == LATENT[1:] for shape in found.queued)
+    assert not any(shape[-2:] == CONTEXT[-2:] for shape in found.queued)
+
+
+def test_launches_are_counted_without_views():
+    with copies.Copies() as found:
+        ones = torch.ones(2, device="meta").view(1, 2)
+        assert (ones + 1).T.shape == (2, 1)
+    assert found.launches == 2
 
 
 def test_the_count_sees_what_waits_and_what_is_copied_again(monkeypatch):
