@@ -62,9 +62,13 @@ def base_name(loader: Mapping[str, Mapping[str, Any]]) -> str:
     return names[0] if names else "model"
 
 
-def command_line() -> list[str]:
-    """ComfyUI's own command line, with its base directory spelt out: a worker may start in another folder."""
-    own = list(sys.argv[1:])
+def command_line(address: str) -> list[str]:
+    """ComfyUI's own command line, with its base directory spelt out: a worker may start in another folder.
+
+    Args:
+        address: of a cluster, whose machines may have GPUs where this one has none; empty is this machine.
+    """
+    own = [argument for argument in sys.argv[1:] if not (address and argument == "--cpu")]
     return [*own, "--base-directory", folder_paths.base_path] if args.base_directory else own
 
 
@@ -82,9 +86,14 @@ def batch_plan(
     }
 
 
-def worker_fields(workers: int) -> dict[str, Any]:
-    """The workers of a plan: one a GPU or, without GPUs, one on the CPU, unless the user says how many."""
-    on_gpu = comfy.model_management.get_torch_device().type == "cuda"
+def worker_fields(workers: int, address: str) -> dict[str, Any]:
+    """The workers of a plan: one a GPU or, on a machine without GPUs, one on the CPU.
+
+    Args:
+        workers: how many, if the user says so; else 0.
+        address: of a cluster, whose workers get a GPU each whatever this machine has; empty is this machine.
+    """
+    on_gpu = bool(address) or comfy.model_management.get_torch_device().type == "cuda"
     return {"gpus": 1 if on_gpu else 0, "cpus": 1, "count": workers or (0 if on_gpu else 1)}
 
 
@@ -113,7 +122,7 @@ def run_batch(plan: Plan, address: str, node: str | None) -> tuple[Any, str, lis
         ValueError: a training failed. What was trained is kept, and another run goes on.
     """
     machines = machines_of(plan, address, [PACK])
-    runner = comfyui_runner(str(Path(folder_paths.__file__).resolve().parent), command_line())
+    runner = comfyui_runner(str(Path(folder_paths.__file__).resolve().parent), command_line(address))
     loras = loras_folder() / plan.results.relative_to(runs_folder())
     folder = plan.results / "gathered"
     result = run_plan(plan, machines, runner, folder, loras, shown_progress(node), check_interrupt)
@@ -156,7 +165,7 @@ class EraseBatch(io.ComfyNode):
                     tooltip="The folder of the LoRAs, in that of ComfyUI's LoRAs. Under the same name only what is "
                     "missing is trained.",
                 ),
-                seed("The same seed gives the same LoRAs."),
+                seed("On one kind of machine the same seed gives the same LoRAs; on a GPU up to rounding."),
                 io.Combo.Input(
                     "merge",
                     options=list(MODES),
@@ -168,12 +177,13 @@ class EraseBatch(io.ComfyNode):
                     default=0,
                     min=0,
                     max=4096,
-                    tooltip="How many trainings run at once. 0 is one on each GPU or, without GPUs, one.",
+                    tooltip="How many trainings run at once. 0 is one on each GPU or, on a machine without GPUs, one.",
                 ),
                 io.String.Input(
                     "address",
                     default="",
-                    tooltip="Of a running Ray cluster, such as auto or 10.0.0.1:6379. Empty uses this machine.",
+                    tooltip="Of a running Ray cluster, such as auto or 10.0.0.1:6379. Every worker there takes a GPU. "
+                    "Empty uses this machine.",
                 ),
                 ERASE_SETTINGS.Input(
                     "settings", optional=True, tooltip="From Erase Settings: single values, over those of the preset."
@@ -215,12 +225,13 @@ class EraseBatch(io.ComfyNode):
         base = {name: loader_of(cls.hidden.prompt, cls.hidden.unique_id, name) for name in ("model", "clip")}
         bases = {base_name(base["model"]): base}
         fields = batch_plan(bases, output_name, concept_list, preset, merge, settings or {})
-        plan = make_plan({**fields, "seeds": [seed], "workers": worker_fields(workers)}, "Erase Trainer Batch")
+        address = address.strip()
+        plan = make_plan({**fields, "seeds": [seed], "workers": worker_fields(workers, address)}, "Erase Trainer Batch")
         if not address:
             # The workers of this machine share its GPUs with ComfyUI.
             comfy.model_management.unload_all_models()
             comfy.model_management.soft_empty_cache()
-        lora, report, names = run_batch(plan, address.strip(), cls.hidden.unique_id)
+        lora, report, names = run_batch(plan, address, cls.hidden.unique_id)
         return io.NodeOutput(lora, report, "\n".join(names), ui=ui.PreviewText(report))
 
 

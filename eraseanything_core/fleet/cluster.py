@@ -5,6 +5,7 @@ workers and their jobs back, and resources (`num_cpus`, `num_gpus`) decide where
 """
 
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,8 +14,7 @@ from typing import Any
 
 from ..packages import require_package
 from ..quoting import escaped
-from .job import Job, Outcome
-from .worker import code_digest
+from .job import JUDGE, Job, Outcome, code_digest
 
 PACK = Path(__file__).resolve().parents[2]
 LOOK_SECONDS = 1.0  # between two looks at whether the user has cancelled
@@ -54,33 +54,68 @@ class Runner:
 
 
 @contextmanager
-def connected(machines: Machines) -> Iterator[None]:
+def connected(machines: Machines) -> Iterator[str]:
     """A connection to Ray; a cluster that this has started ends with it.
+
+    Yields:
+        The address of Ray's dashboard; empty where there is none, or where this process was connected before.
 
     Raises:
         MissingPackageError: Ray is not installed.
-        ValueError: there is no cluster at the address.
+        ValueError: there is no cluster at the address, or this process is connected to another one.
     """
     require_package("ray", "ray", "a fleet of workers")
     import ray
 
     if ray.is_initialized():
-        yield
+        check_same_cluster(machines.address)
+        yield ""
         return
-    own: dict[str, Any] = {"address": machines.address}
-    if not machines.address:
-        # Whoever reaches Ray's control ports runs code here: they listen on this machine only. And nothing is reported
-        # to Ray's makers.
-        own = {"address": "local", "_node_ip_address": LOOPBACK}
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        ray.init(**own, log_to_driver=False)
-    except (ConnectionError, RuntimeError) as error:
+        context = ray.init(machines.address, log_to_driver=False) if machines.address else _own_cluster()
+    except Exception as error:  # Ray raises a plain one where a node does not start in time
         raise ValueError(f"cannot reach Ray at {machines.address or 'this machine'}: {escaped(str(error))}") from error
     try:
-        yield
+        yield context.dashboard_url or ""
     finally:
         ray.shutdown()
+
+
+def _own_cluster() -> Any:
+    """Starts a cluster on this machine. Nothing is reported to Ray's makers."""
+    import ray
+    from ray._private import ray_constants
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Whoever reaches Ray's control ports runs code here, so they must listen on this machine only. Ray takes 127.0.0.1
+    # for the address in the network, but where it builds no clusters (macOS, Windows). There is no option for that.
+    builds_clusters = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        return ray.init("local", _node_ip_address=LOOPBACK, log_to_driver=False)
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = builds_clusters
+
+
+def check_same_cluster(address: str) -> None:
+    """Raises ValueError where this process is connected to another cluster: a process has one connection at a time."""
+    import ray
+
+    joined = ray.get_runtime_context().gcs_address
+    if address not in ("", "auto") and _by_number(address) != _by_number(joined):
+        raise ValueError(
+            f"this process is connected to Ray at {joined} already, and not at {escaped(address)}: restart it, or "
+            "leave the address empty"
+        )
+
+
+def _by_number(address: str) -> str:
+    """host:port with the host's number in place of its name, where it has one."""
+    host, _, port = address.rpartition(":")
+    try:
+        return f"{socket.gethostbyname(host)}:{port}"
+    except OSError:
+        return address
 
 
 def start_workers(machines: Machines, runner: Runner, most: int) -> list[Any]:
@@ -166,13 +201,24 @@ def digests(
         ValueError: a file is missing, or a worker does not see the results folder.
         TimeoutError: no worker has started.
     """
-    found = {}
-    for name, base in bases.items():
-        answer = _wait([worker.digest.remote(base, str(results)) for worker in workers[:1]], look)
-        if "error" in answer:
-            raise ValueError(f"the base {name}: {answer['error']}")
-        found[name] = answer["files"]
-    return found
+    return {name: _digest(workers, f"the base {name}", base, results, look) for name, base in bases.items()}
+
+
+def judge_digest(
+    workers: Sequence[Any], judge: dict[str, Any], results: Path, look: Callable[[], None]
+) -> dict[str, str]:
+    """SHA-256 of the files of a plan's judge; for the arguments and errors see `digests`."""
+    return _digest(workers, "the judge", {JUDGE: judge}, results, look)
+
+
+def _digest(
+    workers: Sequence[Any], name: str, asked: dict[str, Any], results: Path, look: Callable[[], None]
+) -> dict[str, str]:
+    answer = _wait([worker.digest.remote(asked, str(results)) for worker in workers[:1]], look)
+    if "error" in answer:
+        raise ValueError(f"{name}: {answer['error']}")
+    files: dict[str, str] = answer["files"]
+    return files
 
 
 def _wait(references: Sequence[Any], look: Callable[[], None]) -> dict[str, Any]:

@@ -153,8 +153,16 @@ def _with_tuples(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
-def with_pictures(plan: Plan, erasers: list[Eraser], digests: Mapping[str, Mapping[str, str]]) -> list[Eraser]:
+def with_pictures(
+    plan: Plan, erasers: list[Eraser], digests: Mapping[str, Mapping[str, str]], judge: Mapping[str, str]
+) -> list[Eraser]:
     """The erasers, and those of the plan's files, each with the jobs that draw with it.
+
+    Args:
+        plan: the plan.
+        erasers: that it trains.
+        digests: of every base's files.
+        judge: those of the judge's files; see `picture_job.judge_files`.
 
     Raises:
         ValueError: a prompt set has no usable row, or a file is not there.
@@ -174,7 +182,7 @@ def with_pictures(plan: Plan, erasers: list[Eraser], digests: Mapping[str, Mappi
         known = known_base(plan.bases[eraser.base], digests[eraser.base])
         shares = {}
         for name, rows in tables.items():
-            shares[name] = _shares(pictures, name, rows, eraser, known)
+            shares[name] = _shares(pictures, name, rows, eraser, known, judge)
         drawn.append(dataclasses.replace(eraser, shares=shares))
     return drawn
 
@@ -185,7 +193,12 @@ def _read_rows(prompt_set: PromptSetPlan) -> list[PromptRow]:
 
 
 def _shares(
-    pictures: PicturesPlan, name: str, rows: list[PromptRow], eraser: Eraser, base: dict[str, Any]
+    pictures: PicturesPlan,
+    name: str,
+    rows: list[PromptRow],
+    eraser: Eraser,
+    base: dict[str, Any],
+    judge: Mapping[str, str],
 ) -> PictureShares:
     filled = []
     for row in rows:
@@ -193,19 +206,35 @@ def _shares(
         filled.append(PromptRow(prompt, row.seed, row.guidance, row.label.replace("{}", eraser.concept)))
     # A set without labels asks for what is erased; its pictures without an eraser are the same for all concepts.
     asked = [dataclasses.replace(row, label=row.label or eraser.concept) for row in filled]
-    before = list(_picture_jobs(pictures, name, filled, None, base, eraser.base))
-    after = list(_picture_jobs(pictures, name, asked, eraser, base, eraser.base))
+    spec = {"base": base, **_judge_spec(pictures, judge)}
+    before = list(_picture_jobs(pictures, name, filled, None, spec, eraser.base))
+    after = list(_picture_jobs(pictures, name, asked, eraser, spec, eraser.base))
     return PictureShares(pictures.sets[name].cell, asked, before, after)
 
 
+def _judge_spec(pictures: PicturesPlan, files: Mapping[str, str]) -> dict[str, Any]:
+    """The judge of all jobs that draw, and the hashes of its files: another one under its name reads otherwise."""
+    if not pictures.judge:
+        return {"judge": None}
+    return {"judge": pictures.judge.model_dump(), "judge_files": dict(files)}
+
+
 def _picture_jobs(
-    pictures: PicturesPlan, name: str, rows: list[PromptRow], eraser: Eraser | None, base: dict[str, Any], where: str
+    pictures: PicturesPlan, name: str, rows: list[PromptRow], eraser: Eraser | None, given: dict[str, Any], where: str
 ) -> Iterator[Job]:
-    """A job for every `rows` rows. Without an eraser they are the same jobs for all erasers, and are drawn once."""
+    """A job for every `rows` rows. Without an eraser they are the same jobs for all erasers, and are drawn once.
+
+    Args:
+        pictures: of the plan.
+        name: of the prompt set.
+        rows: of the whole set.
+        eraser: None draws with the base alone.
+        given: base and judge, as a job holds them.
+        where: the name of the base.
+    """
     spec: dict[str, Any] = {
-        "base": base,
+        **given,
         "size": [pictures.width, pictures.height, pictures.steps],
-        "judge": pictures.judge.model_dump() if pictures.judge else None,
         "eraser": _eraser_spec(eraser),
         "strength": pictures.strength if eraser else 0.0,
         "wanted": sorted({row.label for row in rows if row.label}) if pictures.judge else [],

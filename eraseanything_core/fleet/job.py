@@ -4,6 +4,8 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from ..version import VERSION
@@ -11,8 +13,20 @@ from ..version import VERSION
 TRAIN = "train"
 DRAW = "draw"
 FUSE = "fuse"
+JUDGE = "judge"  # in place of a base's parts, where the hashes of a judge's files are asked for
 FORMAT = 1  # of what is hashed: another way to say the same must not look like the same job
 ID_DIGITS = 20  # hexadecimal: 80 bits
+CORE = Path(__file__).resolve().parents[1]
+CODE = (".py", ".json", ".safetensors")  # what decides results: modules, tables, and the weights that are shipped
+
+
+@cache
+def code_digest() -> str:
+    """SHA-256 of the core's code and tables, as they were when this process first asked."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in CORE.rglob("*") if path.suffix in CODE):
+        digest.update(path.relative_to(CORE).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -33,8 +47,8 @@ class Job:
 
     @property
     def id(self) -> str:
-        """A hash of the kind, of all that decides the result, and of the pack's version."""
-        deciding = json.dumps([FORMAT, VERSION, self.kind, self.spec], sort_keys=True)
+        """A hash of the kind, of all that decides the result, and of the pack's version and code."""
+        deciding = json.dumps([FORMAT, VERSION, code_digest(), self.kind, self.spec], sort_keys=True)
         return hashlib.sha256(deciding.encode()).hexdigest()[:ID_DIGITS]
 
     def as_dict(self) -> dict[str, Any]:

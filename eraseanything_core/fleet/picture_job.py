@@ -16,8 +16,9 @@ from torch import Tensor
 
 from .. import files
 from ..evaluation import judge_choice
-from ..evaluation.judge_choice import JudgeEntry, JudgeRequest, build_judge
-from ..evaluation.judges import JUDGE_BATCH_SIZE
+from ..evaluation.judge_choice import JudgeEntry, JudgeRequest, build_judge, require_judge
+from ..evaluation.judges import JUDGE_BATCH_SIZE, sha256
+from ..evaluation.nudenet_judge import nudenet_file
 from ..protocols import Judge, Verdict
 from .job import Job
 from .results import Results
@@ -26,6 +27,7 @@ from .training_job import LORA_FILE
 
 PICTURES = "pictures"  # the folder of a result
 VERDICTS_FILE = "verdicts.json"
+JUDGE_PARTS = (".safetensors", ".json", ".txt")  # files of a CLIP's folder that decide what it reads
 
 
 def known_judges() -> Mapping[str, JudgeEntry]:
@@ -35,6 +37,26 @@ def known_judges() -> Mapping[str, JudgeEntry]:
     from ..tinyflux import judges as tinyflux
 
     return {**tinyflux.JUDGES, **judge_choice.JUDGES}
+
+
+def judge_files(settings: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """SHA-256 of the files that a judge reads, by name. Those that this pack ships count as its code.
+
+    Args:
+        settings: of a plan's judge.
+        folder: of judges' weights.
+
+    Raises:
+        ValueError: see `judge_choice.require_judge`.
+    """
+    name, weights = settings["name"], settings["weights"]
+    judges = known_judges()
+    require_judge(name, folder, weights, judges)
+    paths = [nudenet_file()[0]] if name == "NudeNet" else []
+    if judges[name].needs_weights:
+        whole = folder / weights
+        paths = sorted(path for path in whole.iterdir() if path.suffix in JUDGE_PARTS) if whole.is_dir() else [whole]
+    return {path.name: sha256(path) for path in paths}
 
 
 def run_pictures(session: Session, job: Job, work: Path, results: Results) -> None:

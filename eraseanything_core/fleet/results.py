@@ -75,8 +75,7 @@ class Results:
         record = {**job.as_dict(), "attempts": self.attempts(job.id), "landed": attempt}
         files.write_atomic(work / "result" / JOB_FILE, (json.dumps(record, indent=1) + "\n").encode())
         landed = self._rename(work / "result", self.result(job.id))
-        (self.failed / f"{job.id}.json").unlink(missing_ok=True)
-        self.discard(job.id)
+        self.clear(job.id)
         return landed
 
     def _rename(self, source: Path, target: Path) -> bool:
@@ -89,8 +88,9 @@ class Results:
             return False
         return True
 
-    def discard(self, job: str) -> None:
-        """Removes the work folder of a job."""
+    def clear(self, job: str) -> None:
+        """Removes what earlier attempts at a job that has landed have left."""
+        (self.failed / f"{job}.json").unlink(missing_ok=True)
         shutil.rmtree(self.work / job, ignore_errors=True)
 
     def fail(self, job: Job, error: str, details: str = "") -> None:

@@ -1,10 +1,12 @@
 """A whole plan: what is missing is done by Ray's workers, and what is there is gathered."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from .cluster import Machines, Progress, Runner, connected, digests, run_jobs, start_workers
+from .cluster import Machines, Progress, Runner, connected, digests, judge_digest, run_jobs, start_workers
 from .expand import Eraser, fusion_jobs, training_jobs, with_pictures
 from .gather import Gathered, gather
 from .job import FUSE, Job, Outcome
@@ -15,6 +17,7 @@ SESSION = "eraseanything_core.comfy_bridge.headless:HeadlessComfyUI"
 SESSION_RUNNER = "eraseanything_core.fleet.session_runner:SessionRunner"
 Look = Callable[[], None]
 MOST_FAILURES = 20  # that a summary spells out
+NO_DASHBOARD = 'Ray has no dashboard here; `pip install "ray[default]"` brings it'
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,14 @@ def machines_of(plan: Plan, address: str, paths: Sequence[str]) -> Machines:
 
 
 def run_plan(
-    plan: Plan, machines: Machines, runner: Runner, folder: Path, loras: Path, progress: Progress, look: Look
+    plan: Plan,
+    machines: Machines,
+    runner: Runner,
+    folder: Path,
+    loras: Path,
+    progress: Progress,
+    look: Look,
+    tell: Callable[[str], None] = logging.info,
 ) -> FleetResult:
     """Does what is missing of a plan and gathers what is done.
 
@@ -67,6 +77,7 @@ def run_plan(
         folder, loras: where what is gathered goes, see `gather.gather`.
         progress: see `cluster.run_jobs`; it is called for the trainings, then for the pictures.
         look: called every second while workers start; what it raises ends the run.
+        tell: called with where Ray's dashboard is.
 
     Raises:
         MissingPackageError: Ray is not installed.
@@ -75,12 +86,13 @@ def run_plan(
     results = Results(plan.results)
     results.make()
     words = concept_sets(plan)
-    with connected(machines):
+    with connected(machines) as dashboard:
+        tell(f"Ray's dashboard: http://{dashboard}" if dashboard else NO_DASHBOARD)
         trainings_at_most = len(words) * len(plan.bases) * len(plan.methods) * len(plan.seeds)
         workers = start_workers(machines, runner, trainings_at_most)
         known = digests(workers, plan.bases, results.folder, look)
         trained = training_jobs(plan, words, known)
-        erasers = with_pictures(plan, trained, known)
+        erasers = with_pictures(plan, trained, known, _judge_files(plan, workers, results, look))
         trainings = _unique([eraser.training for eraser in erasers if eraser.training])
         # What needs erasers that are done: they are drawn with, and fused.
         later = [*_drawings(erasers), *fusion_jobs(plan, erasers).values()]
@@ -93,6 +105,13 @@ def run_plan(
             outcomes += run_jobs(workers, ready, results.folder, progress)
     failed = failures(jobs, outcomes, blocked)
     return FleetResult(len(jobs), before, failed, gather(plan, erasers, results, folder, loras))
+
+
+def _judge_files(plan: Plan, workers: Sequence[Any], results: Results, look: Look) -> dict[str, str]:
+    """Hashes of the judge's files, of the first worker; none where nothing is judged."""
+    if not plan.pictures or not plan.pictures.judge:
+        return {}
+    return judge_digest(workers, plan.pictures.judge.model_dump(), results.folder, look)
 
 
 def _unique(jobs: Sequence[Job]) -> list[Job]:

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from .fusion_job import run_fusion
-from .job import DRAW, FUSE, TRAIN, Job
-from .picture_job import run_pictures
+from .job import DRAW, FUSE, JUDGE, TRAIN, Job
+from .picture_job import judge_files, run_pictures
 from .results import Results
 from .session import Session
 from .training_job import run_training
@@ -36,21 +36,29 @@ class SessionRunner:
         return self.opened
 
     def digest(self, base: dict[str, Any]) -> dict[str, str]:
-        """SHA-256 of the files of a base, by name."""
+        """SHA-256 of the files of a base, or of `{JUDGE: a plan's judge}`, by name."""
+        if JUDGE in base:
+            return judge_files(base[JUDGE], self.session.judges)
         return self.session.digest(base)
 
     def run(self, job: Job, work: Path, results: Results) -> None:
         """Does a job, once it is sure that the files here are those that the plan was started with."""
         base = job.spec["base"]
-        here = self._known_digest(base["loaders"])
-        if here != base["files"]:
-            changed = sorted(name for name in {*here, *base["files"]} if here.get(name) != base["files"].get(name))
-            raise ValueError(f"{', '.join(changed)} differs here from the file that the plan was started with")
+        self._check(base["loaders"], base["files"])
+        if job.spec.get("judge"):
+            self._check({JUDGE: job.spec["judge"]}, job.spec["judge_files"])
         KINDS[job.kind](self.session, job, work, results)
 
-    def _known_digest(self, loaders: dict[str, Any]) -> dict[str, str]:
+    def _check(self, asked: dict[str, Any], expected: dict[str, str]) -> None:
+        """Raises ValueError where files differ here."""
+        here = self._known_digest(asked)
+        if here != expected:
+            changed = sorted(name for name in {*here, *expected} if here.get(name) != expected.get(name))
+            raise ValueError(f"{', '.join(changed)} differs here from the file that the plan was started with")
+
+    def _known_digest(self, asked: dict[str, Any]) -> dict[str, str]:
         """Read once a process: hashing 20 GB takes half a minute."""
-        key = repr(loaders)
+        key = repr(asked)
         if key not in self.digests:
-            self.digests[key] = self.session.digest(loaders)
+            self.digests[key] = self.digest(asked)
         return self.digests[key]

@@ -1,20 +1,17 @@
 """What runs in a worker's process: one job after the other, each to its end or to a sentence that says why not."""
 
-import hashlib
 import importlib
 import os
 import platform
 import time
 import traceback
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..quoting import escaped
-from .job import Job, job_of
+from .job import Job, code_digest, job_of
 from .results import Results
 
-CORE = Path(__file__).resolve().parents[1]
 LONGEST_TRACE = 20_000  # characters that are kept of where a job failed
 
 
@@ -22,7 +19,7 @@ class JobRunner(Protocol):
     """Does jobs, with whatever it holds on its device; it is made once a process."""
 
     def digest(self, base: dict[str, Any]) -> dict[str, str]:
-        """SHA-256 of the files of a base model, by name.
+        """SHA-256 of the files of a base model, or of `{JUDGE: a plan's judge}`, by name.
 
         Raises:
             ValueError: one of them is not there.
@@ -36,15 +33,6 @@ def named(path: str) -> Any:
     """What `module:attribute` names. A worker is another process, so it gets names and not objects."""
     module, _, attribute = path.partition(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-@cache
-def code_digest() -> str:
-    """SHA-256 of the core's code, as it was when this process first asked."""
-    digest = hashlib.sha256()
-    for path in sorted(CORE.rglob("*.py")):
-        digest.update(path.relative_to(CORE).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 class Worker:
@@ -91,8 +79,10 @@ class Worker:
         error = ""
         try:
             self._check(folder.folder)
-            # Ray asks again where a worker was lost after its result had landed.
-            if not folder.is_done(job.id):
+            # Ray asks again where a worker was lost after its result had landed, and before it had cleared up.
+            if folder.is_done(job.id):
+                folder.clear(job.id)
+            else:
                 work = folder.begin(job, attempt)
                 self.runner.run(job, work, folder)
                 folder.land(job, attempt)

@@ -67,7 +67,7 @@ def run(plan: Plan, args: argparse.Namespace) -> int:
     folder = args.out or plan.results / GATHERED
     bar = Bar()
     try:
-        result = run_plan(plan, machines, runner, folder, folder / "loras", bar, lambda: None)
+        result = run_plan(plan, machines, runner, folder, folder / "loras", bar, lambda: None, tell=print)
     finally:
         bar.close()
     print(f"{result.summary()}\n{folder} has the table, the reports and the LoRAs")

@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import os
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
+import folder_paths
 import pytest
 from safetensors.torch import load_file
 
@@ -19,7 +22,7 @@ from eraseanything_core.fleet.worker import Worker, code_digest
 from eraseanything_core.lora.fusion import FusionConfig
 from scripts.erase_settings import GROUPS, settings_nodes
 from scripts.server import GraphError
-from tests.comfy.conftest import BASE, COMFYUI
+from tests.comfy.conftest import BASE, COMFYUI, ROOT
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "eraseanything_core" / "tinyflux" / "weights"
 TINYFLUX = {
@@ -70,7 +73,7 @@ def make(tmp_path, **fields):
 
 def jobs_of(plan, worker, results):
     known = {"tinyflux": worker.digest(TINYFLUX, str(results.folder))["files"]}
-    return with_pictures(plan, training_jobs(plan, concept_sets(plan), known), known)
+    return with_pictures(plan, training_jobs(plan, concept_sets(plan), known), known, {})
 
 
 def do(worker, results, job) -> str:
@@ -202,6 +205,36 @@ def test_another_file_under_the_same_name_is_refused(worker, tmp_path):
     assert "differs here from the file that the plan was started with" in do(worker, results, eraser.training)
 
 
+# Ray gives a node 30 seconds to start, which a machine with other work may not have.
+COMMAND = """
+import sys
+from ray._private import services
+from fleet_stand_in import patiently
+from lab.fleet.command import main
+services.get_node = patiently(services.get_node)
+sys.exit(main())
+"""
+
+
+def test_the_command_does_a_plan(tmp_path):
+    """`dev.py fleet plan.yaml` from its own process to the gathered files, by Ray and a ComfyUI in a worker."""
+    pytest.importorskip("ray", reason="the fleet needs Ray: pip install ray")
+    plan = {"results": "out", "concepts": ["heart"], "bases": {"tinyflux": TINYFLUX}, "settings": {**SHORT, "steps": 1}}
+    plan |= {"methods": {"quick": {"preset": "quick"}}, "workers": {"gpus": 0, "count": 1}}
+    (tmp_path / "plan.yaml").write_text(json.dumps(plan))
+    paths = [str(ROOT), str(ROOT / "tests" / "unit"), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "COMFYUI_PATH": str(COMFYUI), "COMFYUI_BASE": str(BASE)}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    command = [sys.executable, "-c", COMMAND, str(tmp_path / "plan.yaml"), "--cpu"]
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "1 of 1 jobs are done, 0 of them before; 0 failed" in ran.stdout and "dashboard" in ran.stdout
+    assert "1/1" in ran.stderr, "the bar"
+    gathered = tmp_path / "out" / "gathered"
+    (lora,) = (gathered / "loras").iterdir()
+    assert load_file(lora) and "heart" in (gathered / "table.md").read_text()
+
+
 def batch_graph(**inputs):
     """The node behind TinyFlux's loaders; its settings are those of the short runs that the settings nodes have."""
     known = {name: value for name, value in SHORT.items() if any(name in names for names in GROUPS.values())}
@@ -234,6 +267,17 @@ def test_erase_batch_trains_a_list_from_the_graph(server):
     assert [path.name.split(".")[0] for path in loras] == ["heart", "star"]
     assert all(path.name in text for path in loras)
     assert str(BASE) not in text
+
+
+def test_workers_of_a_cluster_get_a_gpu_each_whatever_this_machine_has(pack, monkeypatch):
+    batch = sys.modules["pack_under_test.nodes.batch"]
+    monkeypatch.setattr(sys, "argv", ["main.py", "--cpu", "--reserve-vram", "1"])
+    base = ["--base-directory", folder_paths.base_path]
+    assert batch.worker_fields(0, "") == {"gpus": 0, "cpus": 1, "count": 1}
+    assert batch.command_line("") == ["--cpu", "--reserve-vram", "1", *base]
+    assert batch.worker_fields(0, "auto") == {"gpus": 1, "cpus": 1, "count": 0}
+    assert batch.worker_fields(3, "auto")["count"] == 3
+    assert batch.command_line("auto") == ["--reserve-vram", "1", *base]
 
 
 def test_erase_batch_wants_the_loaders_themselves(server):

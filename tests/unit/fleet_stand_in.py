@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,23 @@ from eraseanything_core.fleet.results import Results
 SAVE_EVERY = 5
 STATE_FILE = "state.json"
 LOOK_SECONDS = 0.05
+PATIENCE = 1800  # seconds; only what hangs takes so long
+
+
+def patiently(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The call again and again while it fails, as long as `PATIENCE`."""
+
+    def patient(*given: Any, **named: Any) -> Any:
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return call(*given, **named)
+            except RuntimeError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(LOOK_SECONDS)
+
+    return patient
 
 
 def chain_job(seed: int, steps: int = 40, **more: Any) -> Job:

@@ -1,14 +1,18 @@
 """Jobs on Ray: workers and a node are lost, every job is done once, and its result is that of one worker."""
 
 import json
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 ray = pytest.importorskip("ray", reason="the fleet needs Ray: pip install ray")
 psutil = pytest.importorskip("psutil", reason="ComfyUI's requirements have it")
+from ray._private import services
 from ray.cluster_utils import Cluster
 
 from eraseanything_core.fleet import cluster as fleet
@@ -17,7 +21,7 @@ from eraseanything_core.fleet.results import JOB_FILE, Results
 from eraseanything_core.fleet.worker import Worker, code_digest
 from eraseanything_core.packages import MissingPackageError
 from lab.fleet.killer import Killer
-from tests.unit.fleet_stand_in import STATE_FILE, chain_job
+from tests.unit.fleet_stand_in import PATIENCE, STATE_FILE, chain_job, patiently
 
 HERE = Path(__file__).resolve().parent
 # ComfyUI has a package `tests` as well, so a worker finds the stand-in by its own folder.
@@ -25,19 +29,38 @@ PATHS = (str(HERE.parents[1]), str(HERE))
 STAND_IN = "fleet_stand_in:StandIn"
 KILLS = 10
 MEMORY = 80 * 2**20  # bytes of a node's object store; it holds nothing here
-PATIENCE = 120  # seconds for Ray to notice a loss
+# However slow this machine is at the moment, a process that answers late is none that is lost: one that has ended is
+# noticed by its closed connection. Nor does Ray end workers because other programs take the memory.
+PATIENT = {
+    "RAY_gcs_server_port_wait_time_s": str(PATIENCE),
+    "RAY_health_check_timeout_ms": str(1000 * PATIENCE),
+    "RAY_worker_register_timeout_seconds": str(PATIENCE),
+    "RAY_memory_monitor_refresh_ms": "0",
+}
+
+
+class PatientCluster(Cluster):
+    """Ray's emulated machines; its own gives a node 30 seconds to appear."""
+
+    def _wait_for_node(self, node, timeout=PATIENCE):
+        super()._wait_for_node(node, timeout)
 
 
 @pytest.fixture(scope="module")
 def two_nodes():
     """Two emulated machines with room for three workers."""
     node = {"include_dashboard": False, "object_store_memory": MEMORY}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **node})
-    cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in PATIENT.items():
+            patch.setenv(name, value)
+        # Ray asks here for a node that it has started, and gives it 30 seconds.
+        patch.setattr(services, "get_node", patiently(services.get_node))
+        cluster = PatientCluster(initialize_head=True, head_node_args={"num_cpus": 2, **node})
+        cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
 
 
 @pytest.fixture
@@ -134,7 +157,10 @@ def test_what_failed_is_named_and_does_not_hold_up_the_others(two_nodes, results
 
 def ended(pid) -> bool:
     """Whether a process has ended, be it that nobody has asked for its exit code yet."""
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def wait_for(holds) -> None:
@@ -191,3 +217,97 @@ def test_a_missing_ray_is_one_sentence(monkeypatch):
     with pytest.raises(MissingPackageError, match="a fleet of workers needs the package ray: run `pip install ray`"):
         with fleet.connected(Machines()):
             pass
+
+
+BY_ADDRESS = """
+import json, sys
+from pathlib import Path
+from eraseanything_core.fleet import cluster
+from fleet_stand_in import chain_job
+address, results, *paths = sys.argv[1:]
+machines = cluster.Machines(address, workers=1, gpus=0, paths=tuple(paths))
+with cluster.connected(machines):
+    workers = cluster.start_workers(machines, cluster.Runner("fleet_stand_in:StandIn", {"seconds": 0.0}), 1)
+    outcomes = cluster.run_jobs(workers, [chain_job(0, 5)], Path(results), lambda *told: None)
+print(json.dumps([outcome.error for outcome in outcomes]))
+"""
+
+
+def in_another_process(script, *arguments):
+    """What a script prints last, as JSON; a process has one connection to Ray, and this one has its own."""
+    environment = {**os.environ, **PATIENT, "PYTHONPATH": os.pathsep.join(PATHS)}
+    ran = subprocess.run([sys.executable, "-c", script, *arguments], env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def test_a_cluster_that_runs_already_is_used_by_its_address(two_nodes, results):
+    assert in_another_process(BY_ADDRESS, two_nodes.address, str(results.folder), *PATHS) == [""]
+    assert not results.missing([chain_job(0, 5)])
+
+
+def test_another_cluster_than_the_one_that_is_joined_is_refused(two_nodes):
+    for address in ("", "auto", two_nodes.address):
+        with fleet.connected(Machines(address=address)) as dashboard:
+            assert dashboard == ""
+    message = f"is connected to Ray at {two_nodes.address} already, and not at 10.0.0.1:6379: restart it"
+    with pytest.raises(ValueError, match=message):
+        with fleet.connected(Machines(address="10.0.0.1:6379")):
+            pass
+    assert ray.is_initialized()
+
+
+@pytest.mark.parametrize("url, expected", (("10.0.0.1:8265", "10.0.0.1:8265"), (None, "")))
+def test_the_address_of_the_dashboard_is_known(monkeypatch, url, expected):
+    calls = []
+
+    def init(address, **given):
+        calls.append((address, given))
+        return SimpleNamespace(dashboard_url=url)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: calls.append("shutdown"))
+    with fleet.connected(Machines(address="auto")) as dashboard:
+        assert dashboard == expected
+    assert calls == [("auto", {"log_to_driver": False}), "shutdown"]
+
+
+def test_a_cluster_that_does_not_start_is_one_sentence(monkeypatch):
+    """Ray raises a plain exception where a node takes longer than it waits."""
+
+    def init(address, **given):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(ValueError, match="cannot reach Ray at this machine: The current node timed out"):
+        with fleet.connected(Machines()):
+            pass
+
+
+LISTENERS = """
+import json
+import psutil
+from ray._private import services
+from eraseanything_core.fleet.cluster import Machines, connected
+from fleet_stand_in import patiently
+services.get_node = patiently(services.get_node)
+with connected(Machines()):
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        for each in process.net_connections("tcp"):
+            if each.status == psutil.CONN_LISTEN:
+                found.append([process.name(), each.laddr.ip])
+print(json.dumps(found))
+"""
+LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def test_control_ports_of_an_own_cluster_listen_on_this_machine_only():
+    """Whoever reaches the control service runs code here."""
+    addresses = {}
+    for name, address in in_another_process(LISTENERS):
+        addresses.setdefault(name, set()).add(address)
+    assert "gcs_server" in addresses and "raylet" in addresses
+    assert not {name: found for name, found in addresses.items() if found - LOOPBACK}

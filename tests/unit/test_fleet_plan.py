@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import sys
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,14 +12,18 @@ pytest.importorskip("torch")
 
 from eraseanything_core.concepts.concept_set import ConceptSet
 from eraseanything_core.fleet import direct_methods, run
+from eraseanything_core.fleet import job as fleet_job
 from eraseanything_core.fleet.expand import fusion_jobs, training_jobs, with_pictures
 from eraseanything_core.fleet.gather import Gathered
 from eraseanything_core.fleet.job import DRAW, TRAIN, Job, Outcome, file_name
+from eraseanything_core.fleet.picture_job import judge_files
 from eraseanything_core.fleet.plan import concept_sets, make_plan, read_plan
 from eraseanything_core.fleet.results import Results
+from eraseanything_core.fleet.session_runner import SessionRunner
 from eraseanything_core.fleet.training_job import config_of, plain_config
-from eraseanything_core.fleet.worker import Worker
+from eraseanything_core.fleet.worker import Worker, code_digest
 from eraseanything_core.training.config import EraseConfig
+from lab.fleet import command
 from lab.fleet.on_paper import estimate, markdown
 from lab.provenance import BENCHMARKS
 from tests.unit.fleet_stand_in import chain_job
@@ -26,9 +33,9 @@ FIELDS = {"results": "out", "concepts": ["cat", "dog"], "bases": {"dev": BASE}}
 DIGESTS = {"dev": {"flux.safetensors": "aa", "t5": "bb"}}
 
 
-def erasers(digests=DIGESTS, **fields):
+def erasers(digests=DIGESTS, judge=(), **fields):
     plan = make_plan({**FIELDS, **fields})
-    return with_pictures(plan, training_jobs(plan, concept_sets(plan), digests), digests)
+    return with_pictures(plan, training_jobs(plan, concept_sets(plan), digests), digests, dict(judge))
 
 
 def ids(**fields) -> list[str]:
@@ -109,6 +116,68 @@ def test_what_decides_a_job_is_its_identity_and_nothing_else():
     assert len({job.id, Job(DRAW, "a", {"x": 1}, {}).id, Job(TRAIN, "a", {"x": 2}, {}).id}) == 3
 
 
+def test_other_code_makes_other_jobs(monkeypatch):
+    job = Job(TRAIN, "a", {"x": 1}, {})
+    before = job.id
+    monkeypatch.setattr(fleet_job, "code_digest", lambda: "other")
+    assert job.id != before
+
+
+def test_the_code_is_all_that_the_core_ships(tmp_path, monkeypatch):
+    """Modules, tables of words, and the weights of TinyFlux's judge; not what Python compiles of them."""
+    monkeypatch.setattr(fleet_job, "CORE", tmp_path)
+    digest = fleet_job.code_digest.__wrapped__
+    seen = [digest()]
+    for name in ("a.py", "words.json", "judge.safetensors"):
+        (tmp_path / name).write_text("1")
+        seen.append(digest())
+    (tmp_path / "a.pyc").write_text("1")
+    assert len(set(seen)) == 4 and digest() == seen[-1]
+
+
+@pytest.fixture
+def clip_judge(tmp_path):
+    """The settings of a CLIP, and the folder in which it has its files."""
+    folder = tmp_path / "judges"
+    (folder / "clip").mkdir(parents=True)
+    for name in ("config.json", "preprocessor_config.json", "model.safetensors", "README.md"):
+        (folder / "clip" / name).write_text("1")
+    return {"name": "CLIP", "weights": "clip"}, folder
+
+
+def test_a_judge_is_known_by_its_files(clip_judge, tmp_path):
+    settings, folder = clip_judge
+    before = judge_files(settings, folder)
+    assert sorted(before) == ["config.json", "model.safetensors", "preprocessor_config.json"]
+    (folder / "clip" / "model.safetensors").write_text("2")
+    after = judge_files(settings, folder)
+    assert [name for name in before if before[name] != after[name]] == ["model.safetensors"]
+    assert judge_files({"name": "TinyFlux CNN", "weights": ""}, folder) == {}, "it is part of the pack"
+    with pytest.raises(ValueError, match="there is no 'other'"):
+        judge_files({"name": "CLIP", "weights": "other"}, folder)
+    # They are in the identity of what is judged, and of nothing else.
+    (tmp_path / "named.csv").write_text("prompt,seed\na {},1\n")
+    sets = {"named": {"file": tmp_path / "named.csv", "cell": "acc_e"}}
+    plans = [erasers(judge=files, pictures={"sets": sets, "judge": settings}) for files in (before, after)]
+    trained, drawn = [], []
+    for eraser in (plan[0] for plan in plans):
+        trained.append(eraser.training.id)
+        drawn += [job.id for job in (*eraser.shares["named"].before, *eraser.shares["named"].after)]
+    assert len(set(trained)) == 1 and len(set(drawn)) == 4
+    blind = [erasers(judge=files, pictures={"sets": sets})[0].shares["named"].before[0].id for files in (before, after)]
+    assert blind[0] == blind[1]
+
+
+def test_another_judge_under_the_same_name_is_refused(clip_judge, tmp_path):
+    settings, folder = clip_judge
+    runner = SessionRunner("", {})
+    runner.opened = SimpleNamespace(judges=folder, digest=lambda base: {})
+    assert runner.digest({fleet_job.JUDGE: settings}) == judge_files(settings, folder)
+    spec = {"base": {"loaders": {}, "files": {}}, "judge": settings, "judge_files": {"model.safetensors": "aa"}}
+    with pytest.raises(ValueError, match="model.safetensors.* differs here from the file that the plan was started"):
+        runner.run(Job(DRAW, "a", spec, {}), tmp_path, Results(tmp_path))
+
+
 def test_a_configuration_survives_json():
     config = EraseConfig("cat", synonyms=("kitty",), tiers=(("a", "b"), ("c",)), attention_blocks=(-1,))
     assert config_of(json.loads(json.dumps(plain_config(config)))) == config
@@ -153,7 +222,7 @@ def test_the_plan_of_a_file_lies_where_the_file_lies(tmp_path):
     assert [word.concept for word in words] == ["Jack", "cat"]
     assert words[0].category == "person" and "kitty" in words[1].synonyms
     (shares,) = (
-        eraser.shares["named"] for eraser in with_pictures(plan, training_jobs(plan, words[1:], DIGESTS), DIGESTS)
+        eraser.shares["named"] for eraser in with_pictures(plan, training_jobs(plan, words[1:], DIGESTS), DIGESTS, {})
     )
     assert [row.prompt for row in shares.rows] == ["a cat here", "a house"]
     assert shares.after[0].spec["rows"] == [["a cat here", 1, 3.5]] and shares.before[0].spec["eraser"] is None
@@ -205,6 +274,24 @@ def test_what_an_attempt_left_is_found_by_the_next(tmp_path):
     assert not list(results.failed.iterdir())
 
 
+def test_what_a_worker_could_not_clear_up_is_cleared_by_the_next(tmp_path, monkeypatch):
+    """It is lost between the moment its result has landed and the end of its job; Ray then asks another."""
+    results = Results(tmp_path)
+    results.make()
+    worker = Worker(code_digest(), "tests.unit.fleet_stand_in:StandIn", {"seconds": 0.0})
+    job = chain_job(0, 1)
+
+    def lost(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Results, "clear", lost)
+        with pytest.raises(KeyboardInterrupt):
+            worker.run(job.as_dict(), str(tmp_path))
+    assert results.is_done(job.id) and list(results.work.iterdir())
+    assert worker.run(job.as_dict(), str(tmp_path))["error"] == "" and not list(results.work.iterdir())
+
+
 def test_a_machine_with_another_state_of_the_pack_does_nothing(tmp_path):
     results = Results(tmp_path)
     results.make()
@@ -230,6 +317,50 @@ def test_a_summary_names_what_failed_and_why():
     ]
     many = dataclasses.replace(result, failed=["job: no room"] * 25)
     assert many.summary().splitlines()[-2] == "and 5 more failed; the folder `failed` has all"
+
+
+@pytest.mark.parametrize(
+    "url, message",
+    [("127.0.0.1:8265", "Ray's dashboard: http://127.0.0.1:8265"), ("", 'pip install "ray[default]"')],
+)
+def test_where_the_dashboard_is_is_told(tmp_path, monkeypatch, url, message):
+    @contextmanager
+    def connected(machines):
+        yield url
+
+    nothing = {"start_workers": [], "digests": DIGESTS, "run_jobs": []}
+    monkeypatch.setattr(run, "connected", connected)
+    for name, value in nothing.items():
+        monkeypatch.setattr(run, name, lambda *given, value=value: value)
+    told = []
+    plan = make_plan({**FIELDS, "results": tmp_path})
+    result = run.run_plan(plan, None, None, tmp_path / "out", tmp_path / "loras", None, None, told.append)
+    assert len(told) == 1 and message in told[0] and result.jobs == 2
+
+
+def test_the_command_counts_jobs_and_says_what_failed(tmp_path, monkeypatch, capsys):
+    seen = []
+
+    def run_plan(plan, machines, runner, folder, loras, progress, look, tell):
+        seen.append((machines.address, runner.settings["settings"]["arguments"][:1], folder))
+        progress(0, 2, None)
+        progress(1, 2, Outcome("a"))
+        progress(2, 2, Outcome("b", error="no room"))
+        return run.FleetResult(2, 0, ["b: no room"], Gathered([], [], [], [], []))
+
+    path = tmp_path / "plan.yaml"
+    path.write_text(json.dumps(FIELDS))
+    monkeypatch.setenv("COMFYUI_PATH", "/comfyui")
+    monkeypatch.setattr(command, "run_plan", run_plan)
+    monkeypatch.setattr(sys, "argv", ["fleet", str(path), "--cpu", "--address", "10.0.0.1:6379"])
+    assert command.main() == 1
+    told = capsys.readouterr()
+    assert seen == [("10.0.0.1:6379", ["--cpu"], tmp_path / "out" / "gathered")]
+    assert "1 of 2 jobs are done, 0 of them before; 1 failed" in told.out and "failed: b: no room" in told.out
+    assert "2/2" in told.err and "failed: no room" in told.out + told.err
+    path.write_text("concepts: [cat]")
+    assert command.main() == 1
+    assert capsys.readouterr().err.startswith("plan.yaml, results: field required")
 
 
 def test_names_of_files_are_plain():
