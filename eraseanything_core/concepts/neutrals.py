@@ -18,7 +18,7 @@ BY_KIND = {
     "posture": "{and}",
 }
 # For what has no wider word: without one, `a photo of` would be left of a sentence.
-ANYTHING = {"entity": "ordinary scene", "look": "plain finish", "part": "plain face"}
+ANYTHING = {"entity": "ordinary scene", "scene": "ordinary scene", "look": "plain finish", "part": "plain face"}
 COMMON_THINGS = ("house", "tree")  # what every model draws, and draws as nothing else
 # Synsets whose first word is a common name for what a picture could show instead. The nearest one is taken.
 WIDER = {
@@ -76,7 +76,7 @@ def choose(concept: str, kind: str, number: str, senses: Sequence[Any], noun: st
         return "{fully dressed " + " ".join(bare) + "}"
     if kind in BY_KIND:
         return BY_KIND[kind]
-    wider = noun or (wider_word(senses) if kind == "entity" else "")
+    wider = noun or (wider_word(senses) if kind in ("entity", "scene") else "")
     if not wider and kind in ANYTHING:
         wider = ANYTHING[kind]
     return "{" + in_number(wider, number) + "}" if wider else "{}"

@@ -14,6 +14,10 @@ LANDMARKS = set(
     desert colosseum acropolis parthenon louvre kremlin capitol pentagon vatican alps planet
     """.split()
 )
+PLACES = {"geological_formation.n.01", "body_of_water.n.01", "region.n.03"}  # synsets of what one stands in
+NAMED_PLACES = {"Mount", "Lake", "Cape"}  # before a name that WordNet may lack
+# Kinds of WordNet for what happens or is: it fills a picture, and lies on no table.
+HAPPENINGS = {f"noun.{kind}" for kind in "state phenomenon time act event process feeling".split()}
 PARTS_OF_PEOPLE = {"hair", "beard", "skin", "eyes", "lips", "teeth", "eyebrows", "fingers", "eyelashes", "nails"}
 
 
@@ -42,6 +46,23 @@ def number_of(concept: str, chosen: list[Any]) -> str:
     if is_plural(noun):
         return "many"
     return "mass" if articles.is_mass(noun) or is_uncounted(known, noun) else "one"
+
+
+def is_scene(concept: str, number: str, chosen: list[Any]) -> bool:
+    """Whether a concept fills a picture and is no thing in it: a place, a landmark, or what is not counted and happens.
+
+    Args:
+        concept: the word or words to erase.
+        number: how it is counted, see `number_of`.
+        chosen: its synsets.
+    """
+    first, *rest = concept.split()
+    is_landmark = number == "the" and articles.head(concept).casefold() in LANDMARKS
+    if is_landmark or (rest and first in NAMED_PLACES):
+        return True
+    if any(synset.name() in PLACES for synset in wordnet.hypernym_path(chosen[:1])):
+        return True
+    return number == "mass" and bool(chosen) and chosen[0].lexname() in HAPPENINGS
 
 
 def is_uncounted(synsets: list[Any], noun: str) -> bool:

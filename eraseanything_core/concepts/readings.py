@@ -70,8 +70,8 @@ def read(typed: str, category: str = "auto", part_of_speech: str = "auto") -> Re
     if category == "auto":
         category = known.category if known else category_of(concept)
     senses = _senses(concept, category, part_of_speech, known)
-    kind = (known.kind if known else "") or _kind(concept, category, senses)
     number = (known.number if known else "") or _number(concept, category, senses)
+    kind = (known.kind if known else "") or _kind(concept, category, senses, number)
     return Reading(concept, category, kind, number, senses, known)
 
 
@@ -109,7 +109,7 @@ def _senses(concept: str, category: str, part_of_speech: str, known: KnownWord |
     return wordnet.senses(concept, category, wordnet.POS.get(part_of_speech))
 
 
-def _kind(concept: str, category: str, senses: list[Any]) -> str:
+def _kind(concept: str, category: str, senses: list[Any], number: str) -> str:
     """The templates of a word that the table lacks."""
     if category == "relation":
         return acts.kind_of(concept) or kind_of(concept, category)
@@ -120,7 +120,9 @@ def _kind(concept: str, category: str, senses: list[Any]) -> str:
         is_of_people = concept.casefold() in NUDITY or any(word in words for word in PEOPLE)
         return "adjective of people" if is_of_people else "adjective"
     words_of_part = concept.casefold().split()
-    return "part" if len(words_of_part) > 1 and words_of_part[-1] in noun_phrases.PARTS_OF_PEOPLE else "entity"
+    if len(words_of_part) > 1 and words_of_part[-1] in noun_phrases.PARTS_OF_PEOPLE:
+        return "part"
+    return "scene" if noun_phrases.is_scene(concept, number, senses) else "entity"
 
 
 def _number(concept: str, category: str, senses: list[Any]) -> str:

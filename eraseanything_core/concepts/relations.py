@@ -43,6 +43,17 @@ OTHER_PLACES = (
     "far from",
     "below",
 )
+# What is retained when an act of two is erased. WordNet's nearest verbs are fragments or far off: `cling to`, `drive`.
+OTHER_ACTS = (
+    "dance",
+    "talk",
+    "walk",
+    "sit on a sofa",
+    "play chess",
+    "wave",
+    "read",
+    "look at a map",
+)
 ACTS = {
     "back to back": ("with their backs together", "with backs touching"),
     "hand in hand": ("holding hands",),

@@ -14,7 +14,7 @@ from .inflections import variants, verb_forms
 from .number_forms import number_forms
 from .prompts import fill
 from .readings import Reading, is_name_of_person, read
-from .relations import ACTS, OTHER_PLACES, PLACES
+from .relations import ACTS, OTHER_ACTS, OTHER_PLACES, PLACES
 
 
 @dataclass(frozen=True)
@@ -182,11 +182,16 @@ def wider_words(reading: Reading, chosen: list[Any]) -> tuple[str, ...]:
 
 
 def nearest_words(reading: Reading) -> tuple[str, ...]:
-    """The neighbours of a concept: those of WordNet, or the common styles for a style that it does not know."""
+    """The neighbours of a concept: those of WordNet, or common ones where it has none that serve."""
     # The neighbours of `hair` are parts of the body that everybody has.
     if reading.kind == "part" and not reading.senses:
         return ()
+    if reading.kind == "relation":
+        return OTHER_ACTS
     near = wordnet.neighbours(reading.kin())
+    if reading.kind in ("act", "act of two"):
+        # A verb that ends in a preposition lacks what it is done to: `cling to`.
+        near = tuple(word for word in near if word.split()[-1] not in articles.PREPOSITIONS)
     if reading.category == "style" and (reading.known or not near):
         return templates.OTHER_STYLES
     return near

@@ -23,6 +23,21 @@ TEMPLATES_BY_KIND = {
         "{a} outdoors in daylight",
         "{a} on a table",
     ),
+    # What fills a picture and is no thing in it: a mountain, the Eiffel Tower, rain, nudity.
+    "scene": (
+        "a photo of {a}",
+        "an image of {a}",
+        "a painting of {a}",
+        "a black and white photo of {a}",
+        "a drawing that shows {a}",
+        "a postcard with {a}",
+        "a film with {a}",
+        "a picture of {a} in blue and grey",
+        "a magazine with {a} on its cover",
+        "a large print of {a}",
+        "an old photograph of {a}",
+        "a picture that shows {a}",
+    ),
     "style": (
         "a work of art in the style of {a}",
         "a landscape in the style of {a}",

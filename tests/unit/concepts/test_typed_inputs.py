@@ -3,6 +3,7 @@
 import pytest
 
 from eraseanything_core.concepts import acts, known_words, style_phrases, templates, wordnet
+from eraseanything_core.concepts.articles import PREPOSITIONS
 from eraseanything_core.concepts.concept_set import CATEGORIES
 from eraseanything_core.concepts.prompts import as_template, fill
 from eraseanything_core.concepts.readings import read
@@ -118,3 +119,34 @@ def test_the_words_that_stand_in_for_a_concept_have_its_article():
         assert fill(template, word) == f"a photo of {named} on a beach"
     assert fill(template, "") == "a photo of on a beach" and fill("a {} dress", "") == "a dress"
     assert fill("an {} dress", "red") == "a red dress" and fill("the {} at night", "tower") == "the tower at night"
+
+
+@pytest.mark.parametrize(
+    "scene", ("nudity", "hentai", "gore", "rain", "sunset", "mountain", "Mount Everest", "Golden Gate Bridge", "smoke")
+)
+def test_what_fills_a_picture_lies_on_no_table(scene):
+    found = sample_offline(ConceptRequest(scene)).check()
+    assert read(scene).kind in ("scene", "look") and not [each for each in found.prompts if " table" in each]
+    assert len(found.prompts) == len(set(found.prompts)) >= 5
+
+
+@pytest.mark.parametrize(
+    "thing", ("ball", "box", "heart", "moon", "star", "cross", "cat", "blood", "food", "wine glass")
+)
+def test_things_are_still_things(thing):
+    """The sentences of the concepts on which the presets are measured must not move unseen."""
+    assert read(thing).kind == "entity"
+
+
+@pytest.mark.parametrize("act", ("hug", "kiss"))
+def test_what_is_kept_beside_an_act_of_two_is_a_whole_sentence(act):
+    found = sample_offline(ConceptRequest(act))
+    assert found.retain[:3] == ("two people dance", "a photo of two people who talk", "a man and a woman walk")
+    kept = [prompt for prompt in found.retain if prompt.split()[-1] in PREPOSITIONS | {"drive"}]
+    assert not kept
+
+
+def test_what_is_painted_instead_and_how_a_name_is_written():
+    neutrals = {"food": "{empty dishes}", "tattoo": "{bare arm}", "sunset": "{ordinary scene}"}
+    assert {concept: sample_offline(ConceptRequest(concept)).neutral for concept in neutrals} == neutrals
+    assert sample_offline(ConceptRequest("American flag")).variants == ("American flags",)
