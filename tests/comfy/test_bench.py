@@ -10,6 +10,7 @@ from comfy.ldm.flux.model import FluxParams
 from eraseanything_core.comfy_bridge.memory import activation_bytes, cheapest_plan
 from eraseanything_core.protocols import GIB
 from eraseanything_core.training.optimizers import trained_bytes
+from eraseanything_core.training.presets import PRESETS
 from lab.bench.flops import TERA, pair_flops
 from lab.bench.memory import BASES, CASES, Live, peak_bytes
 from lab.bench.true_size import DEV, true_config, true_flux
@@ -55,6 +56,13 @@ def test_a_stored_peak_is_one_that_is_tracked():
     peak, weights = peak_bytes(*CASES["q4_512_ckpt"])
     assert peak == pytest.approx(RESULTS["peak_gib"]["q4_512_ckpt"] * GIB, rel=1e-3)
     assert weights == pytest.approx(true_weights("q4"), rel=1e-4)
+
+
+def test_the_stored_costs_are_those_of_the_presets_as_they_are():
+    """A preset that has become longer since then costs more than what is stored."""
+    assert {run["preset"]: run["pairs"] for run in RESULTS["cost"]["runs"]} == {
+        preset: PRESETS[preset]["steps"] for preset in ("quick", "balanced", "thorough")
+    }
 
 
 AT_MOST = {  # the goals of the whole trainer

@@ -1,6 +1,7 @@
 """The tables of the presets and of the gone score count what was measured."""
 
 import json
+import re
 
 import pytest
 
@@ -51,6 +52,41 @@ def test_the_stored_presets_have_every_key():
     keys = {"pflop", "peak_gib", "acc_e", "acc_e_by_concept", "acc_ir", "acc_ir_before", "acc_g", "n", "seeds"}
     measured = [preset for preset in presets.PRESETS if preset in stored]
     assert measured and all(keys | {"stopped_at"} <= set(stored[preset]) for preset in measured)
+
+
+README = (BENCHMARKS.parent / "README.md").read_text(encoding="utf-8")
+
+
+def stored_table(name):
+    return json.loads((BENCHMARKS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_the_readme_has_the_rows_of_the_stored_presets():
+    stored = {preset: entry for preset, entry in stored_table("presets").items() if preset in presets.PRESETS}
+    assert set(stored) >= {"quick", "balanced", "thorough"}
+    for preset, entry in stored.items():
+        cells = ("acc_e", "acc_g", "acc_ir", "acc_ir_before")
+        rates = " | ".join(f"{entry[cell]:.1%}".replace("%", " %") for cell in cells)
+        cost = f"{entry['pflop']:.1f} | {entry['peak_gib']:.1f} GiB"
+        assert f"| `{preset}` | {cost} | {rates} | {len(entry['seeds'])} |\n" in README
+
+
+def test_the_readme_has_what_the_bench_has_counted():
+    stored = stored_table("results")
+    for run in stored["cost"]["runs"]:
+        preset = run["preset"]
+        looks, neutral = stored["looks_share"][preset], stored["neutral_check_share"][preset]
+        shares = f"{looks:.0%} | {neutral:.0%}".replace("%", " %")
+        assert f"| `{preset}` | {run['pairs']} | {run['pflop']:.1f} PFLOP | {shares} |\n" in README
+        assert looks <= 0.2 and f"{looks + neutral:.0%} of `{preset}`".replace("%", " %") in README
+
+
+def test_the_readme_counts_the_verdicts_that_were_right():
+    """Gone is right where no picture shows the concept, and not gone where one does."""
+    entry = stored_table("presets")["balanced"]
+    right = [text.startswith("gone") == (entry["shown"][run] == 0) for run, text in entry["verdicts"].items()]
+    said = re.findall(r"right\s+in\s+(\d+)\s+of\s+(\d+)\s+trainings", README)
+    assert len(said) == 2 and set(said) == {(str(sum(right)), str(len(right)))}
 
 
 def looked(concept="ball"):
