@@ -154,6 +154,7 @@ def markdown(table: dict) -> str:
                 f"| {part['nearness']['pearson']:.3f} | {part['likelihood']['pearson']:.3f} "
                 f"| {part['score']['mean_difference']:.3f} |"
             )
+    lines += ["", "![The rate by the gone score over the rate by the CNN, a point a look](gone.png)"]
     lines += ["", "Share of pictures that show the concept, CNN / gone score, after so many pairs:", ""]
     lines += ["| concept | " + " | ".join(map(str, LOOKS)) + " |", "| --- |" + " ---: |" * len(LOOKS)]
     concepts = list(dict.fromkeys(look["concept"] for look in table["looks"]))
