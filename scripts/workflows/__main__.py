@@ -14,6 +14,8 @@ from scripts.graph import api_to_ui, read_object_info
 from scripts.workflows import blueprint, cards, concepts, evaluation, flux, tinyflux
 from scripts.workflows.template import Template, template_folders
 
+CARDS = {**flux.CARDS, **tinyflux.CARDS, **concepts.CARDS}
+
 
 def templates() -> dict[str, Template]:
     """Every shipped workflow, by file name."""
@@ -28,9 +30,14 @@ def templates() -> dict[str, Template]:
 def drawn_cards() -> dict[str, Image.Image]:
     """The cards that need no run of their workflow."""
     drawn = {name: cards.labelled("FLUX.1-dev", *texts) for name, texts in flux.CARDS.items()}
-    drawn["tinyflux_erase"] = cards.corner_of_demo(row=0)
-    drawn["tinyflux_evaluate"] = cards.corner_of_demo(row=1)
-    drawn["sample_concepts"] = cards.written(sample_offline(ConceptRequest(concepts.WORD)).text())
+    pictures = {
+        "tinyflux_erase": cards.corner_of_demo(row=0),
+        "tinyflux_evaluate": cards.corner_of_demo(row=1),
+    }
+    for name, picture in pictures.items():
+        drawn[name] = cards.captioned(picture, *CARDS[name])
+    words = cards.written(sample_offline(ConceptRequest(concepts.WORD)).text())
+    drawn["sample_concepts"] = cards.with_band(words, *CARDS["sample_concepts"])
     return drawn
 
 

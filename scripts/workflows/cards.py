@@ -1,4 +1,4 @@
-"""Cards of the template browser that are drawn without running a workflow."""
+"""Cards of the template browser: each has a title and a sentence, over a picture where there is one."""
 
 from textwrap import wrap
 
@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scripts.workflows.template import ROOT
 
 SIDE = 400  # px
+BAND = 136  # px: the height of what is written over a picture
 DARK = "#222222"
 LIGHT = "#dddddd"
 ACCENT = "#8ab4f8"
@@ -19,11 +20,29 @@ def corner_of_demo(row: int) -> Image.Image:
     return picture.crop((0, row * half, half, (row + 1) * half)).resize((SIDE, SIDE))
 
 
+def captioned(picture: Image.Image, title: str, text: str) -> Image.Image:
+    """The whole picture above a title, and a sentence on what the workflow does."""
+    card = Image.new("RGB", (SIDE, SIDE), DARK)
+    side = SIDE - BAND
+    card.paste(picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS), (BAND // 2, 0))
+    return with_band(card, title, text)
+
+
+def with_band(card: Image.Image, title: str, text: str) -> Image.Image:
+    """A card with a title and a sentence on a dark band at its foot."""
+    draw = ImageDraw.Draw(card)
+    top = SIDE - BAND
+    draw.rectangle((0, top, SIDE, SIDE), DARK)
+    draw.text((16, top + 8), title, "white", ImageFont.load_default(32))
+    draw.multiline_text((16, top + 56), "\n".join(wrap(text, 36)), LIGHT, ImageFont.load_default(20), spacing=6)
+    return card
+
+
 def written(text: str) -> Image.Image:
-    """A card that shows the first lines of a text."""
+    """A card that shows the first lines of a text, with room for the band."""
     picture = Image.new("RGB", (SIDE, SIDE), DARK)
     lines = [part for line in text.splitlines() for part in wrap(line, 38) or [""]]
-    ImageDraw.Draw(picture).multiline_text((16, 16), "\n".join(lines[:17]), LIGHT, ImageFont.load_default(18))
+    ImageDraw.Draw(picture).multiline_text((16, 16), "\n".join(lines[:9]), LIGHT, ImageFont.load_default(18))
     return picture
 
 

@@ -6,6 +6,7 @@ from eraseanything_core.concepts.sampler import ConceptRequest, WordSource
 from scripts.workflows.template import Template, node
 
 WORD = "cat"
+CARDS = {"sample_concepts": ("Find the words", "Synonyms, words to keep and prompts for one typed word.")}
 SERVICE = ("words_from", "provider", "base_url", "model", "credential", "timeout")
 
 

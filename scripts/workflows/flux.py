@@ -23,8 +23,8 @@ NOTE = """Needs **FLUX.1-dev**. Files and where they go:
 - `models/vae/ae.safetensors`
 
 """
-ERASER = f"flux_without_{WORD}.safetensors"  # what flux_erase writes into models/loras
-MADE_BEFORE = f"Run the workflow *flux_erase* first: it writes `{ERASER}` into `models/loras`.\n\n"
+ERASER = f"flux_without_{WORD}.safetensors"  # what flux_1_erase writes into models/loras
+MADE_BEFORE = f"Run the workflow *flux_1_erase* first: it writes `{ERASER}` into `models/loras`.\n\n"
 
 
 def models(*files: str) -> dict:
@@ -116,7 +116,7 @@ def combine() -> Template:
         "2. Choose the erasers": ["combine"],
         "3. Before and after": [*ASK, *sampled_keys("before", "after")],
     }
-    note = f"""Run the workflow *flux_erase* first, once for each word. This one expects `{ERASER}` and `{other}` in
+    note = f"""Run the workflow *flux_1_erase* first, once for each word. This one expects `{ERASER}` and `{other}` in
 `models/loras`. Choose your own files in group 2 and press Run."""
     return Template(graph, groups, NOTE + note)
 
@@ -171,17 +171,17 @@ the word. Nothing is trained, and the picture is the same as without the probe."
 def templates() -> dict[str, Template]:
     """All of them, by file name."""
     return {
-        "flux_erase": erase(),
-        "flux_combine": combine(),
-        "flux_strength": strength(),
-        "flux_probe": probe(),
+        "flux_1_erase": erase(),
+        "flux_2_combine": combine(),
+        "flux_3_strength": strength(),
+        "flux_4_probe": probe(),
     }
 
 
 # What the cards in the template browser say. There are no pictures: these workflows need a GPU and the real weights.
 CARDS = {
-    "flux_erase": ("Erase a word", "Type a word, train an eraser, see the picture before and after."),
-    "flux_combine": ("Combine erasers", "Apply several saved erasers to one prompt."),
-    "flux_strength": ("Set the strength", "Apply a saved eraser at half and at full strength."),
-    "flux_probe": ("Watch a word", "See where a picture attends to a word of its prompt."),
+    "flux_1_erase": ("Erase a word", "Type a word, train an eraser, see the picture before and after."),
+    "flux_2_combine": ("Combine erasers", "Apply several saved erasers to one prompt."),
+    "flux_3_strength": ("Set the strength", "Apply a saved eraser at half and at full strength."),
+    "flux_4_probe": ("Watch a word", "See where a picture attends to a word of its prompt."),
 }

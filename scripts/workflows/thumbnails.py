@@ -17,7 +17,9 @@ from scripts.base import prepare_base
 from scripts.erase_settings import with_settings
 from scripts.graph import ui_to_api
 from scripts.server import ComfyServer
+from scripts.workflows.cards import captioned
 from scripts.workflows.template import ROOT, WORKFLOWS, template_folders
+from scripts.workflows.tinyflux import CARDS
 
 SIDE = 200  # px of one picture
 SHOWN = {  # the nodes whose pictures are shown, and how many of each
@@ -66,7 +68,7 @@ def main() -> None:
     base = prepare_base(ROOT / ".cache" / "base", ROOT)
     with ComfyServer(Path(os.environ["COMFYUI_PATH"]), base, ROOT / ".cache" / "thumbnails.log") as server:
         for name in names:
-            card = thumbnail(server, name)
+            card = captioned(thumbnail(server, name), *CARDS[name])
             for folder in template_folders():
                 card.save(folder / f"{name}.jpg")
 

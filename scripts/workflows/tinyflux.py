@@ -186,6 +186,17 @@ def attention_erase(concept: str) -> Template:
     return Template(graph, groups, NOTE + note)
 
 
+# Title and sentence of the cards in the template browser.
+CARDS = {
+    "tinyflux_erase": ("Erase a word (tiny)", "TinyFlux on a CPU: train an eraser, see before and after."),
+    "tinyflux_combine": ("Combine erasers (tiny)", "TinyFlux: two erasers applied to one prompt."),
+    "tinyflux_strength": ("Set the strength (tiny)", "TinyFlux: an eraser at rising strength."),
+    "tinyflux_probe": ("Watch a word (tiny)", "TinyFlux: where pictures attend to a word."),
+    "tinyflux_attention_erase": ("Erase attention (tiny)", "TinyFlux: a word's attention deleted, no training."),
+    "tinyflux_evaluate": ("Measure an eraser (tiny)", "TinyFlux: draw before and after, judge, report."),
+}
+
+
 def templates() -> dict[str, Template]:
     """All of them but the evaluation, by file name."""
     return {

@@ -6,8 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageChops, ImageStat
 
 from scripts.graph import NOTES, shown_inputs, ui_to_api
+from scripts.workflows import cards, flux
+from scripts.workflows.__main__ import CARDS, templates
 
 WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
 
@@ -37,6 +40,28 @@ def test_it_is_among_the_templates_with_a_thumbnail(server, path):
 def test_its_thumbnail_is_its_own(path):
     others = [other for other in path.parent.glob("*.jpg") if other.stem != path.stem]
     assert path.with_suffix(".jpg").read_bytes() not in [other.read_bytes() for other in others]
+
+
+def test_every_card_has_a_title_and_a_sentence_and_shows_them():
+    """Also those that are drawn by running the workflow: their foot is the band with both."""
+    names = {path.stem for path in WORKFLOWS}
+    assert set(CARDS) == set(templates()) == names
+    plain = Image.new("RGB", (cards.SIDE, cards.SIDE), "red")
+    for path in WORKFLOWS:
+        title, sentence = CARDS[path.stem]
+        assert title and sentence.endswith(".") and len(sentence) < 80
+        card = Image.open(path.with_suffix(".jpg")).convert("RGB")
+        assert card.size == plain.size
+        if path.stem not in flux.CARDS:
+            foot = (0, cards.SIDE - cards.BAND, cards.SIDE, cards.SIDE)
+            wanted = cards.captioned(plain, title, sentence).crop(foot)
+            difference = ImageStat.Stat(ImageChops.difference(card.crop(foot), wanted))
+            assert max(difference.mean) < 8, path.stem
+
+
+def test_the_first_template_is_the_one_that_erases_with_flux():
+    """ComfyUI lists them by name."""
+    assert WORKFLOWS[0].stem == "flux_1_erase"
 
 
 @every

@@ -89,6 +89,12 @@ def test_the_readme_counts_the_verdicts_that_were_right():
     assert len(said) == 2 and set(said) == {(str(sum(right)), str(len(right)))}
 
 
+def test_the_page_of_the_gone_score_is_the_stored_table_with_its_plot():
+    page = (BENCHMARKS / "gone.md").read_text(encoding="utf-8")
+    assert page == gone.markdown(stored_table("gone")) and "](gone.png)" in page
+    assert (BENCHMARKS / "gone.png").is_file()
+
+
 def looked(concept="ball"):
     """Four pictures, of which the last cannot be read; the score is wrong about the second."""
     low, high = THRESHOLD - 0.1, THRESHOLD + 0.1
