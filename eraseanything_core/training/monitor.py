@@ -28,11 +28,11 @@ LOOK_PIXELS = 256  # the longest side of a look's pictures
 GONE_LOOKS = 3  # looks in a row without the concept that end a run
 KEPT = 0.75  # share of the neighbours that have to be kept as well
 # How the learning rates follow the looks.
-# Mean reading above which the rates have done too little: they are doubled. It is low because a first look finds the
-# concept gone where all pictures have moved, which comes back once the rest is held.
-UNMOVED = 0.4
+# Mean reading above which the rates have done too little: they are doubled, as they are while a picture shows the
+# concept. It is low because a first look may find the concept gone that comes back once the rest is held.
+UNMOVED = 0.3
 DAMAGED = 1.0  # drift above which they have done too much: they are halved
-HIGHEST_FACTOR = 4.0
+HIGHEST_FACTOR = 2.0
 Scores = dict[str, list[float]]  # `pair` and one list a score
 
 
@@ -67,10 +67,11 @@ def look_factors(scores: Scores) -> list[float]:
     """
     factor = 1.0
     factors = []
-    for reading, drift in zip(scores.get("reading", []), scores.get("drift", []), strict=False):
+    looks = zip(scores.get("reading", []), scores.get("shown", []), scores.get("drift", []), strict=False)
+    for reading, shown, drift in looks:
         if drift > DAMAGED:
             factor /= 2
-        elif reading > UNMOVED:
+        elif shown or reading > UNMOVED:
             factor = min(2 * factor, HIGHEST_FACTOR)
         factors.append(factor)
     return factors
