@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..concepts import matching
 from ..protocols import EncodedPrompt, ErasableModel, TextEncoder, TrainableLora
+from ..training import loss_scale
 
 NamedPrompt = tuple[str, str]  # a prompt and the word in it that counts
 MASK_TIME = 0.72  # where the model's own map points best on TinyFlux, see benchmarks/probe.md
@@ -176,6 +177,7 @@ def train_attention(
     pictures = drawn_pictures(model, text, config, masks, rng)
     lora = model.attach(config.targets, config.rank, torch.Generator().manual_seed(config.seed))
     optimizer = torch.optim.AdamW(lora.parameters(), config.lr)
+    loss_scale.start([optimizer], model.dtype)
     chances = density()
     history = []
     for _ in range(config.steps):
@@ -184,9 +186,7 @@ def train_attention(
         loss = _loss_of(model, pictures, rows, t, config, rng)
         if not loss.isfinite():
             raise FloatingPointError("the attention loss is not finite: lower the learning rate")
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        loss_scale.scaled_step(optimizer, loss)
         history.append(float(loss.detach()))
     return lora, history
 

@@ -28,7 +28,7 @@ from ..attention.columns import attention_columns
 from ..concepts import matching
 from ..concepts.prompts import shuffle
 from ..protocols import EncodedPrompt, ErasableModel, TextEncoder
-from ..training import losses
+from ..training import loss_scale, losses
 from ..training.objective import record_losses
 from .trained import TrainedEraser
 
@@ -196,6 +196,7 @@ def train_published(model: ErasableModel, text: TextEncoder, config: PublishedCo
     history: dict[str, list[float]] = {}
     start = time.monotonic()
     optimizer = torch.optim.AdamW(run.lora.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    loss_scale.start([optimizer], model.dtype)
     weights = {
         "esd": config.esd_weight,
         "attn": config.attn_weight,
@@ -214,9 +215,7 @@ def train_published(model: ErasableModel, text: TextEncoder, config: PublishedCo
         for name, value in step_losses.items():
             loss = loss + weights[name] * value
         # No clipping and one rate for both kinds of step, as published.
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        loss_scale.scaled_step(optimizer, loss)
         record_losses(history, step_losses, loss, step)
     return TrainedEraser(run.lora.tensors(torch.float32), history, time.monotonic() - start)
 

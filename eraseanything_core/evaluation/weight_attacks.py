@@ -19,6 +19,7 @@ from torch import Tensor
 from ..attention.columns import image_feature
 from ..concepts import matching
 from ..protocols import EncodedPrompt, ErasableModel, TextEncoder, with_context
+from ..training import loss_scale
 from ..training.losses import flow_matching_loss, retain_loss
 
 StepDone = Callable[[int, float], None]  # steps done, loss of the last one
@@ -147,6 +148,7 @@ def invert(
     states = context[:, positions].clone().requires_grad_(True)
     # Encoders differ in the size of their states, so the rate is in units of their spread.
     optimizer = torch.optim.Adam([states], lr=config.lr * float(context[:, positions].std()))
+    loss_scale.start([optimizer], model.dtype)
     pictures = examples.latents.to(model.device)
     losses: list[float] = []
     for step in range(config.steps):
@@ -155,9 +157,7 @@ def invert(
         cond = model.conds([changed] * config.batch_size, config.guidance)
         # With adapters, because only that forward carries a gradient; no fresh ones were attached.
         loss = flow_matching_loss(model.velocity(x_t, t, cond, adapters=True), x_0, noise)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        loss_scale.scaled_step(optimizer, loss)
         losses.append(loss.item())
         if progress:
             progress(step + 1, losses[-1])
@@ -192,6 +192,7 @@ def relearn(
     # The same generator draws the LoRA's A and then the batches: one seed repeats the whole attack.
     lora = model.attach(config.targets, config.rank, generator)
     optimizer = torch.optim.AdamW(lora.parameters(), lr=config.lr, weight_decay=0.0)
+    loss_scale.start([optimizer], model.dtype)
     pictures = examples.latents.to(model.device)
     losses: list[float] = []
     for step in range(config.steps):
@@ -206,9 +207,7 @@ def relearn(
             erased = model.velocity(x_t, t, empty_cond, adapters=False)
             relearned = model.velocity(x_t, t, empty_cond, adapters=True)
             loss = loss + config.retain_weight * retain_loss(relearned, erased)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        loss_scale.scaled_step(optimizer, loss)
         losses.append(loss.item())
         if progress:
             progress(step + 1, losses[-1])

@@ -69,8 +69,33 @@ def may_step(optimizer: torch.optim.Optimizer, norm: Tensor) -> bool:
     group[SKIPPED_STEPS] += 1
     group[SCALE] /= 2
     if group[SCALE] < 1:
-        raise FloatingPointError("the gradients are not finite in fp16: set dtype to bf16 or fp32 in Erase Settings")
+        raise FloatingPointError(
+            "the gradients are not finite in fp16: set dtype to bf16 or fp32 in Erase Settings, or start ComfyUI with "
+            "--bf16-unet or --fp32-unet"
+        )
     return False
+
+
+def scaled_step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step without clipping on a loss whose gradients may be too small for float16.
+
+    Args:
+        optimizer: with a scale, if `start` has given it one; without one this is `loss.backward()` and a step.
+        loss: a scalar.
+
+    Raises:
+        FloatingPointError: see `may_step`.
+    """
+    optimizer.zero_grad()
+    (loss * scale_of(optimizer)).backward()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    unscale(optimizer, parameters)
+    norm = torch.zeros(())
+    if SCALE in optimizer.param_groups[0]:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = torch.stack([gradient.float().norm() for gradient in gradients]).norm()
+    if may_step(optimizer, norm):
+        optimizer.step()
 
 
 def skipped_note(optimizers: Iterable[torch.optim.Optimizer]) -> str:

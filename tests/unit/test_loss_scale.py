@@ -54,6 +54,19 @@ def test_a_step_that_overflows_moves_nothing_and_halves_the_scale(lora):
     assert lora[0].grad == pytest.approx(7.0), "what is left in the gradients is the true one"
 
 
+def test_a_step_without_clipping_is_scaled_as_well(lora):
+    optimizer = torch.optim.SGD(lora, lr=1.0)
+    loss_scale.start([optimizer], torch.float16)
+    loss_scale.scaled_step(optimizer, half_loss(lora, 1e-8))
+    assert lora[0].grad == pytest.approx(1e-8, rel=1e-3)
+    before = lora[0].detach().clone()
+    loss_scale.scaled_step(optimizer, half_loss(lora, 7.0))
+    assert torch.equal(lora[0].detach(), before), "it has overflowed"
+    plain = torch.optim.SGD(lora, lr=1.0)
+    loss_scale.scaled_step(plain, 2 * lora[0].sum())
+    assert torch.equal(lora[0].detach(), before - 2)
+
+
 def test_the_scale_grows_slowly(lora, scaled):
     for _ in range(loss_scale.GROW_AFTER - 1):
         optimizer_step(scaled, lora, half_loss(lora, 1e-6), UNCLIPPED)

@@ -7,6 +7,9 @@ import torch
 
 from eraseanything_core.comfy_bridge.host import ComfyHost
 from eraseanything_core.comfy_bridge.training_session import training_session
+from eraseanything_core.erasers.mace_attention import AttentionConfig, train_attention
+from eraseanything_core.erasers.published_code import PublishedConfig, train_published
+from eraseanything_core.evaluation import weight_attacks
 from eraseanything_core.training import loss_scale
 from eraseanything_core.training.config import EraseConfig
 from eraseanything_core.training.optimizers import optimizer_step
@@ -64,3 +67,48 @@ def test_a_run_in_half_precision_goes_on_with_the_same_bits(patcher, clip, in_ha
     assert rest.notes == whole.notes and rest.losses == whole.losses
     assert all(torch.equal(rest.lora[k], whole.lora[k]) for k in whole.lora)
     assert any(t.abs().max() > 0 for k, t in whole.lora.items() if "lora_B" in k)
+
+
+PROMPT = "a photo of a red star"
+EXAMPLES = weight_attacks.ConceptExamples(
+    torch.randn(2, 16, 12, 12, generator=torch.Generator().manual_seed(0)), PROMPT, "red star"
+)
+SMALL = {"steps": 2, "width": 96, "height": 96, "sampling_steps": 2}
+
+
+def inversion(model, text):
+    weight_attacks.invert(model, text, EXAMPLES, weight_attacks.InversionConfig(steps=2, batch_size=1))
+
+
+def relearning(model, text):
+    weight_attacks.relearn(model, text, EXAMPLES, weight_attacks.RelearnConfig(steps=2, batch_size=1))
+
+
+def mace(model, text):
+    train_attention(model, text, AttentionConfig(((PROMPT, "red star"),), pictures=1, batch=1, **SMALL))
+
+
+def published(model, text):
+    words = ("tree", "house", "dog")
+    config = PublishedConfig("star", PROMPT, "a thing", ("star",), words, images=1, **SMALL)
+    train_published(model, text, config)
+
+
+@pytest.mark.parametrize("train", (inversion, relearning, mace, published))
+def test_what_trains_beside_the_trainer_scales_its_loss_too(patcher, clip, monkeypatch, train):
+    """Each step takes the gradients of the loss times the scale, and no step goes around `may_step`."""
+    seen, asked = [], []
+    may_step = loss_scale.may_step
+    backward = torch.Tensor.backward
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: (seen.append(float(loss.detach())), backward(loss))[1])
+    monkeypatch.setattr(
+        loss_scale, "may_step", lambda optimizer, norm: (asked.append(optimizer), may_step(optimizer, norm))[1]
+    )
+    scales = []
+    scale_of = loss_scale.scale_of
+    monkeypatch.setattr(loss_scale, "scale_of", lambda optimizer: scales.append(scale_of(optimizer)) or scales[-1])
+    host = ComfyHost(patcher, clip)
+    with host.session(torch.float16) as model:
+        train(model, host.text_encoder())
+    assert len(seen) == len(asked) == 2 and min(scales) > 1
+    assert all(loss_scale.SCALE in optimizer.param_groups[0] for optimizer in asked)
