@@ -41,6 +41,7 @@ class HeldOut:
         noise: [n, c, h, w], one a sentence.
         sigmas: [steps + 1], the times of the sampler.
         seed: of the noise of the likelihood.
+        count: called with the forwards that were made, one a picture and condition.
     """
 
     asked: Conds
@@ -49,6 +50,7 @@ class HeldOut:
     noise: Tensor
     sigmas: Tensor
     seed: int = 0
+    count: Callable[[int], None] = lambda forwards: None
 
     def batches(self) -> list[list[int]]:
         """The numbers of the sentences, a forward's at a time."""
@@ -68,6 +70,7 @@ class HeldOut:
             walk = list(model.trajectory(conds(model, rows), self.noise[rows], self.sigmas, adapters))
             x_0, _ = walk[-1]
             drawn.append(x_0.float().cpu())
+            self.count(len(rows) * (len(self.sigmas) - 1))
         latents = torch.cat(drawn)
         if not latents.isfinite().all():
             raise FloatingPointError("the model draws NaN or infinity: lower the learning rates, or check the LoRA")
@@ -144,6 +147,7 @@ class PictureReader:
                 without = self._error(x_t[rows], t, self.held_out.neutral(self.model, rows), target[rows])
                 with_it = self._error(x_t[rows], t, self.held_out.concept(self.model, rows), target[rows])
                 preference[rows] += (without - with_it) / len(LEVELS)
+                self.held_out.count(2 * len(rows))
         return preference
 
     def _error(self, x_t: Tensor, t: float, cond: Any, target: Tensor) -> Tensor:

@@ -20,9 +20,9 @@ from torch import Tensor
 from ..concepts import prompts
 from ..protocols import ErasableModel
 from .config import EraseConfig
-from .gone import Conds, HeldOut, PictureReader, Verdict
+from .gone import Conds, HeldOut, PictureReader, Verdict, look_forwards
 from .plan import Plan, conds, generator
-from .trajectory_cache import run_sigmas
+from .trajectory_cache import Report, run_sigmas
 
 LOOK_PIXELS = 256  # the longest side of a look's pictures
 GONE_LOOKS = 3  # looks in a row without the concept that end a run
@@ -113,6 +113,7 @@ class Monitor:
     Args:
         model: student and teacher; its LoRA is attached.
         plan: the run's, with monitoring on.
+        report: called with the forwards for the teacher's pictures that are done, and how many there are.
 
     Attributes:
         concept: reads pictures of the held-out sentences.
@@ -121,9 +122,11 @@ class Monitor:
         previews: latents [3, c, h, w] of the last look: concept before, concept now, neighbour now.
     """
 
-    def __init__(self, model: ErasableModel, plan: Plan) -> None:
-        self.concept = PictureReader(model, held_out(model, plan, plan.monitor_sentences, 0))
-        self.neighbours = PictureReader(model, held_out(model, plan, plan.monitor_retained, 1))
+    def __init__(self, model: ErasableModel, plan: Plan, report: Report | None = None) -> None:
+        pictures = len(plan.monitor_sentences) + len(plan.monitor_retained)
+        count = Tally(report, look_forwards(pictures, plan.config.look_steps)[0]).add
+        self.concept = PictureReader(model, held_out(model, plan, plan.monitor_sentences, 0, count))
+        self.neighbours = PictureReader(model, held_out(model, plan, plan.monitor_retained, 1, count))
         self.verdict: Verdict | None = None
         self.previews: Tensor | None = None
 
@@ -136,8 +139,38 @@ class Monitor:
         return self.verdict.scores()
 
 
-def held_out(model: ErasableModel, plan: Plan, sentences: Sequence[prompts.Sentence], number: int) -> HeldOut:
-    """Held-out sentences with their noise; `number` keeps that of two sets apart."""
+class Tally:
+    """Adds up forwards and reports them.
+
+    Args:
+        report: called with the forwards that are done, and how many there are; None says nothing.
+        total: how many there are at most.
+    """
+
+    def __init__(self, report: Report | None, total: int) -> None:
+        self.report = report
+        self.total = total
+        self.done = 0
+
+    def add(self, forwards: int) -> None:
+        """So many more are done; what comes after the last one belongs to no preparation."""
+        if self.report and self.done < self.total:
+            self.done = min(self.total, self.done + forwards)
+            self.report(self.done, self.total)
+
+    def finish(self) -> None:
+        """Fewer were needed than there could be."""
+        self.add(self.total - self.done)
+
+
+def held_out(
+    model: ErasableModel,
+    plan: Plan,
+    sentences: Sequence[prompts.Sentence],
+    number: int,
+    count: Callable[[int], None] = lambda forwards: None,
+) -> HeldOut:
+    """Held-out sentences with their noise; `number` keeps that of two sets apart, for `count` see `HeldOut`."""
     config = plan.config
     height = look_side(config.height) // model.downscale
     width = look_side(config.width) // model.downscale
@@ -156,6 +189,7 @@ def held_out(model: ErasableModel, plan: Plan, sentences: Sequence[prompts.Sente
         noise=noise,
         sigmas=sigmas,
         seed=config.seed,
+        count=count,
     )
 
 

@@ -10,15 +10,16 @@ import dataclasses
 from ..concepts import prompts
 from ..protocols import ErasableModel
 from ..quoting import quoted
-from .gone import PictureReader
-from .monitor import held_out
+from .gone import PictureReader, look_forwards
+from .monitor import Tally, held_out
 from .plan import Plan
+from .trajectory_cache import Report
 
 PICTURES = 4  # for each text that is tried
 ALLOWED = 1  # of them may show the concept: a reading is wrong now and then
 
 
-def choose_neutral(model: ErasableModel, plan: Plan) -> tuple[Plan, str]:
+def choose_neutral(model: ErasableModel, plan: Plan, report: Report | None = None) -> tuple[Plan, str]:
     """The plan with a neutral text for which the model does not draw the concept.
 
     The configured text is tried first, then `other_neutrals` in their order. The last of these is the reference, and
@@ -27,6 +28,7 @@ def choose_neutral(model: ErasableModel, plan: Plan) -> tuple[Plan, str]:
     Args:
         model: only its frozen weights are used.
         plan: the run's, with monitoring on; without `other_neutrals` it is returned as it is.
+        report: called with the forwards that are done, and how many there are at most.
 
     Returns:
         The plan, and a sentence for the user; "" where nothing was changed.
@@ -35,14 +37,18 @@ def choose_neutral(model: ErasableModel, plan: Plan) -> tuple[Plan, str]:
     sentences = plan.monitor_sentences[:PICTURES]
     if not others or not sentences:
         return plan, ""
-    reader = PictureReader(model, held_out(model, plan, _with_neutral(sentences, len(others) - 1), 2))
+    teacher, student = look_forwards(len(sentences), plan.config.look_steps)
+    tally = Tally(report, teacher + len(others) * student)
+    reader = PictureReader(model, held_out(model, plan, _with_neutral(sentences, len(others) - 1), 2, tally.add))
     shown = _shown(model, plan, sentences, reader)
     # Where the concept cannot be told from the reference, nothing is known against the configured text.
     if not reader.readable.all() or shown <= ALLOWED:
+        tally.finish()
         return plan, ""
     number = 0
     while number < len(others) - 1 and _shown(model, plan, _with_neutral(sentences, number), reader) > ALLOWED:
         number += 1
+    tally.finish()
     note = (
         f"{shown} of {len(sentences)} pictures of the neutral text {quoted(plan.config.neutral)} show the concept as "
         f"well: {quoted(others[number])} is painted in its place"
@@ -66,6 +72,6 @@ def _with_neutral(sentences: list[prompts.Sentence], number: int) -> list[prompt
 
 def _shown(model: ErasableModel, plan: Plan, sentences: list[prompts.Sentence], reader: PictureReader) -> int:
     """How many pictures of the sentences' neutral texts show the concept."""
-    looked_at = held_out(model, plan, sentences, 2)
+    looked_at = held_out(model, plan, sentences, 2, reader.held_out.count)
     x_n = looked_at.pictures(model, looked_at.neutral, adapters=False)
     return int(reader.read(x_n).shows().sum())

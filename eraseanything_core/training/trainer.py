@@ -134,7 +134,7 @@ def train(
     start = time.monotonic()
     try:
         # It follows from the frozen model alone, so a resumed run chooses what the one before it chose.
-        plan, neutral_note = choose_neutral(model, plan)
+        plan, neutral_note = choose_neutral(model, plan, report)
         interrupted, verdict = train_pairs(model, plan, run, method, progress, stops, show, report)
         run.save(finished=not interrupted)
     except BaseException:
@@ -184,7 +184,7 @@ def train_pairs(
     try:
         cache = TrajectoryCache(model, plan, report)
         # The teacher's pictures are drawn here, once. Every look draws the student's alone.
-        monitor = Monitor(model, plan) if config.monitor_every else None
+        monitor = Monitor(model, plan, report) if config.monitor_every else None
         for step in range(first, config.steps):
             # Before the pair and not after it: a resumed run that has met its bound already ends at once.
             if stop_reason(config, run.scores):

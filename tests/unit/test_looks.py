@@ -40,27 +40,29 @@ def test_it_goes_on_where_stopping_is_off():
     assert monitor.stop_reason(config, scores(drift=[0.1] * 3, shown=[0.0] * 3)) == ""
 
 
+# reading, shown, drift of each look -> the factor after it
 FACTORS = {
-    "it works": ([0.4, 0.2], [0.1, 0.1], [1.0, 1.0]),
-    "gone at first and back": ([0.5, 0.41], [0.1, 0.1], [2.0, 4.0]),
-    "rates do nothing": ([0.99, 0.95, 0.9, 0.9], [0.0] * 4, [2.0, 4.0, 4.0, 4.0]),
-    "rates diverge": ([0.3, 0.3], [1.4, 1.4], [0.5, 0.25]),
-    "a diverged run that still shows it": ([0.99], [1.4], [0.5]),
-    "too much after too little": ([0.95, 0.1], [0.0, 1.4], [2.0, 1.0]),
+    "it works": ([0.3, 0.2], [0.0, 0.0], [0.1, 0.1], [1.0, 1.0]),
+    "gone at first and back": ([0.2, 0.31], [0.0, 0.0], [0.1, 0.1], [1.0, 2.0]),
+    "one picture shows it": ([0.2, 0.2], [0.2, 0.0], [0.1, 0.1], [2.0, 2.0]),
+    "rates do nothing": ([0.99, 0.95, 0.9], [1.0] * 3, [0.0] * 3, [2.0, 2.0, 2.0]),
+    "rates diverge": ([0.3, 0.3], [0.0, 0.0], [1.4, 1.4], [0.5, 0.25]),
+    "a diverged run that still shows it": ([0.99], [1.0], [1.4], [0.5]),
+    "too much after too little": ([0.95, 0.1], [1.0, 0.0], [0.0, 1.4], [2.0, 1.0]),
 }
 
 
 @pytest.mark.parametrize("case", FACTORS)
 def test_what_the_learning_rates_become(case):
-    reading, drift, factors = FACTORS[case]
-    looks = scores(reading=reading, drift=drift)
+    reading, shown, drift, factors = FACTORS[case]
+    looks = scores(reading=reading, shown=shown, drift=drift)
     assert monitor.look_factors(looks) == factors
     assert monitor.look_factor(CONFIG, looks) == factors[-1]
     assert monitor.look_factor(dataclasses.replace(CONFIG, adapt_rate=False), looks) == 1.0
 
 
 def test_the_user_is_told_of_each_change():
-    looks = scores(reading=[0.95, 0.3, 0.3], drift=[0.0, 1.4, 0.1])
+    looks = scores(reading=[0.95, 0.3, 0.3], shown=[1.0, 0.0, 0.0], drift=[0.0, 1.4, 0.1])
     assert monitor.rate_notes(CONFIG, looks) == [
         "from step 51 on the learning rates were 2 times those set: the pictures had hardly changed",
         "from step 101 on the learning rates were 1 times those set: the neighbours' pictures were others",

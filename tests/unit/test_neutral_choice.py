@@ -85,7 +85,9 @@ def texts(sentences):
 def test_the_first_text_that_does_not_show_the_concept(alike, chosen):
     """In training and looks alike, and the note says what was seen and done."""
     before = plan()
-    after, note = choose_neutral(Model(alike), before)
+    reports = []
+    after, note = choose_neutral(Model(alike), before, lambda done, total: reports.append((done, total)))
+    assert len(reports) > 1 and reports[-1][0] == reports[-1][1], "told up to its end"
     assert after.config.neutral == "{" + chosen + "}"
     assert texts(after.sentences) == texts(after.monitor_sentences) == {chosen}
     assert [s.concept for s in after.sentences] == [s.concept for s in before.sentences]

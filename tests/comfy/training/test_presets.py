@@ -132,17 +132,18 @@ def drawn(preset, number):
 
 @pytest.mark.parametrize(
     "preset, pairs, epochs, trajectories, walked",
-    (("quick", 92, 1, 10, 0), ("balanced", 116, 2, 10, 2), ("thorough", 400, 4, 10, 2)),
+    (("quick", 88, 1, 16, 0), ("balanced", 120, 2, 16, 4), ("thorough", 400, 4, 16, 4)),
 )
 def test_how_long_and_how_many(preset, pairs, epochs, trajectories, walked):
     """Pairs, pools and what is in them; the student walks a quarter of the concept's later pools."""
     made = [drawn(preset, number) for number in range(epochs)]
     config = made[0][0]
-    assert (config.steps, config.epochs(), config.sampling_steps) == (pairs, epochs, 8)
+    assert (config.steps, config.epochs(), config.sampling_steps) == (pairs, epochs, 5)
     assert [step for _, draws in made for step in draws] == list(range(pairs))
     for _, draws in made:
         every = [draw for chosen in draws.values() for draw in chosen]
-        assert {int(row) for draw in every for row in draw.erase[0]} == set(range(trajectories))
+        rows = {int(row) for draw in every for row in draw.erase[0]}
+        assert rows <= set(range(trajectories)) and len(rows) >= trajectories - 1, "chance may leave one out"
         retained = {int(row) for draw in every for row in draw.retain[0]}
         assert retained <= set(range(64)) and len(retained) > 32, "most prompts have their turn"
         assert all(draw.rsc is None for draw in every)
