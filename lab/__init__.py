@@ -6,6 +6,8 @@ if find_spec("comfy") and find_spec("torch"):
     import comfy.cli_args
     import torch
 
-    if not torch.cuda.is_available():
-        # Only ComfyUI's server parses --cpu. Without it, ComfyUI asks for CUDA as soon as it is imported.
+    # ComfyUI looks for cards of Intel and Apple by itself. Without any card it asks for CUDA as soon as it is
+    # imported, and only its server parses --cpu.
+    cards = (torch.cuda, getattr(torch, "xpu", None), torch.backends.mps)
+    if not any(card and card.is_available() for card in cards):
         comfy.cli_args.args.cpu = True

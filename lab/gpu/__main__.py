@@ -9,15 +9,14 @@ Writes benchmarks/gpu/<card>.json and .md. Nothing is downloaded, and no weights
 
 import argparse
 import json
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from lab.gpu.card import NO_CARD, Card, find_card
 from lab.gpu.checks import CHECKS, OWN_PROCESS, outcome_of
 from lab.gpu.outcome import Outcome
-from lab.gpu.report import FOLDER, write
+from lab.gpu.processes import in_own_process
+from lab.gpu.report import FOLDER, shown, write
 from lab.provenance import command_line
 
 
@@ -33,16 +32,32 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def in_own_process(number: int, card: Card) -> Outcome:
-    """The outcome of a check that a process of its own has run."""
-    with tempfile.TemporaryDirectory() as folder:
-        found = Path(folder) / "outcome.json"
-        device = ["--device", str(card.device)]
-        command = [sys.executable, "-m", "lab.gpu", "--only", str(number), *device, "--found", str(found)]
-        code = subprocess.run(command).returncode
-        if not found.exists():
-            return Outcome(problems=[f"the check ended its process with code {code}"])
-        return Outcome(**json.loads(found.read_text(encoding="utf-8")))
+def tell(number: int, outcome: Outcome) -> None:
+    """Prints what a check has found."""
+    print(f"{number:>2}  {CHECKS[number].title}: {outcome.state}, {outcome.seconds:.0f} s", flush=True)
+    lines = [*outcome.problems, *filter(None, [outcome.skipped])]
+    if number == 0:
+        lines += [f"{name}: {shown(value)}" for name, value in outcome.figures.items()]
+    for line in lines:
+        print(f"      {line}", flush=True)
+
+
+def run_all(numbers: list[int], card: Card, command: str, folder: Path) -> tuple[Path, bool]:
+    """Runs checks one after another, and writes the report after each of them.
+
+    Returns:
+        The report's page, and whether a check has failed.
+    """
+    facts = card.facts()  # asked once: a card that is lost no longer says them
+    failed = lost = False
+    for number in numbers:
+        run = in_own_process if lost or number in OWN_PROCESS else outcome_of
+        outcome = run(number, card)
+        lost = lost or not card.answers()
+        failed = failed or outcome.state == "failed"
+        tell(number, outcome)
+        path = write(facts, command, {number: outcome}, folder)
+    return path, failed
 
 
 def main(arguments: list[str]) -> int:
@@ -56,17 +71,9 @@ def main(arguments: list[str]) -> int:
         outcome = outcome_of(args.only[0], card)
         args.found.write_text(json.dumps(vars(outcome)), encoding="utf-8")
         return 0
-    outcomes: dict[int, Outcome] = {}
-    for number in args.only or CHECKS:
-        run = in_own_process if number in OWN_PROCESS else outcome_of
-        outcomes[number] = run(number, card)
-        told = outcomes[number]
-        print(f"{number:>2}  {CHECKS[number].title}: {told.state}, {told.seconds:.0f} s", flush=True)
-        for line in (*told.problems, *filter(None, [told.skipped])):
-            print(f"      {line}", flush=True)
-    path = write(card, command_line("gpu", *arguments), outcomes, args.into)
+    path, failed = run_all(args.only or list(CHECKS), card, command_line("gpu", *arguments), args.into)
     print(f"Written: {path} and .json beside it.")
-    return int(any(outcome.state == "failed" for outcome in outcomes.values()))
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import gc
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.memory_management
 import comfy.model_management as management
@@ -13,7 +13,20 @@ import torch
 from lab.bench.memory import Live
 
 KINDS = ("cuda", "xpu", "mps")  # ROCm's cards are "cuda" to PyTorch
+NUMBERED = ("cuda", "xpu")  # of which a machine may have several
 NO_CARD = "No card was found that PyTorch can use, so nothing was checked."
+
+
+class Peak(NamedTuple):
+    """Bytes of some work at its most.
+
+    Attributes:
+        live: that are alive at once.
+        held: that PyTorch held of the card beyond those; None where nothing counts them.
+    """
+
+    live: int
+    held: int | None
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,7 @@ class Card:
     @property
     def name(self) -> str:
         """As its maker calls it."""
-        if self.device.type in ("cuda", "xpu"):
+        if self.device.type in NUMBERED:
             return str(self._api().get_device_name(self.device))
         return platform.processor() or platform.machine()
 
@@ -39,6 +52,11 @@ class Card:
     def total(self) -> int:
         """Bytes of its memory."""
         return int(management.get_total_memory(self.device))
+
+    @property
+    def counts(self) -> bool:
+        """Whether PyTorch counts the bytes on it at their most."""
+        return hasattr(self._api(), "reset_peak_memory_stats")
 
     def facts(self) -> dict[str, str]:
         """What decides a result beside the code."""
@@ -57,21 +75,27 @@ class Card:
         if self.device.type != "cpu":
             self._api().synchronize()
 
-    def allocated(self) -> int:
-        """Bytes of live tensors on the card; 0 on a CPU."""
-        api = self._api()
-        return int(api.memory_allocated(self.device)) if hasattr(api, "memory_allocated") else 0
+    def answers(self) -> bool:
+        """Whether it still takes work: after some errors CUDA refuses all until the process ends."""
+        try:
+            self.synchronize()
+            return float(torch.ones(1, device=self.device)) == 1
+        except RuntimeError:
+            return False
 
-    def reserved(self) -> int:
-        """Bytes that PyTorch holds on the card, live or not; 0 on a CPU."""
+    def allocated(self) -> int | None:
+        """Bytes of live tensors on the card; None where PyTorch does not count them."""
         api = self._api()
-        return int(api.memory_reserved(self.device)) if hasattr(api, "memory_reserved") else 0
+        if hasattr(api, "memory_allocated"):
+            return int(api.memory_allocated(self.device))
+        return int(api.current_allocated_memory()) if hasattr(api, "current_allocated_memory") else None  # MPS
 
-    def used(self) -> int:
-        """Bytes of the card that are taken, by whatever it is; 0 on a CPU."""
-        if self.device.type != "cuda":
+    def used(self) -> int | None:
+        """Bytes of the card that are taken, by whatever it is; None where nothing counts them."""
+        api = self._api()
+        if not hasattr(api, "mem_get_info"):
             return self.allocated()
-        free, total = torch.cuda.mem_get_info(self.device)
+        free, total = api.mem_get_info(self.device)
         return int(total - free)
 
     def collect(self) -> None:
@@ -79,18 +103,19 @@ class Card:
         gc.collect()
         management.soft_empty_cache()
 
-    def peak(self, work: Callable[[], Any]) -> int:
-        """Bytes that are alive at once while work() runs; on a CPU of the tensors that it makes."""
+    def peak(self, work: Callable[[], Any]) -> Peak:
+        """The memory of work(); where PyTorch does not count, of the tensors alone that it makes."""
         api = self._api()
-        if not hasattr(api, "reset_peak_memory_stats"):
+        if not self.counts:
             with Live() as live:
                 work()
-            return live.peak
+            return Peak(live.peak, None)
         self.synchronize()
         api.reset_peak_memory_stats(self.device)
         work()
         self.synchronize()
-        return int(api.max_memory_allocated(self.device))
+        alive = int(api.max_memory_allocated(self.device))
+        return Peak(alive, int(api.max_memory_reserved(self.device)) - alive)
 
     def _api(self) -> Any:
         return torch.get_device_module(self.device)
@@ -98,8 +123,14 @@ class Card:
 
 def find_card(asked: str = "") -> Card | None:
     """The card that was asked for, or the one that ComfyUI takes; None where there is only a CPU."""
-    if asked:
-        device = torch.device(asked)
-        return Card(device, tiny=device.type == "cpu")
-    device = management.get_torch_device()
-    return Card(device) if device.type in KINDS else None
+    device = torch.device(asked) if asked else management.get_torch_device()
+    if device.type == "cpu":
+        # ComfyUI has to load onto it, too, where the machine has a card.
+        management.cpu_state = management.CPUState.CPU
+        return Card(device, tiny=True) if asked else None
+    if device.type in NUMBERED:
+        api = torch.get_device_module(device)
+        if device.index is None:
+            device = torch.device(device.type, api.current_device())
+        api.set_device(device)  # ComfyUI loads onto the current one
+    return Card(device) if asked or device.type in KINDS else None

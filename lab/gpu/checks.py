@@ -70,5 +70,6 @@ def outcome_of(number: int, card: Card) -> Outcome:
         traceback.clear_frames(error.__traceback__)
         outcome = Outcome(problems=[f"{type(error).__name__}: {error}"])
     outcome.seconds = time.monotonic() - begun
-    card.collect()
+    if card.answers():
+        card.collect()
     return outcome

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import comfy.memory_management
+import comfy.model_management as management
 import comfy.model_patcher
 import comfy.sample
 import comfy.sd
+import comfy_aimdo.control
+import comfy_aimdo.host_buffer
+import comfy_aimdo.model_vbar as vbar
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,6 +25,7 @@ from eraseanything_core.lora.keys import module_slice
 from eraseanything_core.protocols import GIB
 from lab.bench.true_size import DEV
 from lab.gpu.card import Card
+from lab.gpu.facts import STREAMS_FROM
 from lab.gpu.hosts import LabHost, RandomText
 from lab.gpu.outcome import Outcome, Skipped
 from lab.gpu.small_model import SHAPE, inputs, random_flux
@@ -39,12 +44,16 @@ def turn_on(card: Card) -> None:
 
     Raises:
         Skipped: this card or PyTorch has none.
+        RuntimeError: the process has not loaded the library in time; see `processes.WITH_LIBRARY`.
     """
-    import comfy_aimdo.control
-
     if card.device.type != "cuda" or torch.version.hip:
         raise Skipped("DynamicVRAM needs an Nvidia card.")
-    comfy_aimdo.control.init()
+    if management.torch_version_numeric < STREAMS_FROM:
+        raise Skipped("ComfyUI turns DynamicVRAM on from PyTorch 2.8 on.")
+    if comfy_aimdo.control.lib is None:
+        raise Skipped("DynamicVRAM does not start here: comfy-aimdo's library does not load.")
+    if comfy_aimdo.host_buffer.lib is None:
+        raise RuntimeError("comfy-aimdo's library was loaded after ComfyUI was imported: run the check by the command")
     if not comfy_aimdo.control.init_devices([(card.device.index or 0, 0)]):
         raise Skipped("DynamicVRAM does not start here: comfy-aimdo found no device.")
     comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcherDynamic
@@ -102,12 +111,47 @@ def sampled(model: Any) -> Tensor:
     return latents.float().cpu()
 
 
-def checksum(model: Any) -> str:
-    """Of all weights, wherever they lie."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.model.diffusion_model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def checksums(model: Any) -> dict[str, str]:
+    """Of each weight: those of the state dict, and under DynamicVRAM also those that are resident on the card."""
+    module = model.model.diffusion_model
+    sums = {name: checksum(tensor) for name, tensor in module.state_dict().items()}
+    for name, layer in module.named_modules():
+        for number, tensor in enumerate(resident_tensors(layer)):
+            sums[f"{name} resident {number}"] = checksum(tensor)
+    return sums
+
+
+def checksum(tensor: Tensor) -> str:
+    """Of the bytes of a tensor, wherever it lies."""
+    values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return hashlib.sha256(values.numpy().tobytes()).hexdigest()
+
+
+def resident_tensors(layer: torch.nn.Module) -> list[Tensor]:
+    """Copies of what DynamicVRAM holds of a layer on the card; nothing where it holds none."""
+    place = getattr(layer, "_v", None)
+    if place is None or getattr(layer, "_v_signature", None) is None:
+        return []
+    # What was evicted may not be touched. This holds it on the card, and tells whether it was away in between.
+    signature = vbar.vbar_fault(place)
+    try:
+        if not vbar.vbar_signature_compare(signature, layer._v_signature):
+            return []
+        return [tensor.detach().cpu().clone() for tensor in (layer._v_weight, layer._v_bias) if tensor is not None]
+    finally:
+        if signature is not None:
+            vbar.vbar_unpin(place)
+
+
+def note_weights(outcome: Outcome, model: Any, before: dict[str, str]) -> None:
+    """Notes whether the weights are as before, those that lay on the card then and now included."""
+    now = checksums(model)
+    common = before.keys() & now.keys()
+    resident = sum(" resident " in name for name in common)
+    outcome.figures["resident weights that were compared"] = resident
+    outcome.must("the weights are as before", all(before[name] == now[name] for name in common))
+    if comfy.memory_management.aimdo_enabled:
+        outcome.must("weights were resident", resident > 0)
 
 
 def session_of_pairs(host: LabHost, case: Any, pairs: int) -> tuple[set[torch.dtype], list[Any]]:
@@ -150,7 +194,9 @@ def check_sessions(card: Card, patcher: Any = None) -> Outcome:
             types |= found
             weights += references
         outcome.must("no weight of a session outlives it", all(weight() is None for weight in weights))
-        outcome.at_most("GiB that are left on the card", (card.used() - before) / GIB, LEFT)
+        after = card.used()
+        left = None if before is None or after is None else (after - before) / GIB
+        outcome.at_most("GiB that are left on the card", left, LEFT)
     finally:
         gc.enable()
     outcome.must("the weights have the type that was asked for", types == {FP8})
@@ -170,13 +216,13 @@ def check_window(card: Card, patcher: Any = None) -> Outcome:
     outcome = Outcome()
     lora = read_eraser(eraser(), {}, "the LoRA")
     plain = sampled(patcher)
-    before = checksum(patcher)
+    before = checksums(patcher)
     half = with_lora_between(patcher, lora, 1.0, 1.0, 0.7)
     first = sampled(half)
     second = sampled(half)
     outcome.must("the LoRA changes the latents", not torch.equal(plain, first))
     outcome.must("twice the same bits", torch.equal(first, second))
-    outcome.must("the weights are as before", checksum(patcher) == before)
+    note_weights(outcome, patcher, before)
     outcome.must("without it the latents are as before", torch.equal(sampled(patcher), plain))
     whole = sampled(with_lora_between(patcher, lora, 1.0, 1.0, 0.0))
     merged = sampled(small_model(card, lora))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 Figure = float | str | bool
+NOT_MEASURED = "not measured here"
 
 
 class Skipped(Exception):
@@ -25,10 +26,10 @@ class Outcome:
     skipped: str = ""
     seconds: float = 0.0
 
-    def at_most(self, name: str, value: float, bound: float) -> None:
-        """Notes a figure that must not be above its bound; NaN is."""
-        self.figures[name] = value
-        if not value <= bound:
+    def at_most(self, name: str, value: float | None, bound: float) -> None:
+        """Notes a figure that must not be above its bound; NaN is, and None was not measured."""
+        self.figures[name] = NOT_MEASURED if value is None else value
+        if value is not None and not value <= bound:
             self.problems.append(f"{name} is {value:.4g}, at most {bound:g} is right")
 
     def at_least(self, name: str, value: float, bound: float) -> None:

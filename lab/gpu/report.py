@@ -1,10 +1,10 @@
 """What the checks found, as a file for programs and a page for people."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
-from lab.gpu.card import Card
 from lab.gpu.checks import CHECKS
 from lab.gpu.outcome import Figure, Outcome
 from lab.provenance import BENCHMARKS, commit, write_report
@@ -12,25 +12,38 @@ from lab.provenance import BENCHMARKS, commit, write_report
 FOLDER = BENCHMARKS / "gpu"
 
 
-def file_name(card: Card) -> str:
-    """A name of the card that every file system takes."""
-    return re.sub(r"[^a-z0-9]+", "-", card.name.lower()).strip("-") or "card"
+def file_name(card: str) -> str:
+    """A card's name as every file system takes it."""
+    return re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-") or "card"
 
 
-def report(card: Card, command: str, outcomes: dict[int, Outcome]) -> dict:
-    """All that was found, and where it comes from."""
-    checks = {}
+def report(facts: dict[str, str], command: str, outcomes: dict[int, Outcome], before: dict) -> dict:
+    """All that was found, and where it comes from.
+
+    Args:
+        facts: of the card.
+        command: that was given.
+        outcomes: by the number of the check.
+        before: the report that is there, or {}. Its other checks stay, where the card says the same of itself.
+    """
+    at = commit()
+    checks = dict(before["checks"]) if before.get("card") == facts else {}
     for number, outcome in outcomes.items():
-        checks[str(number)] = {"title": CHECKS[number].title, "state": outcome.state, **dataclasses.asdict(outcome)}
-    return {"command": command, "commit": commit(), "card": card.facts(), "checks": checks}
+        told = {"title": CHECKS[number].title, "state": outcome.state, "commit": at}
+        checks[str(number)] = {**told, **dataclasses.asdict(outcome)}
+    checks = dict(sorted(checks.items(), key=lambda item: int(item[0])))
+    seconds = sum(check["seconds"] for check in checks.values())
+    return {"command": command, "commit": at, "card": facts, "seconds": seconds, "checks": checks}
 
 
 def page(found: dict) -> str:
     """The report as Markdown."""
     lines = [f"# {found['card']['card']}", "", f"`{found['command']}` at {found['commit']}.", ""]
-    lines += ["| # | check | state | s |", "| --- | --- | --- | ---: |"]
+    lines += [f"{len(found['checks'])} of {len(CHECKS)} checks took {found['seconds']:.0f} s.", ""]
+    lines += ["| # | check | state | s | at |", "| --- | --- | --- | ---: | --- |"]
     for number, check in found["checks"].items():
-        lines.append(f"| {number} | {check['title']} | {check['state']} | {check['seconds']:.0f} |")
+        told = (number, check["title"], check["state"], f"{check['seconds']:.0f}", check["commit"])
+        lines.append(f"| {' | '.join(told)} |")
     for number, check in found["checks"].items():
         lines += ["", f"## {number}. {check['title']}", ""]
         if check["skipped"]:
@@ -47,9 +60,11 @@ def shown(value: Figure) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def write(card: Card, command: str, outcomes: dict[int, Outcome], folder: Path = FOLDER) -> Path:
-    """Writes both; returns the page."""
-    found = report(card, command, outcomes)
-    path = folder / file_name(card)
+def write(facts: dict[str, str], command: str, outcomes: dict[int, Outcome], folder: Path = FOLDER) -> Path:
+    """Writes both; returns the page. Checks of an earlier report of the same card that did not run now stay in it."""
+    path = folder / file_name(facts["card"])
+    there = path.with_name(path.name + ".json")
+    before = json.loads(there.read_text(encoding="utf-8")) if there.exists() else {}
+    found = report(facts, command, outcomes, before)
     write_report(path, found, page(found))
     return path.with_name(path.name + ".md")

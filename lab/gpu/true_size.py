@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,25 +10,25 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import comfy.model_management as management
 import comfy.sd
 import torch
-from comfy.ldm.flux.model import FluxParams
 from torch import Tensor
-from torch.nn.attention import sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from eraseanything_core.comfy_bridge.architecture import new_flux
-from eraseanything_core.comfy_bridge.attention_memory import attention_cost
-from eraseanything_core.comfy_bridge.memory import activation_bytes
 from eraseanything_core.protocols import GIB
-from eraseanything_core.training import trainer
+from eraseanything_core.training import loss_scale, trainer
 from eraseanything_core.training.optimizers import lora_optimizer, trained_bytes
+from eraseanything_core.training.placed import placed
 from eraseanything_core.training.plan import prepare
+from eraseanything_core.training.recipe import estimate_memory
 from eraseanything_core.training.run_state import RunState
 from eraseanything_core.training.trajectory_cache import TrajectoryCache
 from lab.bench.true_size import DEV, true_config
-from lab.gpu.card import Card
-from lab.gpu.facts import BACKENDS, attention_seconds, product_rate
+from lab.gpu.card import Card, Peak
+from lab.gpu.facts import BACKENDS, attention_seconds, only_attention, product_rate
+from lab.gpu.free_memory import PLENTY, told_free
 from lab.gpu.hosts import UNWATCHED, LabHost, RandomText
 from lab.gpu.outcome import Outcome, Skipped
 from lab.gpu.small_model import SHAPE
@@ -119,11 +120,13 @@ class Pairs:
     """
 
     def __init__(self, model: Any, host: LabHost, config: Any) -> None:
+        self.host = host
         self.model = model
-        self.plan = prepare(config, host.text_encoder())
+        self.plan = placed(prepare(config, host.text_encoder()), model.device)
         self.lora = model.attach(config.targets, config.rank, torch.Generator().manual_seed(0))
         self.optimizers = [lora_optimizer(self.lora, rate, config) for rate in (config.lr_low, config.lr_up)]
         self.run = RunState(config, self.lora, self.optimizers, None)
+        loss_scale.start(self.optimizers, model.dtype)
         self.epoch = TrajectoryCache(model, self.plan).epoch(0)
         self.number = 0
         self.next()  # the optimisers have their states from the first step on
@@ -139,23 +142,25 @@ class Pairs:
 def pairs_of(card: Card, case: Case, batch: int = 1) -> Iterator[Pairs]:
     """A run at its second pair; afterwards the card is free again."""
     host = host_of(card, case)
-    with host.session(COMPUTE, case.recompute) as model:
-        yield Pairs(model, host, config_of(case, batch))
-    del host, model
-    card.collect()
+    pairs = None
+    try:
+        with host.session(COMPUTE, case.recompute) as model:
+            pairs = Pairs(model, host, config_of(case, batch))
+            yield pairs
+    finally:
+        if pairs is not None:
+            vars(pairs).clear()  # the caller may hold it until the next one
+        host = model = None
+        card.collect()
 
 
-def estimate(card: Card, case: Case, pairs: Pairs) -> int:
-    """Bytes that the pack would say it takes, weights included."""
-    shape = {name: value for name, value in shape_of(card).items() if name != "image_model"}
-    params = FluxParams(**shape)
-    tokens = (case.pixels // 16) ** 2 + case.text
-    cast = 0
-    if case.weights != COMPUTE:
-        cast = COMPUTE.itemsize * params.hidden_size * int(params.hidden_size * (3 + params.mlp_ratio))
-    attention = attention_cost(card.device, COMPUTE, params.hidden_size // params.num_heads)
-    activations = activation_bytes(params, tokens, 1, COMPUTE.itemsize, case.recompute, cast, 0, attention)
-    return activations + weights_of(card, case) + kept_by_run(pairs)
+def estimate(case: Case, pairs: Pairs) -> int:
+    """Bytes that a training would say it takes with its weights on the card."""
+    # A training recomputes blocks where memory is short. A case says it itself.
+    with told_free(0 if case.recompute else PLENTY):
+        fit = estimate_memory(pairs.host, pairs.plan)
+    assert fit.gradient_checkpointing == case.recompute, "what is free has decided it"
+    return fit.activations + fit.weights
 
 
 def weights_of(card: Card, case: Case) -> int:
@@ -176,25 +181,38 @@ def judge_memory(outcome: Outcome, name: str, ratio: float) -> None:
 
 def measure_memory(outcome: Outcome, card: Card, case: Case, name: str) -> None:
     """Notes the peak of a pair, over what the pack would have said, and what PyTorch holds beyond it."""
-    with pairs_of(card, case) as pairs:
-        peak = card.peak(pairs.next)
-        if card.device.type == "cpu":
-            # There only what the pair makes is counted.
-            peak += weights_of(card, case) + kept_by_run(pairs)
-        ratio = peak / estimate(card, case, pairs)
-        fragments = (card.reserved() - card.allocated()) / GIB
-    outcome.figures[f"{name}: peak GiB"] = peak / GIB
+    try:
+        peak, told = peak_and_estimate(card, case)
+    except management.OOM_EXCEPTION as error:
+        # The frames hold the graph, and the cases that follow need the memory.
+        traceback.clear_frames(error.__traceback__)
+        outcome.problems.append(f"{name}: out of memory")
+        card.collect()
+        return
+    outcome.figures[f"{name}: peak GiB"] = peak.live / GIB
     if card.tiny:
         # The estimate is for the size of FLUX.1, whose blocks are all that counts.
-        outcome.figures[f"{name}: peak over estimate"] = ratio
+        outcome.figures[f"{name}: peak over estimate"] = peak.live / told
     else:
-        judge_memory(outcome, name, ratio)
+        judge_memory(outcome, name, peak.live / told)
+    fragments = None if peak.held is None else peak.held / GIB
     outcome.at_most(f"{name}: GiB held beyond live tensors", fragments, FRAGMENTS)
+
+
+def peak_and_estimate(card: Card, case: Case) -> tuple[Peak, int]:
+    """The memory of a pair with the weights, and what the pack would have said."""
+    with pairs_of(card, case) as pairs:
+        card.collect()  # what the first pairs have left to PyTorch would count as held
+        peak = card.peak(pairs.next)
+        if not card.counts:
+            # There only what the pair makes is seen.
+            peak = peak._replace(live=peak.live + weights_of(card, case) + kept_by_run(pairs))
+        return peak, estimate(case, pairs)
 
 
 def backends_of(card: Card) -> list[str]:
     """The attentions that this card has a backward of."""
-    return [name for name, backend in BACKENDS.items() if attention_seconds(card, backend) is not None]
+    return [name for name in BACKENDS if attention_seconds(card, name) is not None]
 
 
 def check_memory(card: Card) -> Outcome:
@@ -205,10 +223,8 @@ def check_memory(card: Card) -> Outcome:
         measure_memory(outcome, card, case, str(case))
     # Recomputed, so that an attention which keeps its matrices fits, too.
     for name in backends_of(card):
-        attention_cost.cache_clear()
-        with sdpa_kernel(BACKENDS[name]):
+        with only_attention(name):
             measure_memory(outcome, card, cases[1], f"attention by {name}, {cases[1]}")
-    attention_cost.cache_clear()
     return outcome
 
 

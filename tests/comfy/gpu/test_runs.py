@@ -1,26 +1,60 @@
 """Those checks that run whole trainings: little memory, going on, interrupts."""
 
 import comfy.model_management as management
+import pytest
 import torch
 
+from eraseanything_core.comfy_bridge.memory import MemoryPlan
 from eraseanything_core.training.run_state import RunState
-from lab.gpu import ballast, interrupts, resume
+from lab.gpu import ballast, interrupts, resume, true_size
 from lab.gpu.card import Card
+from lab.gpu.free_memory import told_free
+from lab.gpu.outcome import Outcome
 from tests.comfy.gpu.test_checks import failed, passed
 
 CPU = Card(torch.device("cpu"), tiny=True)
 
 
-def test_little_memory(monkeypatch):
+@pytest.fixture
+def half_free(like_a_card):
+    """ComfyUI finds room for half of the weights of the small model."""
+    weights = true_size.host_of(CPU, true_size.TINY_CASES[0]).model.model_size()
+    management.unload_all_models()
+    with told_free(int(management.minimum_inference_memory()) + weights // 2):
+        yield
+
+
+def test_little_memory(half_free, monkeypatch):
     found = passed(ballast.check(CPU)).figures
-    assert "estimated peak" in found["24 GiB free"]
-    plain = ballast.train_eraser
+    assert "of weights stay in main memory" in found["24 GiB free: told"]
+    # ComfyUI loads all weights, and the session keeps the blocks.
+    load = management.load_models_gpu
+    monkeypatch.setattr(
+        management, "load_models_gpu", lambda models, **more: load(models, **more, force_full_load=True)
+    )
+    plain = ballast.Watched.session
+    monkeypatch.setattr(ballast.Watched, "session", lambda host, dtype, _, memory: plain(host, dtype, False, memory))
+    wrong = ballast.check(CPU)
+    failed(wrong, "share of the weights elsewhere than told is 0.5")
+    failed(wrong, "blocks as it was told")
 
-    def otherwise_than_told(host, config, auto, notify):
-        return plain(host, config, auto=auto, notify=lambda text: notify("recomputed in backward"))
 
-    monkeypatch.setattr(ballast, "train_eraser", otherwise_than_told)
-    failed(ballast.check(CPU), "as it was told")
+def test_the_peak_is_held_against_what_was_told(monkeypatch):
+    """The ballast is no part of it."""
+    judged = Outcome()
+    told = MemoryPlan(True, activations=3, weights=10, free=9)
+    ballast.judge_peak(judged, "12 GiB free", told, 9.0)
+    assert judged.problems == []
+    ballast.judge_peak(judged, "12 GiB free", told, 9.5)
+    failed(judged, "peak over what was told is 1.05")
+
+
+def test_a_card_that_has_less_is_not_asked(monkeypatch):
+    monkeypatch.setattr(ballast, "train_beside", lambda *args: asked.append(args[3] // 2**30))
+    asked = []
+    with told_free(16 * 2**30):
+        found = ballast.check(Card(torch.device("cpu"))).figures
+    assert found == {"24 GiB free": "the card has less"} and asked == [16, 12]
 
 
 def test_going_on(monkeypatch):
@@ -35,7 +69,7 @@ def test_going_on(monkeypatch):
         resume.train_eraser(resume.small_host(card), resume.config_of(4, 2), resume.stop, folder)
 
     monkeypatch.setattr(resume, "killed", killed)
-    plain = RunState.__init__
+    plain, plain_sampled = RunState.__init__, resume.sampled
 
     def without_moments(run, *args, **more):
         plain(run, *args, **more)
@@ -44,7 +78,13 @@ def test_going_on(monkeypatch):
 
     # A run that goes on has forgotten its optimisers. One from the start has nothing to forget.
     monkeypatch.setattr(RunState, "__init__", without_moments)
-    failed(resume.check(CPU), "deterministic: equal bits")
+    # The node that samples in between has no LoRA.
+    monkeypatch.setattr(
+        resume, "sampled", lambda host, model, prompt, steps: plain_sampled(host, host.model, prompt, 1)
+    )
+    wrong = resume.check(CPU)
+    failed(wrong, "deterministic: equal bits")
+    failed(wrong, "another node has sampled with the LoRA")
 
 
 def test_interrupts(monkeypatch):
