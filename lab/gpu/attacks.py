@@ -7,6 +7,7 @@ import torch
 from eraseanything_core.evaluation.attack_runs import run_genetic_attack, run_inversion, run_relearning
 from eraseanything_core.evaluation.genetic_attack import GeneticConfig
 from eraseanything_core.evaluation.weight_attacks import REFLUX, ConceptExamples, InversionConfig, RelearnConfig
+from lab.gpu.attention import random_lora
 from lab.gpu.card import Card
 from lab.gpu.hosts import LabHost, tinyflux_host
 from lab.gpu.outcome import Outcome
@@ -33,8 +34,10 @@ def check(card: Card) -> Outcome:
     latents = torch.randn(3, 16, 12, 12, generator=generator).to(card.device)
     examples = ConceptExamples(latents, PROMPT, WORD)
     relearn = RelearnConfig(steps=STEPS, batch_size=2, **REFLUX)
-    *_, inverted = run_inversion(host, {}, examples, InversionConfig(steps=STEPS, batch_size=2))
-    _, relearned = run_relearning(host, {}, examples, relearn)
+    # Its factors lie on the CPU, as those of a file do.
+    eraser = random_lora(host)
+    *_, inverted = run_inversion(host, eraser, examples, InversionConfig(steps=STEPS, batch_size=2))
+    _, relearned = run_relearning(host, eraser, examples, relearn)
     config = GeneticConfig(generations=STEPS, population=4)
     _, fitness = run_genetic_attack(host, WORD, [PROMPT.replace(WORD, "{}")], [], config)
     for name, values in (("inversion", inverted), ("relearning", relearned), ("genetic search", fitness)):

@@ -2,6 +2,7 @@
 
 import json
 
+import comfy.model_management as management
 import torch
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 from torch import Tensor, nn
@@ -54,15 +55,20 @@ def expected(plain: dict[str, Tensor]) -> dict[str, Tensor]:
         return gradients(model)
 
 
-def found(patcher: object) -> dict[str, Tensor]:
-    """Gradients of a MODEL as it is trained, in bfloat16."""
-    with training_session(patcher, torch.bfloat16) as model:
-        return gradients(model)
+def compare_form(outcome: Outcome, name: str, patcher: object, true: dict[str, Tensor], bound: float = COSINE) -> None:
+    """Notes the cosine of a MODEL's gradients as it is trained, in bfloat16, with blocks kept and recomputed."""
+    for recompute in (False, True):
+        with training_session(patcher, torch.bfloat16, recompute) as model:
+            compare(outcome, f"{name}{', recomputed' * recompute}", gradients(model), true, bound)
 
 
 def bound_of(card: Card, name: str) -> float:
-    """The lowest cosine that is right: a CPU rounds no inputs."""
-    return COSINE if card.device.type == "cpu" else ROUNDED.get(name, COSINE)
+    """The lowest cosine that is right: a card without kernels for a format unpacks it and rounds no inputs."""
+    if card.device.type != "cuda" or name not in ROUNDED:
+        return COSINE
+    kernels = {"nvfp4": management.supports_nvfp4_compute, "mxfp8": management.supports_mxfp8_compute}
+    has_kernel = kernels.get(name, management.supports_fp8_compute)
+    return ROUNDED[name] if has_kernel(card.device) else COSINE
 
 
 def check(card: Card) -> Outcome:
@@ -70,14 +76,15 @@ def check(card: Card) -> Outcome:
     outcome = Outcome()
     state = dict(random_flux(torch.bfloat16).state_dict())
     rounded = {name: tensor.to(FP8).float() for name, tensor in state.items()}
-    compare(outcome, "fp8", found(load(state, dtype=FP8)), expected(rounded), COSINE)
+    true = expected(rounded)
+    compare_form(outcome, "fp8", load(state, dtype=FP8), true)
     fast = load(state, dtype=FP8, fp8_optimizations=True)
-    compare(outcome, "fp8 fast", found(fast), expected(rounded), bound_of(card, "fp8 fast"))
+    compare_form(outcome, "fp8 fast", fast, true, bound_of(card, "fp8 fast"))
     forms = dict(QUANTISED)
     forms.update({name: (name, {}) for name in NATIVE if name in QUANT_ALGOS and card.device.type == "cuda"})
     for name, (form, options) in forms.items():
         packed, plain = quantised(state, form, options)
-        compare(outcome, name, found(load(packed)), expected(plain), bound_of(card, name))
+        compare_form(outcome, name, load(packed), expected(plain), bound_of(card, name))
     check_gguf(outcome, state)
     return outcome
 
@@ -89,4 +96,4 @@ def check_gguf(outcome: Outcome, state: dict[str, Tensor]) -> None:
         outcome.figures["GGUF"] = "ComfyUI-GGUF is not installed"
         return
     plain = gguf_file.written(state, is_quantised)
-    compare(outcome, "GGUF", found(gguf_file.loaded(node)), expected(plain), COSINE)
+    compare_form(outcome, "GGUF", gguf_file.loaded(node), expected(plain))

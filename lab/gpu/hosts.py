@@ -3,6 +3,7 @@
 import hashlib
 from typing import Any
 
+import comfy.sample
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -70,6 +71,28 @@ class LabHost(ComfyHost):
     def text_encoder(self, keep: bool = True) -> Any:
         """The laboratory's."""
         return self.text
+
+
+def sampled(host: LabHost, model: Any, prompt: str, steps: int, callback: Any = None) -> Tensor:
+    """Latents [1, 16, 12, 12] of a prompt as a sampler node makes them, float32, on the CPU.
+
+    Args:
+        host: whose text encoder is used.
+        model: MODEL to sample with.
+        prompt: what is drawn.
+        steps: of Euler's method.
+        callback: called by ComfyUI after each of them.
+    """
+    encoded = host.text.encode(prompt)
+    condition = [[encoded.context, {"pooled_output": encoded.pooled, "guidance": 3.5}]]
+    latent = torch.zeros(1, 16, 12, 12)
+    noise = comfy.sample.prepare_noise(latent, 3)
+    with torch.inference_mode():
+        latents: Tensor = comfy.sample.sample(
+            model, noise, steps, 1.0, "euler", "simple", condition, condition, latent, disable_pbar=True, seed=3,
+            callback=callback,
+        )  # fmt: skip
+    return latents.float().cpu()
 
 
 def tinyflux_host(**options: Any) -> LabHost:

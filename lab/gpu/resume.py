@@ -7,7 +7,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import comfy.model_management as management
 import comfy.sd
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from torch import Tensor
 from eraseanything_core.training.config import EraseConfig
 from eraseanything_core.training.recipe import train_eraser
 from lab.gpu.card import Card, find_card
-from lab.gpu.hosts import LabHost, short_config, tinyflux_host
+from lab.gpu.hosts import LabHost, sampled, short_config, tinyflux_host
 from lab.gpu.outcome import Outcome
 
 PAIRS = 12
@@ -39,10 +38,10 @@ def stop(pairs: int, _: dict[str, float]) -> None:
         raise KeyboardInterrupt
 
 
-def sample_with(host: LabHost, lora: dict[str, Tensor]) -> None:
-    """Loads a clone with a LoRA: it is then in the weights that all clones share."""
+def sample_with(host: LabHost, lora: dict[str, Tensor]) -> Tensor:
+    """One step with a clone that has a LoRA: it is then in the weights that all clones share."""
     adapted, _ = comfy.sd.load_lora_for_models(host.model, None, lora, 1.0, 0)
-    management.load_models_gpu([adapted])
+    return sampled(host, adapted, "a photo of a red heart", 1)
 
 
 def killed(card: Card, folder: Path) -> None:
@@ -86,7 +85,8 @@ def check(card: Card) -> Outcome:
     whole = train_eraser(host, fixed).lora
     with tempfile.TemporaryDirectory() as folder:
         killed(card, Path(folder) / "fixed")
-        sample_with(host, whole)
+        plain_step = sample_with(host, {})
+        outcome.must("another node has sampled with the LoRA", not torch.equal(sample_with(host, whole), plain_step))
         pairs: list[int] = []
         resumed = train_eraser(host, fixed, lambda done, _: pairs.append(done), Path(folder) / "fixed").lora
         outcome.must("it goes on from its saved pair", pairs == list(range(STOPPED_AFTER + 1, PAIRS + 1)))
