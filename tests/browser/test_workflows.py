@@ -1,17 +1,20 @@
 """Every shipped workflow as a person meets it: opened, read, run, stopped and gone on with, in both renderers."""
 
 import json
+import urllib.error
 from pathlib import Path
 
 import pytest
 
 from scripts.erase_settings import SETTINGS, TRAINER, with_settings
 from scripts.graph import api_to_ui, ui_to_api
+from scripts.workflows import flux
 from scripts.workflows.blueprint import blueprints
 from tests.browser.canvas import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = {path.stem: path for path in sorted((ROOT / "workflows").glob("*.json"))}
+FLUX_FILES = {*flux.MODELS, flux.ERASER, flux.ERASER.replace(flux.WORD, "dog")}
 RUNNABLE = [name for name in WORKFLOWS if not name.startswith("flux_")]  # FLUX.1-dev needs a GPU, and its files
 # With a cache that keeps everything: in the second renderer the nodes come from it, on a page that is freshly loaded.
 ARGUMENTS = ("--cache-lru", "1000")
@@ -141,6 +144,23 @@ def test_a_workflow_opens_readable(canvas, name):
     for node in nodes:
         if node["type"] == TRAINER:
             assert 4 <= len(node["widgets"]) <= MOST_WIDGETS
+
+
+@pytest.mark.parametrize("name", [name for name in WORKFLOWS if name not in RUNNABLE])
+def test_a_workflow_on_flux_lacks_its_files_and_nothing_else(canvas, name):
+    """No node is red, and the server refuses none, but for a file that is not on this machine."""
+    graph = ui_to_api(shipped(name), canvas.info)
+    lacking = {key for key, node in graph.items() if FLUX_FILES & set(map(str, node["inputs"].values()))}
+    canvas.open(shipped(name))
+    red = {node["id"] for node in canvas.page.evaluate(NODES) if node["isRed"]}
+    assert lacking and red <= lacking
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        canvas.server.post("/prompt", {"prompt": graph})
+    errors = json.loads(refused.value.read())["node_errors"]
+    assert set(errors) == lacking
+    for entry in errors.values():
+        for error in entry["errors"]:
+            assert any(f"'{file}'" in error["details"] for file in FLUX_FILES), error
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
