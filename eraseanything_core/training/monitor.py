@@ -33,6 +33,9 @@ KEPT = 0.75  # share of the neighbours that have to be kept as well
 UNMOVED = 0.3
 DAMAGED = 1.0  # drift above which they have done too much: they are halved
 HIGHEST_FACTOR = 2.0
+# How eta follows them: it is doubled after each look but the first that still sees the concept in so many pictures.
+STILL_SHOWN = 0.4
+HIGHEST_ETA = 2.0
 Scores = dict[str, list[float]]  # `pair` and one list a score
 
 
@@ -83,8 +86,16 @@ def look_factor(config: EraseConfig, scores: Scores) -> float:
     return factors[-1] if factors else 1.0
 
 
+def look_eta(config: EraseConfig, scores: Scores) -> float:
+    """Eta of the next pair: where higher rates alone leave the concept in its pictures, training pushes further."""
+    if not config.adapt_rate:
+        return config.eta
+    stuck = [shown for shown in scores.get("shown", [])[1:] if shown >= STILL_SHOWN]
+    return max(config.eta, min(HIGHEST_ETA, config.eta * 2 ** len(stuck)))
+
+
 def rate_notes(config: EraseConfig, scores: Scores) -> list[str]:
-    """A line for each look after which the learning rates were changed."""
+    """A line for each look after which the learning rates were changed, and one for eta."""
     notes = []
     before = 1.0
     factors = look_factors(scores) if config.adapt_rate else []
@@ -94,6 +105,11 @@ def rate_notes(config: EraseConfig, scores: Scores) -> list[str]:
             why = "the pictures had hardly changed" if factor > before else "the neighbours' pictures were others"
             notes.append(f"from step {pair + 1:.0f} on the learning rates were {factor:g} times those set: {why}")
         before = factor
+    eta = look_eta(config, scores)
+    if eta != config.eta:
+        notes.append(
+            f"eta ended at {eta:g} instead of {config.eta:g}: higher rates alone left the concept in its pictures"
+        )
     return notes
 
 

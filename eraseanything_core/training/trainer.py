@@ -20,7 +20,7 @@ from .config import EraseConfig
 from .gone import Verdict
 from .gradient_shares import shared_weights
 from .method import Method, Pair
-from .monitor import Monitor, look_factor, rate_notes, stop_reason
+from .monitor import Monitor, look_eta, look_factor, rate_notes, stop_reason
 from .neutral_choice import choose_neutral
 from .objective import Losses
 from .optimizers import lora_optimizer, set_rate
@@ -198,7 +198,7 @@ def train_pairs(
             # A user's interrupt waits until both steps of a pair are done and counted.
             with model.uninterrupted():
                 factor = look_factor(config, run.scores)
-                weighed = with_weights(plan, run)
+                weighed = with_weights(plan, run, eta=look_eta(config, run.scores))
                 losses = train_pair(model, weighed, epoch, step, run.lora, run.optimizers, factor, method)
                 run.add_pair(step, losses)
 
@@ -241,9 +241,9 @@ def last_verdict(monitor: Monitor | None, run: RunState) -> Verdict | None:
     return monitor.verdict
 
 
-def with_weights(plan: Plan, run: RunState) -> Plan:
-    """The plan with the weights of losses that the run has found."""
-    return replace(plan, config=replace(plan.config, **run.weights))
+def with_weights(plan: Plan, run: RunState, **found: float) -> Plan:
+    """The plan with the weights of losses that the run has found, and other settings that it has."""
+    return replace(plan, config=replace(plan.config, **run.weights, **found))
 
 
 def train_pair(

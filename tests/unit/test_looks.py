@@ -61,6 +61,26 @@ def test_what_the_learning_rates_become(case):
     assert monitor.look_factor(dataclasses.replace(CONFIG, adapt_rate=False), looks) == 1.0
 
 
+ETAS = {
+    "never looked": ({}, 0.5),
+    "the first look is early": (scores(drift=[0.1], shown=[1.0]), 0.5),
+    "one picture of five": (scores(drift=[0.1] * 2, shown=[1.0, 0.2]), 0.5),
+    "still shown": (scores(drift=[0.1] * 2, shown=[1.0, 0.4]), 1.0),
+    "still shown and then gone": (scores(drift=[0.1] * 3, shown=[1.0, 0.8, 0.0]), 1.0),
+    "for long": (scores(drift=[0.1] * 5, shown=[1.0] * 5), 2.0),
+}
+
+
+@pytest.mark.parametrize("case", ETAS)
+def test_what_eta_becomes(case):
+    looks, eta = ETAS[case]
+    config = dataclasses.replace(CONFIG, eta=0.5)
+    assert monitor.look_eta(config, looks) == eta
+    assert any("eta ended at" in note for note in monitor.rate_notes(config, looks)) is (eta != 0.5)
+    assert monitor.look_eta(dataclasses.replace(config, adapt_rate=False), looks) == 0.5
+    assert monitor.look_eta(dataclasses.replace(config, eta=3.0), looks) == 3.0, "what is higher already stays"
+
+
 def test_the_user_is_told_of_each_change():
     looks = scores(reading=[0.95, 0.3, 0.3], shown=[1.0, 0.0, 0.0], drift=[0.0, 1.4, 0.1])
     assert monitor.rate_notes(CONFIG, looks) == [

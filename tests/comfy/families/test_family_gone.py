@@ -1,4 +1,4 @@
-"""Is It Gone? on a cross-attention, on two streams and on a single one: the original model reads another one's pictures."""
+"""Is It Gone? on a cross-attention, two streams and a single one: the original model reads another one's pictures."""
 
 import pytest
 
