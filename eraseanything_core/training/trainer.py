@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -241,7 +242,7 @@ def last_verdict(monitor: Monitor | None, run: RunState) -> Verdict | None:
     return monitor.verdict
 
 
-def with_weights(plan: Plan, run: RunState, **found: float) -> Plan:
+def with_weights(plan: Plan, run: RunState, **found: Any) -> Plan:
     """The plan with the weights of losses that the run has found, and other settings that it has."""
     return replace(plan, config=replace(plan.config, **run.weights, **found))
 
