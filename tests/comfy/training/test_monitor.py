@@ -112,10 +112,9 @@ def test_forwards_are_counted(patcher, clip, config, monkeypatch):
         teacher, look = gone.look_forwards(4 + 2, 3)
         assert sum(rows) == teacher
         assert len(reports) > 1 and reports[-1] == (teacher, teacher), "told while they are drawn"
-        told = len(reports)
+        reports.clear()
         eyes.look()
-        assert sum(rows) == teacher + look
-        assert len(reports) == told, "a look is no preparation"
+        assert sum(rows) == teacher + look and not reports, "a look is no preparation"
 
 
 def test_a_concept_that_the_model_does_not_draw(looked):
@@ -218,8 +217,7 @@ def test_it_does_not_stop_while_pictures_show_it(patcher, clip, config):
     # The run ends between two looks, and the last word is about the LoRA as it is.
     assert result.steps == 3 and result.scores["pair"] == [2, 3]
     summary = result.summary("x")
-    assert "not gone: 4 of 4 held-out pictures still show it" in summary
-    assert "take the preset thorough or more steps" in summary
+    assert "not gone: 4 of 4 held-out pictures still show it" in summary and "take the preset thorough" in summary
 
 
 def test_what_nobody_measured_is_not_called_gone(patcher, clip, config):
