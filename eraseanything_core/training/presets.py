@@ -70,7 +70,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "monitor_every": 22,
         "look_pictures": 3,
     },
-    "balanced": {**_ERASER, "steps": 120, "refresh_every": 60, "monitor_every": 25},
+    "balanced": {**_ERASER, "steps": 114, "refresh_every": 57, "monitor_every": 25},
     "thorough": {**_ERASER, "steps": 400, "refresh_every": 100, "monitor_every": 50, "look_pictures": 10},
     # The paper trains 1,000 steps of which every other one erases: 500 pairs here.
     "paper": {

@@ -132,7 +132,7 @@ def drawn(preset, number):
 
 @pytest.mark.parametrize(
     "preset, pairs, epochs, trajectories, walked",
-    (("quick", 88, 1, 16, 0), ("balanced", 120, 2, 16, 4), ("thorough", 400, 4, 16, 4)),
+    (("quick", 88, 1, 16, 0), ("balanced", 114, 2, 16, 4), ("thorough", 400, 4, 16, 4)),
 )
 def test_how_long_and_how_many(preset, pairs, epochs, trajectories, walked):
     """Pairs, pools and what is in them; the student walks a quarter of the concept's later pools."""
