@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,9 @@ from ..eraseanything_core.lora.fusion import FusionConfig
 from ..eraseanything_core.lora.gate import PromptGate
 from ..eraseanything_core.lora.headers import ErasedConcept, joint_header, typed_concepts
 from ..eraseanything_core.lora.key_styles import eraser_tensors, left_out_note, widest_dtype
-from ..eraseanything_core.lora.merge import FUSION, GATED, UNGATED
+from ..eraseanything_core.lora.merge import FUSION, GATED, TRANSPORT, UNGATED
+from ..eraseanything_core.lora.transport import transport
+from ..eraseanything_core.protocols import TextEncoder
 from ..eraseanything_core.quoting import quoted
 from .shared.folders import lora_files, user_folder
 from .shared.inputs import CATEGORY_LORAS, accepted
@@ -149,13 +151,17 @@ def file_inputs() -> list[io.Input]:
 def mode_inputs() -> list[io.Input]:
     """How it is combined, and what the modes that read text need."""
     mode = "How the LoRAs are combined. The help page compares the modes."
+    prompt = "Facilitated transport only: the prompt that is sampled. It sets how strong each eraser is."
     concepts = (
-        "Fusion and gating, for LoRAs whose header does not say what they erase: a line for each LoRA in order, "
-        "the concept first, then its synonyms, separated by commas."
+        "Fusion, gating, transport, for LoRAs whose header does not say what they erase: a line for each LoRA in "
+        "order, the concept first, then its synonyms, separated by commas."
     )
     return [
-        io.Combo.Input("mode", options=[FUSION, GATED, *merge.MODES], default=GATED, tooltip=mode),
-        io.Clip.Input("clip", optional=True, tooltip="Needed by closed-form fusion and prompt-gated."),
+        io.Combo.Input("mode", options=[FUSION, GATED, TRANSPORT, *merge.MODES], default=GATED, tooltip=mode),
+        io.Clip.Input(
+            "clip", optional=True, tooltip="Needed by closed-form fusion, prompt-gated and facilitated transport."
+        ),
+        lines_input("prompt", prompt),
         lines_input("preserve", "Closed-form fusion only: more prompts that must not change, one per line."),
         lines_input("concepts", concepts, advanced=True),
     ]
@@ -235,6 +241,7 @@ class MultiEraseLoRA(io.ComfyNode):
         seed: int,
         loras: dict[str, dict[str, torch.Tensor]] | None = None,
         clip: Any = None,
+        prompt: str = "",
         **files: Any,
     ) -> io.NodeOutput:
         settings: dict[str, Any] = {"rank": rank, "energy": energy, "density": density, "seed": seed}
@@ -243,10 +250,12 @@ class MultiEraseLoRA(io.ComfyNode):
         collected = collect_loras(chosen, loras or {}, weights)
         erasers = read_erasers(model, collected)
         erased: list[ErasedConcept] = []
-        if mode in (FUSION, GATED):
+        if mode in (FUSION, GATED, TRANSPORT):
             if clip is None:
                 raise ValueError(f"{mode} reads text states: connect the CLIP of this model")
             erased = erased_concepts(collected, concepts)
+        if mode == TRANSPORT:
+            collected = transported(collected, erased, prompt, ComfyHost(model, clip).text_encoder())
         eraser_weights = [lora.weight for lora in collected]
         if mode == FUSION:
             config = FusionConfig.for_concept(erased[0], seed)
@@ -256,7 +265,8 @@ class MultiEraseLoRA(io.ComfyNode):
             one = combining.closed_form(model, clip, erasers, eraser_weights, erased, preserved, config, states)
         else:
             # Gates belong to the MODEL. A file has none, so its erasers are all on.
-            one = merge.combined(erasers, eraser_weights, UNGATED if mode == GATED else mode, **settings)
+            plain = UNGATED if mode in (GATED, TRANSPORT) else mode
+            one = merge.combined(erasers, eraser_weights, plain, **settings)
         check_finite(one, f"the sum of {len(collected)} LoRAs with these weights")
         if mode == GATED:
             changed = with_gated_loras(model, erasers, eraser_weights, prompt_gate(model, clip, erased))
@@ -280,6 +290,16 @@ def read_erasers(model: Any, loras: Sequence[WeightedLora]) -> list[Eraser]:
     for eraser in erasers:
         patch.check_fits(model, eraser)
     return erasers
+
+
+def transported(
+    loras: Sequence[WeightedLora], erased: Sequence[ErasedConcept], prompt: str, encoder: TextEncoder
+) -> list[WeightedLora]:
+    """The LoRAs, each as strong as a prompt is about its concept."""
+    if not prompt.strip():
+        raise ValueError("facilitated transport is for one prompt: type it into `prompt`, or link its text")
+    strengths = transport(prompt, erased, encoder)
+    return [replace(lora, weight=strength * lora.weight) for lora, strength in zip(loras, strengths, strict=True)]
 
 
 def prompt_gate(model: Any, clip: Any, erased: Sequence[ErasedConcept]) -> PromptGate:
@@ -310,6 +330,8 @@ def combination_summary(mode: str, loras: Sequence[WeightedLora], one: Eraser) -
         lines.append(f"{lora.name}: weight {lora.weight:g}")
     if mode == GATED:
         lines.append("each conditioning that is sampled opens its own gates; the output lora has none")
+    if mode == TRANSPORT:
+        lines.append("these weights are for this one prompt, in the output lora too")
     for lora in loras:
         note = left_out_note(lora.model, lora.name)
         if note:

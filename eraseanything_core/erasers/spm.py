@@ -5,8 +5,7 @@ L = L_esd + retain_weight mean( v_student(x_t, p) - sg v(x_t, p) )^2, with adapt
 Latent anchoring: p lies between two prompts that must stay, and is accepted with probability 1 - cos(p, c), of their
 mean states about the centre of all such prompts. The paper draws Gaussian embeddings; those of a text of hundreds of
 tokens are nothing that a model has ever read, so p is u p_i + (1 - u) p_j of real prompts here. Facilitated transport,
-which makes an eraser as strong as a prompt is about its concept, is what the gates of *Multi Erase LoRA* do at sampling
-time; see `lora.gate`.
+which makes an eraser as strong as a prompt is about its concept, is a mode of *Multi Erase LoRA*; see `lora.transport`.
 """
 
 from collections.abc import Iterator, Sequence

@@ -18,6 +18,7 @@ MODES = ("normalised sum", "sum", "concatenate", "truncated", "ties_svd", "dare_
 # Modes of Multi Erase LoRA that are no merge of factors alone.
 FUSION = "closed-form fusion"
 GATED = "prompt-gated"
+TRANSPORT = "facilitated transport"  # of one prompt; see lora.transport
 UNGATED = "concatenate"  # what a gated combination is in a file
 SPARSE_MODES = ("ties_svd", "dare_ties_svd", "magnitude_prune_svd")
 MAX_COMPARED_ENTRIES = 100 * 256**2  # that these compare a linear, of all erasers together: about a second's work

@@ -19,6 +19,7 @@ import json
 import random
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -31,6 +32,7 @@ from eraseanything_core.lora.apply import LoraScale, lora_applied
 from eraseanything_core.lora.factors import Eraser
 from eraseanything_core.lora.headers import ErasedConcept, kept_by_all
 from eraseanything_core.lora.key_styles import eraser_tensors, read_eraser
+from eraseanything_core.lora.transport import transport
 from eraseanything_core.tinyflux import GUIDANCE, MU, oracle
 from eraseanything_core.tinyflux.concepts import SYNONYMS, kind_of
 from eraseanything_core.tinyflux.world import BACKGROUNDS, COLOURS
@@ -56,6 +58,7 @@ MODES = {
     "concatenate": {},
     "closed-form fusion": {name: getattr(fusion.FusionConfig, name) for name in FUSION},
     "prompt-gated": {"off": gate.OFF, "on": gate.ON},
+    "facilitated transport": {},
     "truncated": {"rank": RANK, "energy": ENERGY},
     **{mode: {"rank": RANK, "density": DENSITY} for mode in merge.SPARSE_MODES},
 }
@@ -202,8 +205,13 @@ class GatedPipeline:
     def __init__(self, bench: CombinationBenchmark, erasers: list[Eraser], erased: list[ErasedConcept]):
         self.bench = bench
         self.one = merge.concatenated(erasers, [1.0] * len(erasers))
-        self.gate = gate.PromptGate(erased, bench.text)
+        self.gates = self.reader(erased)
         self.ranks = [len(next(iter(e.values())).down) for e in erasers]
+
+    def reader(self, erased: list[ErasedConcept]) -> Callable[[list[str]], torch.Tensor]:
+        """Prompts to the strength of every eraser in each, [b, erasers]."""
+        prompt_gate = gate.PromptGate(erased, self.bench.text)
+        return lambda prompts: prompt_gate(self.bench.before.encode(prompts)[0])
 
     def pictures(self, prompts: list[str], seeds: list[int], guidance: float = GUIDANCE, batch: int = 64):
         drawn = []
@@ -211,10 +219,16 @@ class GatedPipeline:
         repeats = torch.tensor(self.ranks)
         with lora_applied(self.bench.before.module, self.one, scale):
             for i in range(0, len(prompts), batch):
-                gates = self.gate(self.bench.before.encode(prompts[i : i + batch])[0])
-                scale.value = gates.repeat_interleave(repeats, dim=1)
+                scale.value = self.gates(prompts[i : i + batch]).repeat_interleave(repeats, dim=1)
                 drawn.append(self.bench.before.pictures(prompts[i : i + batch], seeds[i : i + batch], guidance))
         return torch.cat(drawn)
+
+
+class TransportPipeline(GatedPipeline):
+    """The same with the strengths of SPM's facilitated transport."""
+
+    def reader(self, erased: list[ErasedConcept]) -> Callable[[list[str]], torch.Tensor]:
+        return lambda prompts: torch.tensor([transport(prompt, erased, self.bench.text) for prompt in prompts])
 
 
 def single(
@@ -243,6 +257,8 @@ def pipeline_of(bench: CombinationBenchmark, mode: str, concepts: list[str]) -> 
     erasers, erased = bench.erasers(concepts)
     if mode == "prompt-gated":
         return GatedPipeline(bench, erasers, erased)
+    if mode == "facilitated transport":
+        return TransportPipeline(bench, erasers, erased)
     if mode == "closed-form fusion":
         return bench.with_lora(bench.fused(erasers, erased))
     return bench.with_lora(merge.combined(erasers, [1.0] * len(erasers), mode, **MODES[mode]))

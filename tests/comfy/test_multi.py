@@ -2,21 +2,46 @@
 
 import dataclasses
 import json
+import statistics
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from eraseanything_core.concepts.prompts import fill
 from eraseanything_core.lora import merge
-from eraseanything_core.tinyflux.concepts import kind_of
+from eraseanything_core.lora.transport import likeness
+from eraseanything_core.tinyflux.concepts import SYNONYMS, kind_of
 from lab.measurements import multi
 from lab.provenance import stored_outcomes
 from lab.tinyflux import measure
-from lab.tinyflux.recipe import Cell
+from lab.tinyflux.pipeline import Pipeline, TrainerText, flux
+from lab.tinyflux.recipe import TEMPLATES, VALIDATION, Cell, kept_prompts
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_every_mode_of_the_node_is_measured():
-    assert set(multi.MODES) == {*merge.MODES, "closed-form fusion", "prompt-gated"}
+    assert set(multi.MODES) == {*merge.MODES, merge.FUSION, merge.GATED, merge.TRANSPORT}
+
+
+def test_the_page_has_the_cosines_of_transport():
+    """Their medians over six concepts, for prompts with the name, with a synonym, and without either."""
+    text = TrainerText(Pipeline(flux()))
+    found = ([], [], [])
+    for concept in VALIDATION:
+        templates = TEMPLATES[kind_of(concept)]
+        named = [fill(template, concept) for template in templates[:12]]
+        synonyms = [fill(template, word) for template in templates[:4] for word in SYNONYMS[concept][:2]]
+        for kind, prompts in enumerate((named, synonyms, kept_prompts(concept, 24, seed=1))):
+            found[kind].extend(likeness(prompt, concept, text) for prompt in prompts)
+    name, synonym, without = (f"{statistics.median(values):.2f}" for values in found)
+    page = " ".join((ROOT / "docs" / "combining.md").read_text(encoding="utf-8").split())
+    told = (
+        f"median {name} for {len(found[0])} prompts with the name, {synonym} for {len(found[1])} with a synonym, and "
+    )
+    assert f"{told}{without} for {len(found[2])} without either" in page
 
 
 @pytest.mark.parametrize("mode", multi.TOGETHER)

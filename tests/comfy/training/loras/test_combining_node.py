@@ -1,5 +1,6 @@
 """MultiEraseLoRA on the real ComfyUI: what it makes is what the stock nodes would do."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import nodes
 import pytest
 import torch
 
+from eraseanything_core.comfy_bridge.host import ComfyHost
 from eraseanything_core.lora import merge
 from eraseanything_core.lora.files import load_lora, save_lora
+from eraseanything_core.lora.headers import ErasedConcept
 from eraseanything_core.lora.key_styles import read_eraser
+from eraseanything_core.lora.transport import transport
 from tests.comfy.training.loras.cases import CONCEPTS, chained, chosen, execute, relative, velocity
 from tests.comfy.training.node_runs import said
 from tests.comfy.training.test_lora_files import case, diffusers_velocity
@@ -121,6 +125,21 @@ def test_gates_scale_each_eraser_in_each_row(pack, widgets, patcher, clip):
         assert relative(made[i : i + 1], predicted(chained(patcher, weights), slice(i, i + 1))) < 1e-4
 
 
+def test_transport_is_the_sum_of_what_the_prompt_is_about(pack, widgets, patcher):
+    """By stock loaders at the strengths of lora.transport, which tests/unit/test_compose.py holds to the equation."""
+    encoder = ComfyHost(patcher, widgets["clip"]).text_encoder()
+    prompt = "a star beside a tree"
+    strengths = transport(prompt, [ErasedConcept((name,)) for name in CONCEPTS], encoder)
+    assert strengths[:2] == [1, 1] and strengths[2] < 0.5
+    given = widgets | WEIGHTED | {"mode": "facilitated transport", "prompt": prompt}
+    model, one, summary = execute(pack["MultiEraseLoRA"], given).args
+    weights = [gamma * weight for gamma, weight in zip(strengths, (0.7, -0.4, 1), strict=True)]
+    assert relative(velocity(model), velocity(chained(patcher, weights))) < 1e-4
+    assert relative(velocity(model), velocity(chained(patcher, (0.7, -0.4, 1)))) > 1e-3
+    stored = json.loads(one.header["eraseanything.weights"])
+    assert stored == pytest.approx(weights) and f"dog.safetensors: weight {weights[2]:g}" in summary
+
+
 def test_linked_loras_of_other_nodes(pack, widgets, folder):
     plain = load_lora(folder / "star.safetensors")[0]
     half = {key: tensor.bfloat16() for key, tensor in plain.items()}
@@ -161,6 +180,7 @@ BAD = {
     "no clip": ({"mode": "prompt-gated", "clip": None}, "connect the CLIP"),
     "a weight": (LINKED | {"weights": "1, much"}, "'much' in '1, much' is no number"),
     "too many weights": (LINKED | {"weights": "1, 2"}, "2 weights for 1 linked"),
+    "no prompt": ({"mode": "facilitated transport"}, "is for one prompt: type it into `prompt`"),
     "concepts": ({"mode": "prompt-gated", "concepts": "star"}, "1 lines of concepts for 3 LoRAs"),
 }
 

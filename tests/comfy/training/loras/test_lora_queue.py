@@ -9,7 +9,7 @@ from scripts.server import GraphError
 from tests.comfy.training.loras.cases import chosen
 
 KEY = "transformer.transformer_blocks.0.attn.add_k_proj.lora_{}.weight"
-SETTINGS = {"weights": "1", "mode": "sum", "preserve": "", "concepts": ""}
+SETTINGS = {"weights": "1", "mode": "sum", "prompt": "", "preserve": "", "concepts": ""}
 NUMBERS = {"rank": 0, "energy": 0.99, "density": 0.5, "seed": 0}
 
 
