@@ -46,6 +46,7 @@ COMMANDS = {
     "train": ("lab.tinyflux.train", "train TinyFlux from nothing"),
     "world_train": ("lab.world.train", "go on with the models of the next world; stages, see lab/world/README.md"),
     "world_ceilings": ("lab.world.ceilings", "measure what the models of the next world can do"),
+    "world_erasures": ("lab.world.erasures", "measure erasers of a model of the next world, only the word given"),
 }
 NEEDS_TEST_PACKAGES = ("test", "lint")
 
