@@ -1,22 +1,28 @@
 """The bench counts what the trainer does: bounds on a pair at Flux.1-dev's size, in shapes only."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from comfy.ldm.flux.model import FluxParams
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from eraseanything_core.comfy_bridge.gradients import exact_gradients
 from eraseanything_core.comfy_bridge.memory import activation_bytes, cheapest_plan
 from eraseanything_core.protocols import GIB
+from eraseanything_core.training import features
 from eraseanything_core.training.optimizers import trained_bytes
+from eraseanything_core.training.plan import prepare
 from eraseanything_core.training.presets import PRESETS
 from lab.bench.flops import TERA, pair_flops
 from lab.bench.memory import BASES, CASES, Live, peak_bytes
-from lab.bench.true_size import DEV, true_config, true_flux
+from lab.bench.true_size import DEV, Shapes, true_config, true_flux
 
 RESULTS = json.loads((Path(__file__).parents[2] / "benchmarks" / "results.json").read_text(encoding="utf-8"))
 LORA = 1_867_776  # weights of rank 8 on the paper's targets
+FLUX_DEV = FluxParams(**{name: value for name, value in DEV.items() if name != "image_model"})
 
 
 def test_the_model_is_flux_dev():
@@ -36,10 +42,9 @@ def test_the_estimate_is_the_tracked_peak(name):
     """What the node says before it starts, against the stored peaks of a real pair, for every kind of weights."""
     base, pixels, text, checkpoint = CASES[name]
     weights = true_weights(base)
-    shape = FluxParams(**{k: v for k, v in DEV.items() if k != "image_model"})
     cast = 0 if base == "bf16" else 2 * 3072 * 7 * 3072
     trained = trained_bytes(true_config("quick"), LORA)
-    estimate = activation_bytes(shape, (pixels // 16) ** 2 + text, 1, 2, checkpoint, cast, trained)
+    estimate = activation_bytes(FLUX_DEV, (pixels // 16) ** 2 + text, 1, 2, checkpoint, cast, trained)
     peak = RESULTS["peak_gib"][name] * GIB
     # Never below it: what the estimate lacks is out of memory on a card.
     assert 1 <= (estimate + weights) / peak < 1.02 and 1 <= estimate / (peak - weights) < 1.06
@@ -63,6 +68,29 @@ def test_the_stored_costs_are_those_of_the_presets_as_they_are():
     assert {run["preset"]: run["pairs"] for run in RESULTS["cost"]["runs"]} == {
         preset: PRESETS[preset]["steps"] for preset in ("quick", "balanced", "thorough")
     }
+
+
+@pytest.mark.parametrize("cap, fits", ((features.TEACHER_BATCHES, True), (17, False)), ids=("capped", "all at once"))
+def test_the_reserve_covers_sixteen_words_at_1024_px(monkeypatch, cap, fits):
+    """The teacher reads a synonym and 16 words at one point: 17 sequences of 4,608 tokens, four in a forward.
+
+    The reserve is what a graph takes with its blocks recomputed, the least that a training keeps free.
+    """
+    monkeypatch.setattr(features, "TEACHER_BATCHES", cap)
+    words = tuple(f"word {chr(97 + i)}" for i in range(16))
+    config = replace(true_config("paper", 1024), irrelevant=words, k_irrelevant=16)
+    text = 512
+    plan = prepare(config, Shapes(text))
+    with FakeTensorMode(allow_non_fake_inputs=True), Live() as live, torch.no_grad():
+        model = true_flux(*BASES["fp8"], device="cpu")
+        weights = live.now
+        x_t = torch.zeros(1, 16, 128, 128)
+        with exact_gradients(model.module):
+            found = features.teacher_features(model, plan, plan.sentences[:1], x_t, torch.ones(1))
+    assert found.shape == (1, 1 + 16, 64 * 64)
+    cast = 2 * 3072 * 7 * 3072
+    reserve = activation_bytes(FLUX_DEV, 64 * 64 + text, config.batch_size, 2, True, cast, 0)
+    assert (live.peak - weights <= reserve) == fits, (live.peak - weights) / reserve
 
 
 AT_MOST = {  # the goals of the whole trainer
