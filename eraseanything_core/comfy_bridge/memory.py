@@ -88,7 +88,7 @@ def activation_bytes(
     # A double block has two: its own, and the one that reads the columns of a word. Recomputed, one is alive at a time.
     attentions = 1 if gradient_checkpointing else blocks + params.depth
     unfused = attentions * (matrix + others) + (MATRICES_IN_BACKWARD - 1) * matrix
-    return int(unit * units) + unfused + cast + trained
+    return int(attention.factor * (unit * units + unfused + cast + trained))
 
 
 def cheapest_plan(free: int, weights: int, kept: int, recomputed: int, forward: int = 0) -> MemoryPlan:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from eraseanything_core.comfy_bridge.architecture import new_flux
+from eraseanything_core.comfy_bridge.memory import MemoryPlan
 from eraseanything_core.protocols import GIB
 from eraseanything_core.training import loss_scale, trainer
 from eraseanything_core.training.optimizers import lora_optimizer, trained_bytes
@@ -154,13 +155,14 @@ def pairs_of(card: Card, case: Case, batch: int = 1) -> Iterator[Pairs]:
         card.collect()
 
 
-def estimate(case: Case, pairs: Pairs) -> int:
-    """Bytes that a training would say it takes with its weights on the card."""
+def estimate(case: Case, pairs: Pairs) -> MemoryPlan:
+    """What a training would say it takes."""
     # A training recomputes blocks where memory is short. A case says it itself.
     with told_free(0 if case.recompute else PLENTY):
         fit = estimate_memory(pairs.host, pairs.plan)
+    assert isinstance(fit, MemoryPlan), "as ComfyUI's host gives it"
     assert fit.gradient_checkpointing == case.recompute, "what is free has decided it"
-    return fit.activations + fit.weights
+    return fit
 
 
 def weights_of(card: Card, case: Case) -> int:
@@ -190,16 +192,19 @@ def measure_memory(outcome: Outcome, card: Card, case: Case, name: str) -> None:
         card.collect()
         return
     outcome.figures[f"{name}: peak GiB"] = peak.live / GIB
+    # What `attention_memory.FACTORS` is filled from.
+    outcome.figures[f"{name}: activations over estimate"] = (peak.live - told.weights) / told.activations
+    ratio = peak.live / (told.activations + told.weights)
     if card.tiny:
         # The estimate is for the size of FLUX.1, whose blocks are all that counts.
-        outcome.figures[f"{name}: peak over estimate"] = peak.live / told
+        outcome.figures[f"{name}: peak over estimate"] = ratio
     else:
-        judge_memory(outcome, name, peak.live / told)
+        judge_memory(outcome, name, ratio)
     fragments = None if peak.held is None else peak.held / GIB
     outcome.at_most(f"{name}: GiB held beyond live tensors", fragments, FRAGMENTS)
 
 
-def peak_and_estimate(card: Card, case: Case) -> tuple[Peak, int]:
+def peak_and_estimate(card: Card, case: Case) -> tuple[Peak, MemoryPlan]:
     """The memory of a pair with the weights, and what the pack would have said."""
     with pairs_of(card, case) as pairs:
         card.collect()  # what the first pairs have left to PyTorch would count as held

@@ -12,6 +12,7 @@ import torch
 
 from eraseanything_core.comfy_bridge import frozen_view, static_copy, training_session
 from eraseanything_core.comfy_bridge.gated_loras import GatedLoras
+from eraseanything_core.comfy_bridge.memory import MemoryPlan
 from eraseanything_core.comfy_bridge.patch import WindowedLora
 from eraseanything_core.evaluation import weight_attacks
 from eraseanything_core.lora.factors import add_to_weight
@@ -148,9 +149,9 @@ def test_columns(monkeypatch):
 
 def test_memory():
     outcome = passed(true_size.check_memory(CPU))
-    assert len(outcome.figures) == 3 * (len(true_size.TINY_CASES) + 2)
+    assert len(outcome.figures) == 4 * (len(true_size.TINY_CASES) + 2)
     assert {"flash", "math"} == set(true_size.backends_of(CPU))
-    assert sum(value == "not measured here" for value in outcome.figures.values()) == len(outcome.figures) / 3
+    assert sum(value == "not measured here" for value in outcome.figures.values()) == len(outcome.figures) / 4
     judged = Outcome()
     case = true_size.CASES[0]
     for ratio in (0.9, 0.84, 1.01):
@@ -168,7 +169,7 @@ def test_a_case_that_does_not_fit_leaves_the_others(monkeypatch):
         peak = next(peaks)
         if peak is None:
             raise torch.OutOfMemoryError("out of memory")
-        return peak, 2**30
+        return peak, MemoryPlan(False, activations=2**28, weights=2**29, free=0)
 
     monkeypatch.setattr(true_size, "peak_and_estimate", measured)
     outcome = Outcome()
@@ -176,6 +177,7 @@ def test_a_case_that_does_not_fit_leaves_the_others(monkeypatch):
         true_size.measure_memory(outcome, CPU, true_size.TINY_CASES[0], name)
     assert outcome.problems == ["a: GiB held beyond live tensors is 2, at most 1 is right", "b: out of memory"]
     assert outcome.figures["c: GiB held beyond live tensors"] == 2**-10
+    assert outcome.figures["c: activations over estimate"] == 2  # of a GiB, half are weights
 
 
 def test_a_pair_is_the_trainers_and_the_estimate_the_recipes(monkeypatch):
@@ -183,11 +185,11 @@ def test_a_pair_is_the_trainers_and_the_estimate_the_recipes(monkeypatch):
     case = true_size.TINY_CASES[1]
     with true_size.pairs_of(CPU, case) as pairs:
         assert pairs.plan.placed is not None and pairs.plan.placed.taken > 0
-        told = true_size.estimate(case, pairs)
+        told = true_size.estimate(case, pairs).activations
         monkeypatch.setattr(recipe, "placed_bytes", lambda plan: 2**40)
-        assert true_size.estimate(case, pairs) - told == 2**40 - placed.placed_bytes(pairs.plan)
+        assert true_size.estimate(case, pairs).activations - told == 2**40 - placed.placed_bytes(pairs.plan)
         monkeypatch.undo()
-        kept = true_size.estimate(dataclasses.replace(case, recompute=False), pairs)
+        kept = true_size.estimate(dataclasses.replace(case, recompute=False), pairs).activations
         assert kept > told  # four blocks of this size take more where all are kept
     assert not vars(pairs)  # the caller holds nothing of the run
 

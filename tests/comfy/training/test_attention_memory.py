@@ -2,6 +2,7 @@
 
 import dataclasses
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ CPU = torch.device("cpu")
 WIDTH = 128  # of a head of the small model, as of FLUX.1's
 SIDE = 64  # latent cells, so 1,024 image tokens
 TEXT = 64
+PARAMS = {name: value for name, value in SHAPE.items() if name != "image_model"}
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +46,33 @@ def test_a_fused_attention_keeps_no_matrix_and_another_one_does(dtype):
     assert cost.pair == dtype.itemsize and cost.token < dtype.itemsize * WIDTH
 
 
+@pytest.mark.parametrize("kernel, backend", (("flash", nullcontext), ("math", unfused)))
+def test_the_estimate_takes_the_factor_of_its_attention(monkeypatch, kernel, backend):
+    """As a report of a card would fill the table; 1 is what it holds until there is one."""
+    assert set(attention_memory.FACTORS.values()) == {1.0}
+    told = []
+    for factor in (1.0, 1.25):
+        monkeypatch.setitem(attention_memory.FACTORS, kernel, factor)
+        attention_memory.attention_cost.cache_clear()
+        with backend():
+            cost = attention_cost(CPU, torch.bfloat16, WIDTH)
+        told.append(activation_bytes(FluxParams(**PARAMS), 1280, 1, 2, True, 1000, 1000, cost))
+    assert told[1] == pytest.approx(1.25 * told[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ("Flash", "Cudnn", "Efficient"))
+def test_the_kernel_of_an_attention_is_read_from_its_graph(name):
+    """Autograd's names of those that a CPU has not."""
+
+    def node(called, *before):
+        return SimpleNamespace(name=lambda: called, next_functions=[(each, 0) for each in before])
+
+    attention = node(f"ScaledDotProduct{name}AttentionBackward0", node("AccumulateGrad"))
+    output = SimpleNamespace(grad_fn=node("ViewBackward0", None, attention))
+    assert attention_memory.kernel_of(output) == name.lower() and name.lower() in attention_memory.FACTORS
+    assert attention_memory.kernel_of(torch.ones(1, requires_grad=True) * 2) == ""
+
+
 def peak(patcher, recompute):
     """Bytes at the peak of one pass that reads a word in every double block, without the weights."""
     host = ComfyHost(patcher, None)
@@ -62,7 +91,7 @@ def peak(patcher, recompute):
 
 @pytest.mark.parametrize("recompute", (False, True), ids=("kept", "recomputed"))
 def test_the_estimate_counts_the_matrices_that_are_kept(patcher, recompute):
-    params = FluxParams(**{name: value for name, value in SHAPE.items() if name != "image_model"})
+    params = FluxParams(**PARAMS)
     tokens = (SIDE // 2) ** 2 + TEXT
     told = {}
     found = {}
