@@ -171,14 +171,16 @@ def shown_widgets(inputs: list[Input], values: list) -> list[Input]:
     """The widgets of a node in order, with those that the choices among its positional values add."""
     widgets = []
     place = 0
-    for entry in inputs:
+    waiting = list(inputs)
+    while waiting:
+        entry = waiting.pop(0)
         if not entry.is_widget:
             continue
-        added = entry.fields(values[place]) if place < len(values) else []
-        for shown in (entry, *added):
-            if shown.is_widget:
-                widgets.append(shown)
-                place += 1 + len(shown.extra_values())
+        if place < len(values):
+            # A choice may add another choice, whose own inputs come next.
+            waiting = entry.fields(values[place]) + waiting
+        widgets.append(entry)
+        place += 1 + len(entry.extra_values())
     return widgets
 
 

@@ -11,10 +11,10 @@ from PIL import Image
 
 from eraseanything_core.concepts.sampler import ConceptRequest, sample_offline
 from scripts.graph import api_to_ui, read_object_info
-from scripts.workflows import blueprint, cards, concepts, evaluation, flux, tinyflux
+from scripts.workflows import blueprint, cards, concepts, evaluation, flux, other_erasers, tinyflux
 from scripts.workflows.template import Template, template_folders
 
-CARDS = {**flux.CARDS, **tinyflux.CARDS, **concepts.CARDS}
+CARDS = {**flux.CARDS, **tinyflux.CARDS, **other_erasers.CARDS, **concepts.CARDS}
 
 
 def templates() -> dict[str, Template]:
@@ -22,6 +22,7 @@ def templates() -> dict[str, Template]:
     return {
         **flux.templates(),
         **tinyflux.templates(),
+        **other_erasers.templates(),
         "tinyflux_evaluate": evaluation.evaluate(tinyflux.DEMO),
         "sample_concepts": concepts.sample_concepts(),
     }

@@ -17,16 +17,20 @@ from scripts.base import prepare_base
 from scripts.erase_settings import with_settings
 from scripts.graph import ui_to_api
 from scripts.server import ComfyServer
+from scripts.workflows import other_erasers, tinyflux
 from scripts.workflows.cards import captioned
 from scripts.workflows.template import ROOT, WORKFLOWS, template_folders
-from scripts.workflows.tinyflux import CARDS
 
+CARDS = {**tinyflux.CARDS, **other_erasers.CARDS}
 SIDE = 200  # px of one picture
 SHOWN = {  # the nodes whose pictures are shown, and how many of each
     "tinyflux_combine": ("PreviewImage", 2),
     "tinyflux_strength": ("PreviewImage", 1),
     "tinyflux_probe": ("EraseAnything_AttentionMaps", 4),
     "tinyflux_attention_erase": ("PreviewImage", 2),
+    "tinyflux_erase_now": ("PreviewImage", 2),
+    "tinyflux_at_sampling": ("PreviewImage", 2),
+    "tinyflux_method": ("PreviewImage", 2),
 }
 
 SHORTENED = {"EraseAnything_EraseStrength": {"images": 4}}

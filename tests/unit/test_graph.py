@@ -116,6 +116,20 @@ def test_the_widgets_that_a_choice_adds_follow_it():
         ui_to_api(made, nodes)
 
 
+def test_a_choice_inside_of_a_choice_has_its_own_widgets_after_it():
+    """As the method in Erase Settings, which is in one of its groups."""
+    nodes = {"Choose": copy.deepcopy(CHOOSE)}
+    ((_, options),) = [nodes["Choose"]["input"]["required"]["group"]]
+    size = options["options"][1]["inputs"]
+    size["required"]["inner"] = ["COMFY_DYNAMICCOMBO_V3", {"options": [{"key": "deep", "inputs": {
+        "optional": {"rate": ["FLOAT", {"default": 0.5}]}}}]}]  # fmt: skip
+    inputs = {"group": "size", "group.seed": 5, "group.width": 32, "group.inner": "deep", "group.inner.rate": 0.25}
+    graph = {"1": {"class_type": "Choose", "inputs": inputs | {"name": "x"}, "_meta": {"title": "Choose"}}}
+    made = api_to_ui(graph, nodes)
+    assert made["nodes"][0]["widgets_values"] == ["size", 5, 32, "deep", 0.25, "x"]
+    assert ui_to_api(made, nodes) == graph
+
+
 def test_links_agree_with_the_slots_at_both_ends():
     made = workflow()
     nodes = {node["id"]: node for node in made["nodes"]}
