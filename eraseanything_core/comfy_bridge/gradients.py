@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
+import comfy.ldm.flux.math as flux_math
 import comfy.model_management as model_management
 import comfy_kitchen
 import torch
@@ -32,6 +33,9 @@ KERNELS = (
     "rms_rope",
     "rms_rope_split_half",
 )
+
+
+Rotate = Callable[[Tensor, Tensor], Tensor]  # (x [..., channels], matrices [..., channels / 2, 2, 2])
 
 
 class Remembering(Protocol):
@@ -63,7 +67,7 @@ def exact_gradients(
     try:
         for block in recomputed_blocks:
             block.forward = _recomputed(block.forward, remembering, copies_what_is_saved)
-        with plain_kernels(), SavedInputs() if copies_what_is_saved else nullcontext():
+        with plain_kernels(), short_rotations(), SavedInputs() if copies_what_is_saved else nullcontext():
             yield
     finally:
         model_management.in_training = in_training
@@ -85,6 +89,41 @@ def plain_kernels() -> Iterator[None]:
     finally:
         for name, kernel in kept.items():
             setattr(comfy_kitchen, name, kernel)
+
+
+class _Rotation(torch.autograd.Function):
+    """RoPE whose backward is the rotation by the transposed matrices.
+
+    Autograd goes back through each step of it, with float32 tensors of zeros on the way; this takes four operations.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrices: Tensor, rotate: Rotate) -> Tensor:
+        ctx.save_for_backward(matrices)
+        ctx.rotate = rotate
+        return rotate(x, matrices)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """y = R x gives dL/dx = R^T dL/dy, for each pair of channels."""
+        (matrices,) = ctx.saved_tensors
+        return ctx.rotate(grad, matrices.transpose(-1, -2)), None, None
+
+
+@contextmanager
+def short_rotations() -> Iterator[None]:
+    """Inside, the RoPE that ComfyUI's classes share has a backward of its own; its result has the same bits."""
+    rotate = flux_math._apply_rope1
+
+    def rotated(x: Tensor, matrices: Tensor) -> Tensor:
+        return _Rotation.apply(x, matrices, rotate) if x.requires_grad else rotate(x, matrices)
+
+    flux_math._apply_rope1 = rotated
+    try:
+        yield
+    finally:
+        flux_math._apply_rope1 = rotate
 
 
 class SavedInputs(TorchFunctionMode):
@@ -132,7 +171,7 @@ def _copies_for_every_norm(module: nn.Module) -> list[RemovableHandle]:
         if "norm" in type(layer).__name__.lower():
             handles.append(layer.register_forward_pre_hook(_copy_inputs))
     for name in embedders(module):
-        handles.append(module.get_submodule(name).register_forward_hook(_copy_trained_output))
+        handles.append(module.get_submodule(name).register_forward_hook(_copy_output))
     return handles
 
 
@@ -149,9 +188,11 @@ def _copying_hooks(flux: Flux) -> list[RemovableHandle]:
         norms.append(block.pre_norm)
     # The blocks add residuals in place (`img += ...`), which overwrites the input that LayerNorm saved for backward.
     handles = [norm.register_forward_pre_hook(_copy_input) for norm in norms]
-    # The first block adds to the projected text itself. Where the text is searched, this is a view that a function of
-    # our own returned (see `frozen_view`), and autograd refuses to change such a view in place.
-    handles.append(flux.txt_in.register_forward_hook(_copy_trained_output))
+    # The first block adds to the projected streams themselves. A linear's output is a view: autograd refuses to change
+    # it in place where a function of our own returned it (see `frozen_view`), and elsewhere it copies the whole
+    # stream's gradient at every such step from there on.
+    for embedder in (flux.img_in, flux.txt_in):
+        handles.append(embedder.register_forward_hook(_copy_output))
     return handles
 
 
@@ -159,8 +200,8 @@ def _copy_input(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
     return (args[0].clone(),)
 
 
-def _copy_trained_output(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return output.clone() if output.requires_grad else output
+def _copy_output(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return output.clone() if torch.is_grad_enabled() else output
 
 
 def _recomputed(

@@ -46,17 +46,23 @@ def add_to_output(x: Tensor, y: Tensor, parts: Sequence[RowFactors], scale: floa
         parts: in the order of their rows, which do not overlap.
         scale: one for all, or [b, rank] or [b, 1]: one for every image and rank.
     """
-    # The pieces are joined anew: a write into y would break the backward of whatever made y.
-    pieces = []
-    end = 0
-    for start, (up, down) in parts:
+    # The pieces are joined anew: a write into y would break the backward of whatever made y. They are cut by one
+    # split, whose backward joins them; a slice's backward is a tensor of zeros as large as y for each of them.
+    pieces = list(y.split(_heights(parts, y.shape[-1]), dim=-1))
+    for i, (_, (up, down)) in enumerate(parts):
         hidden = _scaled(x @ down.to(x).T, scale)
-        change = hidden @ up.to(x).T
-        pieces.append(y[..., end:start])
-        end = start + len(up)
-        pieces.append(y[..., start:end] + change)
-    pieces.append(y[..., end:])
+        pieces[2 * i + 1] = pieces[2 * i + 1] + hidden @ up.to(x).T
     return torch.cat(pieces, dim=-1)
+
+
+def _heights(parts: Sequence[RowFactors], rows: int) -> list[int]:
+    """Rows before each part and those of the part itself, in turn, and those that are left of all `rows`."""
+    heights = []
+    end = 0
+    for start, factors in parts:
+        heights += [start - end, len(factors.up)]
+        end = start + len(factors.up)
+    return [*heights, rows - end]
 
 
 def _scaled(hidden: Tensor, scale: float | Tensor) -> Tensor:

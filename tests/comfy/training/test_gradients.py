@@ -5,8 +5,10 @@ ComfyUI computes RoPE in float32; both sides of a comparison get its angles in f
 gradient is compared.
 """
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
+import comfy.ldm.flux.math as flux_math
+import comfy.model_management as model_management
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ from einops import rearrange
 
 from eraseanything_core.attention.columns import image_feature
 from eraseanything_core.comfy_bridge.frozen_view import frozen_view
-from eraseanything_core.comfy_bridge.gradients import exact_gradients
+from eraseanything_core.comfy_bridge.gradients import exact_gradients, short_rotations
 from eraseanything_core.comfy_bridge.model import Cond, FluxModel
 from eraseanything_core.training import losses
 
@@ -128,6 +130,27 @@ def test_gradient_equals_an_out_of_place_reference(make_flux, name, targets, che
     error = relative_error(found, expected)
     print(f"{name}: gradient {error:.1e}")
     assert torch.allclose(*plain, rtol=1e-6) and error < 1e-6
+
+
+@pytest.mark.parametrize("dtype, error", ((torch.float64, 1e-6), (torch.float32, 1e-6), (torch.bfloat16, 2**-7)))
+def test_a_rotation_has_comfyuis_bits_and_its_gradient(monkeypatch, dtype, error):
+    """The same products in another order, in the float32 of the angles: the last bit may differ."""
+    monkeypatch.setattr(model_management, "in_training", True)
+    comfyuis = flux_math._apply_rope1
+    g = torch.Generator().manual_seed(0)
+    x, upstream = torch.randn(2, 2, 3, 7, 16, generator=g).to(dtype)
+    x.requires_grad_()
+    matrices = flux_math.rope(torch.arange(7.0)[None], 16, 100)[:, None]
+    found = []
+    for around in (nullcontext, short_rotations):
+        with around():
+            y = flux_math.apply_rope1(x, matrices)
+        (grad,) = torch.autograd.grad(y, x, upstream)
+        found.append((y.detach(), grad, y.grad_fn.name()))
+    (plain, plain_grad, _), (own, own_grad, name) = found
+    assert name == "_RotationBackward" and torch.equal(own, plain)
+    assert flux_math._apply_rope1 is comfyuis
+    assert torch.allclose(own_grad, plain_grad, rtol=error, atol=error)
 
 
 class Reference:
