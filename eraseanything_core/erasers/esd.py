@@ -16,8 +16,7 @@ VARIANTS = {
     # Keys and values of text and image: what cross-attention reads its text with.
     "strict": "text and image k,v",
     "x": "all",
-    # All but the attention; FLUX.1 alone has names for these.
-    "u": "ff_in+ff_out+add_ff_in+add_ff_out+single_mlp+single_out",
+    "u": "unconditional",
 }
 # One loss, plain sentences, nothing retained.
 ESD_SETTINGS: dict[str, Any] = {
@@ -38,7 +37,8 @@ class EsdSettings:
 
     variant: str = setting(
         "strict",
-        "What is trained. strict: keys and values; x: all of the attention; u: all but it, on FLUX.1 alone.",
+        "What is trained. strict: keys and values; x: all of the attention; u: what lies outside of every attention "
+        "that reads text.",
         choices=tuple(VARIANTS),
     )
 

@@ -113,6 +113,7 @@ OF_ROLES = {
     "all": "all_qkv",
     "text and image k,v": "add_k+add_v+to_k+to_v",
     "text and image q,k": "dual_qk",
+    "unconditional": "ff_in+ff_out+add_ff_in+add_ff_out+single_mlp+single_out",
 }
 
 BLOCK_NUMBER = re.compile(r"(?<=blocks\.)\d+(?=\.)")

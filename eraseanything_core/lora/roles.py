@@ -9,7 +9,7 @@ from typing import Literal
 
 from ..quoting import quoted
 
-Tokens = Literal["text", "image", "shared", "cross", "refiner", "embedder"]
+Tokens = Literal["text", "image", "shared", "cross", "refiner", "embedder", "unconditional"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ ROLES = {
     "all": Role(("text", "image", "shared", "cross", "refiner", "embedder"), "qkv", every=True),
     "text and image k,v": Role(("text", "image", "shared", "cross"), "kv", every=True),
     "text and image q,k": Role(("text", "image", "shared"), "qk", every=True),
+    # Outside of every attention that reads text; ESD-u trains these.
+    "unconditional": Role(("unconditional",)),
 }
 # What these were called when FLUX.1 alone could be trained.
 OLDER_NAMES = {"paper": "text q,k", "text_qkv": "text q,k,v", "text_kv": "text k,v", "all_kv": "all", "all_qkv": "all"}

@@ -18,7 +18,7 @@ class Linears(NamedTuple):
         path: of the modules.
         holds: what one module makes: `q`, `k` or `v`; `qkv`, `kv`, fused in equal parts; `grouped qkv`, where q is as
             wide as the input and k and v share the rest; `qkv+`, where each is as wide as the input and others follow;
-            empty, where it is neither.
+            `+mlp`, those that follow; empty, where it is neither.
     """
 
     tokens: Tokens

@@ -11,6 +11,7 @@ from ...lora.keys import TRANSFORMER, UNET, WHOLE, LinearSlice
 from ...lora.roles import ROLES, Role, Tokens, role_name
 from . import class_name
 from .linears import TRAINED, Linears
+from .unconditional import UNCONDITIONAL
 
 WEIGHT = "diffusion_model.{}.weight"  # of a linear, in ComfyUI's BaseModel
 # ComfyUI calls a U-Net's blocks input, middle and output, and knows both of their names in kohya's style.
@@ -64,7 +65,8 @@ def _paths(module: nn.Module, tokens: Tokens) -> list[str]:
 
 def _found(module: nn.Module, role: Role) -> list[tuple[str, nn.Module, Rows]]:
     """The rows of linears that a role names: of the first kind of tokens that is there, or of all where it says so."""
-    table = TRAINED[class_name(module)]
+    name = class_name(module)
+    table = (*TRAINED[name], *UNCONDITIONAL.get(name, ()))
     chosen: list[tuple[str, nn.Module, Rows]] = []
     for tokens in role.tokens:
         for entry in table:
@@ -96,6 +98,8 @@ def _divided(linear: Any, holds: str) -> list[Rows]:
         # Fewer heads of k and v than of q, which each serve several.
         shared = (rows - columns) // 2
         return [Rows("q", 0, columns), Rows("k", columns, shared), Rows("v", columns + shared, shared)]
+    if holds == "+mlp":
+        return [Rows("", 3 * columns, rows - 3 * columns)]
     if holds == "qkv+":
         return [Rows(part, i * columns, columns) for i, part in enumerate("qkv")]
     if len(holds) > 1:
