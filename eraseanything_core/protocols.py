@@ -114,8 +114,11 @@ class ErasableModel(Protocol):
     def attach(self, targets: str | tuple[str, ...], rank: int, generator: torch.Generator) -> TrainableLora:
         """Puts fresh adapters onto the targets' slices. Nothing changes until they are trained."""
 
-    def attach_frozen_lora(self, tensors: dict[str, Tensor], strength: float = 1.0) -> None:
-        """Puts a trained LoRA under everything, teacher included; raises ValueError where it does not fit."""
+    def attach_frozen_lora(self, tensors: dict[str, Tensor], strength: float = 1.0, student: bool = False) -> None:
+        """Puts a trained LoRA under everything, or under the student alone; raises ValueError where it does not fit."""
+
+    def embedder(self) -> tuple[str, str]:
+        """The linear that brings a text's states in: its path in `module`, and its key in a file without `.lora_`."""
 
     def cond(self, context: Tensor, pooled: Tensor, guidance: float) -> Any:
         """A batch of conditions: context [b, tokens, features], pooled [b, features], one guidance for all."""

@@ -26,7 +26,7 @@ from .shared.folders import loras_folder, runs_folder
 from .shared.inputs import CATEGORY_TRAINING, DEFAULT_PRESET, accepted, seed
 from .shared.progress import check_interrupt, progress_bar
 from .shared.texts import show_text
-from .shared.types import ERASE_SETTINGS, LORA_MODEL
+from .shared.types import ERASE_SETTINGS, LORA_MODEL, PICTURES
 
 PACK = str(Path(__file__).resolve().parents[1])
 DEFAULT_MERGE = "concatenate"
@@ -221,6 +221,8 @@ class EraseBatch(io.ComfyNode):
     ) -> io.NodeOutput:
         if not lines_of(concept_list):
             raise ValueError(NO_CONCEPTS)
+        if PICTURES in (settings or {}):
+            raise ValueError("Erase Trainer Batch takes no pictures: unlink `pictures` of Erase Settings")
         ComfyHost(model, clip).check()
         base = {name: loader_of(cls.hidden.prompt, cls.hidden.unique_id, name) for name in ("model", "clip")}
         bases = {base_name(base["model"]): base}

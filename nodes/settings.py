@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 
 from ..eraseanything_core.concepts.prompts import lines_of, words_of
@@ -15,7 +16,7 @@ from ..eraseanything_core.training.config import EraseConfig
 from ..eraseanything_core.training.presets import PRESETS
 from .shared.inputs import CATEGORY_TRAINING, DEFAULT_PRESET, SAVE_EVERY, check_range
 from .shared.texts import check_texts
-from .shared.types import ERASE_SETTINGS
+from .shared.types import ERASE_SETTINGS, PICTURES
 
 DEFAULTS = dataclasses.asdict(EraseConfig(concept="", save_every=SAVE_EVERY)) | PRESETS[DEFAULT_PRESET]
 PIXELS_A_TOKEN = 16  # in each direction: Flux packs 2 x 2 latent cells of 8 pixels each into one token
@@ -348,6 +349,12 @@ class EraseSettings(io.ComfyNode):
                     optional=True,
                     tooltip="From another Erase Settings. Where both set the same, this node counts.",
                 ),
+                io.Image.Input(
+                    PICTURES,
+                    optional=True,
+                    tooltip="For the method Concept Ablation: your pictures of what is to be painted instead. Without "
+                    "them the model draws such pictures itself.",
+                ),
             ],
             outputs=[
                 ERASE_SETTINGS.Output(display_name="settings", tooltip="For Erase Trainer, or the next of these.")
@@ -362,7 +369,9 @@ class EraseSettings(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, group: dict[str, Any], settings: dict[str, Any] | None = None) -> io.NodeOutput:
+    def execute(
+        cls, group: dict[str, Any], settings: dict[str, Any] | None = None, pictures: torch.Tensor | None = None
+    ) -> io.NodeOutput:
         check_group(group)
         # ComfyUI gives None for a field that the graph does not hold.
         values = {name: value for name, value in group.items() if name != "group" and value is not None}
@@ -370,6 +379,8 @@ class EraseSettings(io.ComfyNode):
             values = typed_words(values)
         if METHOD in values:
             values |= chosen_method(values[METHOD])
+        if pictures is not None:
+            values[PICTURES] = pictures
         return io.NodeOutput({**(settings or {}), **values})
 
 

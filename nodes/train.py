@@ -13,6 +13,7 @@ from ..eraseanything_core.comfy_bridge.host import ComfyHost
 from ..eraseanything_core.comfy_bridge.lora_files import eraser_for
 from ..eraseanything_core.comfy_bridge.patch import with_lora
 from ..eraseanything_core.comfy_bridge.previews import decoded
+from ..eraseanything_core.comfy_bridge.user_pictures import picture_hash, picture_latents
 from ..eraseanything_core.concepts.concept_set import ConceptSet
 from ..eraseanything_core.concepts.sampler import ConceptRequest, sample_offline
 from ..eraseanything_core.erasers.registry import method_of, settings_of
@@ -35,7 +36,7 @@ from .shared.inputs import (
     seed,
 )
 from .shared.training_display import TrainingDisplay, finish_on_sigterm
-from .shared.types import ERASE_SETTINGS, LORA_MODEL
+from .shared.types import ERASE_SETTINGS, LORA_MODEL, PICTURES
 
 SHOWN = 2  # pictures of the concept, before and after
 SUBFOLDER_NAME = "File name, also in a sub-folder as people/star; a number is added if the name is in use."
@@ -67,6 +68,21 @@ def trainer_config(words: ConceptSet, preset: str, settings: dict[str, Any], see
     return run_config(words.settings(), preset, typed)
 
 
+def with_pictures(
+    config: EraseConfig, model: Any, vae: Any, pictures: torch.Tensor | None
+) -> tuple[EraseConfig, torch.Tensor | None]:
+    """The settings with the hash of the user's pictures, and their latents; None where there are none.
+
+    Raises:
+        ValueError: the method takes no pictures.
+    """
+    if pictures is None:
+        return config, None
+    config = dataclasses.replace(config, anchor_pictures=picture_hash(pictures))
+    method_of(config)  # before the VAE is loaded for nothing
+    return config, picture_latents(model, pictures, vae, config.width, config.height)
+
+
 def changed_settings(words: ConceptSet, preset: str, settings: dict[str, Any]) -> str:
     """A line on the settings that differ from the preset's; empty where none does."""
     plain = trainer_config(words, preset, {}, seed=0)
@@ -84,7 +100,12 @@ def _short(value: Any) -> str:
 
 
 def train_and_save(
-    host: ComfyHost, config: EraseConfig, run: Path, display: TrainingDisplay, auto: bool
+    host: ComfyHost,
+    config: EraseConfig,
+    run: Path,
+    display: TrainingDisplay,
+    auto: bool,
+    pictures: torch.Tensor | None = None,
 ) -> tuple[EraseResult, LoraModel, str]:
     """Trains in the folder of a run, or goes on there, and writes the LoRA; see `train_eraser` and `saved_lora`."""
     if run.is_dir():
@@ -101,6 +122,7 @@ def train_and_save(
             display.notify,
             report=display.prepare,
             method=method_of(config),
+            pictures=pictures,
         )
         lora, file_name = saved_lora(result, run_name(run), host.fingerprint(), host.family)
         if not result.interrupted:
@@ -214,15 +236,16 @@ class EraseTrainer(io.ComfyNode):
         concepts: ConceptSet | None = None,
         settings: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
-        settings = settings or {}
+        settings = dict(settings or {})
+        pictures = settings.pop(PICTURES, None)
         words = concepts or sample_offline(ConceptRequest(concept))
-        config = trainer_config(words, preset, settings, seed)
+        config, anchors = with_pictures(trainer_config(words, preset, settings, seed), model, vae, pictures)
         host = ComfyHost(model, clip)
         host.check()
         run = run_folder(output_name, config, host.fingerprint())
         display = TrainingDisplay(config.steps, cls.hidden.unique_id, model, vae)
         auto = "gradient_checkpointing" not in settings
-        result, lora, file_name = train_and_save(host, config, run, display, auto)
+        result, lora, file_name = train_and_save(host, config, run, display, auto, anchors)
         if result.interrupted:
             display.notify(f"stopped at {result.steps} of {config.steps}; press Run to go on")
             # Nothing behind this node runs on half an eraser, and ComfyUI does not take the node for done.

@@ -65,6 +65,15 @@ class AnyModel(AdaptedModel):
         """The times of a sampler, [steps + 1], falling to 0; see `Road.sigmas`."""
         return self.road.sigmas(steps, mu)
 
+    def embedder(self) -> tuple[str, str]:
+        """The first of them, where there are several.
+
+        Raises:
+            ValueError: the family has none.
+        """
+        first = role_slices(self.road.base, self.module, "embedder")[0]
+        return first.module, first.file_key
+
     def _slices(self, targets: str | tuple[str, ...]) -> list[LinearSlice]:
         return role_slices(self.road.base, self.module, targets)
 

@@ -11,6 +11,11 @@ def with_frames(patcher: Any, latents: Tensor) -> Tensor:
     return latents[:, :, None] if dimensions == 3 and latents.ndim == 4 else latents
 
 
+def without_frames(latents: Tensor) -> Tensor:
+    """Latents [b, c, h, w] of [b, c, h, w] or [b, c, 1, h, w]."""
+    return latents[:, :, 0] if latents.ndim == 5 else latents
+
+
 def as_pictures(decoded: Tensor) -> Tensor:
     """What a VAE has decoded, [n, h, w, channels] or [n, frames, h, w, channels], as pictures [n, h, w, channels]."""
     return decoded.flatten(0, 1) if decoded.ndim == 5 else decoded

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..lora.factors import Eraser
 from ..lora.key_styles import read_eraser
-from ..lora.keys import LinearSlice, target_slices
+from ..lora.keys import TRANSFORMER, LinearSlice, target_slices
 from ..protocols import AttentionCapture, EncodedPrompt
 from ..sampling import shifted_sigmas
 from ..transfers import on_device
@@ -60,6 +60,9 @@ class FluxModel(AdaptedModel):
     def sigmas(self, steps: int, mu: float | None = None) -> Tensor:
         """The times of a sampler, [steps + 1], from 1 to 0; mu is the shift, None the model's."""
         return shifted_sigmas(steps, self.mu if mu is None else mu)
+
+    def embedder(self) -> tuple[str, str]:
+        return "txt_in", f"{TRANSFORMER}context_embedder"
 
     def _slices(self, targets: str | tuple[str, ...]) -> list[LinearSlice]:
         params = self.module.params

@@ -67,12 +67,13 @@ class AdaptedModel:
             linear.forward = self._adapted(linear.forward, self.lora, indices)
         return self.lora
 
-    def attach_frozen_lora(self, tensors: dict[str, Tensor], strength: float = 1.0) -> None:
-        """Puts a trained LoRA under everything: it is on for teacher and student alike, and is not trained.
+    def attach_frozen_lora(self, tensors: dict[str, Tensor], strength: float = 1.0, student: bool = False) -> None:
+        """Puts a trained LoRA under everything, which is not trained any further.
 
         Args:
             tensors: under their file keys; slices may differ in rank.
             strength: factor of the LoRA.
+            student: it is on for the student alone, and not for the teacher as well.
 
         Raises:
             ValueError: a tensor that belongs to no slice of the model.
@@ -91,7 +92,7 @@ class AdaptedModel:
                 # Copies: a node's tensors are inference tensors, which a backward cannot go through.
                 factors = Factors(strength * up.to(self.device), down.to(self.device, copy=True))
                 own_parts.append(RowFactors(start, factors))
-            linear.forward = _with_frozen_lora(linear.forward, own_parts)
+            linear.forward = self._with_frozen_lora(linear.forward, own_parts, student)
 
     def conds(self, encodings: Sequence[EncodedPrompt], guidance: float) -> Any:
         """A batch of conditions at one guidance, one prompt a row."""
@@ -165,6 +166,10 @@ class AdaptedModel:
         # An interrupt that came meanwhile is due now.
         raise_if_interrupted()
 
+    def embedder(self) -> tuple[str, str]:
+        """The linear that brings a text's states into the model: its path, and its key in a file."""
+        raise NotImplementedError
+
     def _slices(self, targets: str | tuple[str, ...]) -> list[LinearSlice]:
         raise NotImplementedError
 
@@ -186,6 +191,12 @@ class AdaptedModel:
 
         return adapted
 
+    def _with_frozen_lora(self, forward: LinearForward, parts: list[RowFactors], student: bool) -> LinearForward:
+        def adapted(x: Tensor) -> Tensor:
+            return add_to_output(x, forward(x), parts) if self.adapters or not student else forward(x)
+
+        return adapted
+
     def _run(
         self, x_t: Tensor, sigma: Tensor, cond: Any, adapters: bool, capture: AttentionCapture | None, stop: bool
     ) -> Tensor:
@@ -199,10 +210,3 @@ class AdaptedModel:
             self.adapters = True
         # In bf16 the squares of small differences would be lost.
         return v.to(x_t.dtype)
-
-
-def _with_frozen_lora(forward: LinearForward, parts: list[RowFactors]) -> LinearForward:
-    def adapted(x: Tensor) -> Tensor:
-        return add_to_output(x, forward(x), parts)
-
-    return adapted

@@ -4,7 +4,9 @@ model:  L = mean( v_student(x_t, c) - sg v(x_t, a) )^2, x_t on the frozen model'
 noise:  L = mean( v_student(x_t, c) - (n - x_a) )^2,    x_t = (1 - t) x_a + t n, x_a the picture at its end
 prior:  the same with v_student(x_t, a), so that the anchor stays
 
-The anchor is the neutral text of the run, by default the same sentence with the anchor in the concept's place.
+The anchor is the neutral text of the run, by default the same sentence with the anchor in the concept's place. With
+pictures of the user, x_a are these in both forms, and x_t = (1 - t) x_a + t n, as in the paper; see
+`training.trajectory_cache`.
 """
 
 from collections.abc import Iterator
@@ -57,6 +59,7 @@ class ConceptAblation(Method):
     own_settings = AblationSettings
     reads_attention = False
     takes_divergence = False
+    takes_pictures = True
 
     @classmethod
     def run_settings(cls, own: Any) -> dict[str, Any]:
@@ -69,7 +72,7 @@ class ConceptAblation(Method):
         if self.own.target == "noise":
             x_t, sigma, target = noised_anchors(pair.model, walks, row, pair.rng)
         else:
-            # The walk is the anchor's, so its velocity is the teacher's for the anchor.
+            # The walk is the anchor's, or a line to a picture of it: the velocity is the teacher's for the anchor.
             x_t, sigma, target = walks.at(row, step, pair.model.device)
         sentences = [walks.sources[i] for i in row]
         concept = conds(pair.model, pair.plan, [sentence.concept for sentence in sentences])

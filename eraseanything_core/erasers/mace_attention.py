@@ -81,8 +81,11 @@ def attention_loss(maps: dict[int, Tensor], masks: Tensor) -> Tensor:
         A scalar.
     """
     inside = masks[:, None, :, None]
-    total = torch.stack([(columns * inside.to(columns)).float().square().sum() for columns in maps.values()]).sum()
-    return total / len(masks)
+    sums = []
+    for columns in maps.values():
+        weights = columns.to(torch.promote_types(columns.dtype, torch.float32))
+        sums.append((weights * inside).square().sum())
+    return torch.stack(sums).sum() / len(masks)
 
 
 def token_columns(pieces: Sequence[Sequence[str]], words: Sequence[str]) -> Tensor:

@@ -13,6 +13,7 @@ from .eraseanything_pp import EraseAnythingPlus
 from .eraseflow import EraseFlow
 from .esd import Esd
 from .gem import Gem
+from .mace_method import Mace
 from .meta_unlearning import meta_graphs
 from .slider import Slider
 from .spm import Spm
@@ -29,6 +30,7 @@ METHODS: dict[str, type[Method]] = {
         Slider,
         EraseFlow,
         Gem,
+        Mace,
     )
 }
 NAMES = {method.label: name for name, method in METHODS.items()}  # by what the node calls it
@@ -97,6 +99,10 @@ def check_method(kind: type[Method], config: EraseConfig) -> None:
     own = kind.run_settings(kind.own_settings())
     if config.walk != own.get("walk", "concept"):
         raise ValueError(f"{label} needs walk to be {own.get('walk', 'concept')}")
+    if config.anchor_pictures and not kind.takes_pictures:
+        raise ValueError(f"{label} takes no pictures: choose Concept Ablation, or unlink `pictures`")
+    if config.anchor_pictures and config.on_policy_share:
+        raise ValueError("pictures are no walks of the student: set on_policy_share to 0, or unlink `pictures`")
     if not kind.needs_retained:
         return
     if not config.retain_weight or config.retain_loss != "teacher":

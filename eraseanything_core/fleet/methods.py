@@ -3,4 +3,5 @@
 from ..erasers.registry import METHODS as TRAINED
 from .direct_methods import DIRECT
 
-METHODS = (*TRAINED, *DIRECT)
+# MACE is in both: a plan that names it means the one with pictures of its own.
+METHODS = tuple(dict.fromkeys((*TRAINED, *DIRECT)))

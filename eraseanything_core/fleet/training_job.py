@@ -47,7 +47,8 @@ def run_training(session: Session, job: Job, work: Path, results: Results) -> No
     Raises:
         ValueError: the model cannot be trained exactly, or the settings cannot work.
     """
-    if job.spec["method"] in direct_methods.DIRECT:
+    # By what it is made from, and not by its name: the settings of a batch may choose the MACE of *Erase Settings*.
+    if "config" not in job.spec:
         _run_directly(session, job, work)
         return
     host = session.host(job.spec["base"]["loaders"])

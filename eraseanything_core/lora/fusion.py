@@ -77,15 +77,17 @@ def read_states(
     modules: Sequence[str],
     rows: int,
     config: FusionConfig,
+    adapters: bool = False,
 ) -> dict[str, Tensor]:
-    """Inputs of linears while the frozen model samples prompts.
+    """Inputs of linears while the model samples prompts.
 
     Args:
-        model: whatever is attached to it takes part.
+        model: whatever is attached to it for the teacher takes part.
         contexts: the encoded prompts.
         modules: ComfyUI's names of the linears.
         rows: about how many states of each linear are wanted, of all prompts together.
         config: the trajectories.
+        adapters: whether what is attached for the student alone takes part as well.
 
     Returns:
         {module: [about `rows`, columns]}, on the CPU in bfloat16, which is what Flux.1 computes them in.
@@ -109,7 +111,7 @@ def read_states(
     for name in modules:
         handles.append(model.module.get_submodule(name).register_forward_pre_hook(reader(name)))
     try:
-        _sample_all(model, contexts, config, rng)
+        _sample_all(model, contexts, config, rng, adapters)
     finally:
         for handle in handles:
             handle.remove()
@@ -117,7 +119,11 @@ def read_states(
 
 
 def _sample_all(
-    model: ErasableModel, contexts: Sequence[EncodedPrompt], config: FusionConfig, rng: torch.Generator
+    model: ErasableModel,
+    contexts: Sequence[EncodedPrompt],
+    config: FusionConfig,
+    rng: torch.Generator,
+    adapters: bool,
 ) -> None:
     """Walks every prompt's trajectory from noise of its own; what comes of it is not used."""
     sigmas = model.sigmas(config.steps)
@@ -125,8 +131,19 @@ def _sample_all(
     for encoded in contexts:
         noise = torch.randn(shape, generator=rng)
         cond = model.conds([encoded], config.guidance)
-        for _ in model.trajectory(cond, noise, sigmas):
+        for _ in model.trajectory(cond, noise, sigmas, adapters):
             pass
+
+
+def confinement(concept: Tensor, kept: Tensor, config: FusionConfig) -> Tensor:
+    """G M^-1 of the equation above for one concept, [columns, columns], float64.
+
+    Args:
+        concept, kept: states of a linear, [n, columns].
+        config: the balance, k and r.
+    """
+    gram = _gram(concept)
+    return gram @ _inverse(gram + config.kept_weight * _gram(kept), config.ridge)
 
 
 def fused(

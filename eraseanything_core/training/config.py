@@ -66,6 +66,7 @@ class EraseConfig:
     paper_sign: bool = False  # Eq. 5 as printed, whose sign is the opposite of its text
     method: str = "eraseanything"  # a name of erasers.registry.METHODS
     method_settings: tuple[tuple[str, float | str], ...] = ()  # fields of the method's own settings, with their values
+    anchor_pictures: str = ""  # a hash of the user's pictures of what is painted instead; empty is none
     meta_weight: float = 0.0  # of the meta step on top of any method; see erasers.meta_unlearning
     divergence: str = "squared"  # of the erasing loss, or "hellinger", "alpha"; see divergences
     alpha: float = 0.5  # of the divergence "alpha"

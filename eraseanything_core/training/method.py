@@ -95,6 +95,7 @@ class Method:
         reads_attention: whether it has the attention loss.
         takes_divergence: whether its erasing loss can be another divergence than the squared error.
         needs_retained: whether it cannot do without prompts that must stay.
+        takes_pictures: whether its points can lie on lines to pictures of the user.
         any_retained: whether it takes retained points that were not drawn before the epoch.
     """
 
@@ -104,6 +105,7 @@ class Method:
     reads_attention = True
     takes_divergence = True
     needs_retained = False
+    takes_pictures = False
     any_retained = False
 
     def __init__(self, own: Any = None, extras: Sequence[Extra] = ()) -> None:
@@ -114,6 +116,17 @@ class Method:
     def run_settings(cls, own: Any) -> dict[str, Any]:
         """Fields of an `EraseConfig` that the method sets over a preset."""
         return {}
+
+    def begin(self, model: ErasableModel, plan: Plan, lora: TrainableLora) -> None:
+        """What is done before the first pair, and again before that of a run that goes on."""
+
+    def finish(self, model: ErasableModel, plan: Plan, lora: TrainableLora) -> bool:
+        """What is done to the factors after the last pair, once; whether anything was."""
+        return False
+
+    def tensors(self, lora: TrainableLora) -> dict[str, Tensor]:
+        """All that the file of the eraser holds, under its keys, float32, on the CPU."""
+        return lora.tensors(torch.float32)
 
     def draws(self, pair: Pair) -> list[Draw]:
         """The points of the pair."""

@@ -3,7 +3,7 @@
 import dataclasses
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -41,6 +41,8 @@ class Plan:
         shortcuts: those of `SHORTCUTS` that are on.
         base: names the weights of the model. A saved state belongs to one model.
         placed: the same as `encode`, on the model's device; None until there is a model.
+        pictures: of the user, latents [n, c, h, w] on the CPU, to which the points lead; None where they lie on walks.
+        pieces: the text of a prompt that is trained on to its tokenizer's pieces, one a token of its encoding.
     """
 
     config: EraseConfig
@@ -53,6 +55,8 @@ class Plan:
     shortcuts: frozenset[str] = SHORTCUTS
     base: str = ""
     placed: Callable[[str], EncodedPrompt] | None = None
+    pictures: Tensor | None = None
+    pieces: dict[str, list[str]] = field(default_factory=dict)
 
     def texts(self) -> set[str]:
         """The texts of all prompts that are trained on."""
@@ -93,11 +97,14 @@ def prepare(config: EraseConfig, text: TextEncoder, shortcuts: frozenset[str] = 
     encode: Callable[[str], EncodedPrompt] = text.encode
     if ENCODE_ONCE in shortcuts:
         encode = _encode_all(every_prompt, text).__getitem__
+    pieces = {prompt: text.pieces(prompt) for prompt in sorted({prompt.text for prompt in every_prompt})}
     select = {}
     for prompt in every_prompt:
         if prompt.word:
-            select[prompt] = _word_columns(text.pieces(prompt.text), prompt.word)
-    return Plan(config, sentences, retained, encode, select, monitor_sentences, monitor_retained, shortcuts)
+            select[prompt] = _word_columns(pieces[prompt.text], prompt.word)
+    return Plan(
+        config, sentences, retained, encode, select, monitor_sentences, monitor_retained, shortcuts, pieces=pieces
+    )
 
 
 def with_checked_words(config: EraseConfig, text: TextEncoder) -> EraseConfig:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..protocols import MemoryEstimate, ModelHost
 from . import trainer
@@ -30,6 +31,7 @@ def train_eraser(
     shortcuts: frozenset[str] = SHORTCUTS,
     report: Report | None = None,
     method: Method | None = None,
+    pictures: Tensor | None = None,
 ) -> EraseResult:
     """Trains an eraser on the model of a host. Afterwards the model samples bit for bit as before.
 
@@ -45,6 +47,7 @@ def train_eraser(
         shortcuts: those of `plan.SHORTCUTS` that are on.
         report: see `trainer.train`.
         method: that of the settings; None is EraseAnything.
+        pictures: of the user, latents [n, c, h, w] in the model's space; the settings have their hash.
 
     Returns:
         The result; after a user's interrupt, what was trained up to then.
@@ -60,7 +63,7 @@ def train_eraser(
         plan = prepare(config, host.text_encoder(keep=ENCODE_ONCE in shortcuts), shortcuts)
     if ENCODE_ONCE in shortcuts:
         host.release_others()  # every prompt is encoded by now, and T5-XXL alone takes 9 GiB in bf16
-    plan = dataclasses.replace(plan, base=host.fingerprint())
+    plan = dataclasses.replace(plan, base=host.fingerprint(), pictures=pictures)
     estimate = estimate_memory(host, plan)
     # What the host's loader keeps free of weights. It decides how many of them stay in main memory.
     memory = estimate.forward

@@ -136,6 +136,7 @@ def train(
     try:
         # It follows from the frozen model alone, so a resumed run chooses what the one before it chose.
         plan, neutral_note = choose_neutral(model, plan, report)
+        method.begin(model, plan, lora)
         interrupted, verdict = train_pairs(model, plan, run, method, progress, stops, show, report)
         run.save(finished=not interrupted)
     except BaseException:
@@ -150,7 +151,7 @@ def train(
     if config.preview_images and not interrupted:
         samples = before_and_after(model, plan)
     return EraseResult(
-        lora=lora.tensors(torch.float32),
+        lora=method.tensors(lora),
         losses=run.losses,
         steps=run.steps_done,
         interrupted=interrupted,
@@ -212,6 +213,8 @@ def train_pairs(
                 progress(run.steps_done, run.last_losses())
             if config.save_every and run.steps_done % config.save_every == 0:
                 run.save()
+        if finish_once(model, plan, run, method) and monitor:
+            monitor.verdict = None  # it was on other factors
         return False, last_verdict(monitor, run)
     except stops:
         # Without one whole pair there is nothing to hand on.
@@ -228,6 +231,19 @@ def train_pairs(
         run.restore_pair()
         run.save()
         raise
+
+
+def finish_once(model: ErasableModel, plan: Plan, run: RunState, method: Method) -> bool:
+    """Lets a method do what it does after its last pair; whether anything was done.
+
+    A run that was resumed at its end has it done already, which is remembered beside what its method remembers.
+    """
+    remembered = run.optimizers[0].param_groups[0]
+    if remembered.get("method finished") == run.steps_done or not method.finish(model, plan, run.lora):
+        return False
+    remembered["method finished"] = run.steps_done
+    run.copy_pair()
+    return True
 
 
 def last_verdict(monitor: Monitor | None, run: RunState) -> Verdict | None:

@@ -115,6 +115,18 @@ def noisy_walk(
     yield x, None
 
 
+def lines(pictures: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
+    """x_t = (1 - t) x_0 + t n at every time, [b, s + 1, c, h, w].
+
+    Args:
+        pictures: x_0, [b, c, h, w].
+        noise: n, likewise.
+        sigmas: [s + 1].
+    """
+    t = sigmas.view(1, -1, 1, 1, 1).to(pictures)
+    return (1 - t) * pictures[:, None] + t * noise[:, None]
+
+
 def collect(walk: Iterator[tuple[Tensor, Tensor | None]], x: Tensor, v: Tensor) -> None:
     """Runs a batch of trajectories to their end.
 

@@ -9,7 +9,8 @@ objective as it is. Five settings do change it:
 - With fewer trajectories than the run has pairs, pairs share sentences and points.
 - `rsc_samples` limits the points of the reverse self-contrastive loss further.
 - `on_policy_share` takes some x_t from the student's walk instead of the teacher's.
-- With `walk` "neutral" they lie on trajectories of the neutral prompts, and v is the teacher's for these.
+- With `walk` "neutral" they lie on trajectories of the neutral prompts, and v is the teacher's for these. With
+  `anchor_pictures` they lie on straight lines to these pictures instead.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -93,6 +94,8 @@ class TrajectoryCache:
         self.model = model
         self.plan = plan
         self.config = plan.config
+        self.pictures = plan.pictures
+        assert bool(plan.config.anchor_pictures) == (self.pictures is not None), "pictures belong to their hash"
         self.sigmas = run_sigmas(model, plan.config)
         self.allocated = 0
         self.report = report
@@ -236,13 +239,18 @@ class TrajectoryCache:
         """
         sentences, retained = self._sources(number)
         steps = len(self.sigmas) - 1
-        walked = len(sentences) if self.config.shared_points else len(sentences) + len(retained)
+        walked = 0 if self.pictures is not None else len(sentences)
+        walked += 0 if self.config.shared_points else len(retained)
         total = steps * walked if walks else 0
-        total += sum(row < student_rows(self.config, number, len(sentences)) for row, _ in erase_points)
+        total += sum(row < self._concept_asked_anew(number, len(sentences)) for row, _ in erase_points)
         total += sum(row < self._retain_asked_anew(number, len(retained)) for row, _ in retain_points)
         words = len(sentences[0].irrelevant) + (sentences[0].synonym is not None)
         asked = 0 if self.config.walk == "neutral" else len(erase_points)
         return total + asked + words * len(rsc_points)
+
+    def _concept_asked_anew(self, number: int, rows: int) -> int:
+        """On how many of the concept's first trajectories the teacher has not been asked; on pictures' it never was."""
+        return rows if self.pictures is not None else student_rows(self.config, number, rows)
 
     def _retain_asked_anew(self, number: int, rows: int) -> int:
         """How many of the first retained prompts the teacher has not walked with itself."""
@@ -267,13 +275,28 @@ class TrajectoryCache:
         # Pairs draw from numbers from 0 on; the negative ones are the epochs'.
         rng = generator(self.config.seed, -1 - number)
         sentences, retained = self._sources(number)
-        concept = self.walk(sentences, rng, student_rows(self.config, number, len(sentences)))
+        if self.pictures is None:
+            concept = self.walk(sentences, rng, student_rows(self.config, number, len(sentences)))
+        else:
+            concept = self._lines(self.pictures, number, sentences, rng)
         if not retained:
             return concept, None
         if self.config.shared_points:
             v = self.allocate((len(retained), *concept.v.shape[1:]))
             return concept, _at_points_of(concept, retained, v)
         return concept, self.walk(retained, rng, student_rows(self.config, number, len(retained)))
+
+    def _lines(
+        self, pictures: Tensor, number: int, sentences: list[prompts.Sentence], rng: torch.Generator
+    ) -> Trajectories:
+        """Straight lines from new noise to the user's pictures in turn; the teacher is asked on them afterwards."""
+        rows = _in_turn(range(len(pictures)), number, len(sentences))
+        shape = latent_shape(self.model, self.config)
+        noise = self.model.noise_scale * torch.randn(len(rows), *shape, generator=rng)
+        x = self.allocate((len(rows), len(self.sigmas), *shape))
+        x.copy_(trajectories.lines(pictures[rows], noise, self.sigmas))
+        v = self.allocate((len(rows), len(self.sigmas) - 1, *shape))
+        return Trajectories(sentences, x, v, self.sigmas)
 
     def _restore(self, number: int, stored: dict[str, Tensor]) -> tuple[Trajectories, Trajectories | None]:
         """The trajectories of a stopped run."""
@@ -292,7 +315,7 @@ class TrajectoryCache:
 
     def _with_answers(self, concept: Trajectories, number: int, points: Sequence[Point]) -> Trajectories:
         """The teacher's velocities at the concept's points, for the sentence and for its neutral prompt."""
-        student_count = student_rows(self.config, number, len(concept.sources))
+        student_count = self._concept_asked_anew(number, len(concept.sources))
         if self.config.walk == "neutral":  # v is the neutral prompt's, and no other answer is needed
             return self._with_teacher(concept, points, student_count, self._walked)
         # The teacher's own walk has its velocity for the sentence, which is not the one that names an unasked look.

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 LORA_MODEL = io.Custom("LORA_MODEL")  # tensors by file key; ours also carry the header of the file
 ERASE_SETTINGS = io.Custom("ERASE_SETTINGS")  # {field of training.config.EraseConfig: its value}
+PICTURES = "pictures"  # in such settings: IMAGE [n, h, w, 3], which is no field
 ERASE_CONCEPTS = io.Custom("ERASE_CONCEPTS")  # concepts.concept_set.ConceptSet
 ERASE_ATTENTION = io.Custom("ERASE_ATTENTION")  # attention.hooks.ProbeHook, which holds the recordings
 ERASE_JUDGE = io.Custom("ERASE_JUDGE")  # a judge with the label that means "shows the concept"

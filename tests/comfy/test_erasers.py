@@ -1,7 +1,7 @@
 """Methods that a user can choose, on the real TinyFlux.
 
-Each takes 20 to 30 processor seconds, so these are the three that differ most: a hinge, adapters of rank 1 with
-anchors, and two strengths. `dev.py methods` measures all of them.
+Each takes 20 to 30 processor seconds, so these are the four that differ most: a hinge, adapters of rank 1 with anchors,
+two strengths, and attention. `dev.py methods` measures all of them.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ def config_of(name, **more):
     return dataclasses.replace(config, cached_retain_trajectories=8)
 
 
-@pytest.mark.parametrize("name", ("gem", "spm", "slider"))
+@pytest.mark.parametrize("name", ("gem", "spm", "slider", "mace"))
 def test_it_erases_at_all(base, asked, name):
     """Half of the pictures at least, after 40 short steps; what stays is measured by the boards."""
     before = shown(base, asked)

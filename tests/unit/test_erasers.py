@@ -127,6 +127,7 @@ KINDS = {
     "eraseflow": ("eraseflow", {"z_rate": 0.0}),  # else z changes from one evaluation to the next
     "gem": ("gem", None),
     "eraseanything_pp": ("eraseanything_pp", None),
+    "mace": ("mace", None),
 }
 
 
@@ -179,9 +180,7 @@ def test_esd_is_the_papers_form():
     assert of_pair(run) == {"esd": pytest.approx(float(expected))}
 
 
-@pytest.mark.parametrize(
-    "variant, part", (("strict", "text and image k,v"), ("x", "all"), ("u", "ff_in+ff_out+add_ff_in+add_ff_out"))
-)
+@pytest.mark.parametrize("variant, part", (("strict", "text and image k,v"), ("x", "all"), ("u", "unconditional")))
 def test_variants_of_esd_are_targets(variant, part):
     assert registry.settings_of("esd", {"variant": variant})["targets"].startswith(part)
 
@@ -465,7 +464,11 @@ def nearness(model, plan):
     return float(((student - v_n) * (v_c - v_n)).sum() / (v_c - v_n).square().sum())
 
 
-@pytest.mark.parametrize("name", registry.METHODS)
+# The toy's velocity does not depend on its attention; see tests/unit/test_mace_method.py.
+BY_VELOCITY = [name for name in registry.METHODS if name != "mace"]
+
+
+@pytest.mark.parametrize("name", BY_VELOCITY)
 def test_it_erases_the_toys_concept(name):
     """From 1, the original model, to under a half. tests/comfy/test_erasers.py asks TinyFlux for pictures."""
     config = config_of(name, steps=80, refresh_every=20, lr_low=0.03, rank=4, cached_trajectories=6)

@@ -2,6 +2,7 @@
 
 import zlib
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -36,6 +37,8 @@ class ToyText:
 class ToyModel:
     """v = tanh(x / 2 + t) + M tanh(W h), h the mean of the text's states; the LoRA is on W.
 
+    The latent's cells attend to the tokens e of the text by softmax(x Q W e), which v does not depend on.
+
     Attributes:
         asked: one (rows, adapters, gradient) a forward.
     """
@@ -51,13 +54,25 @@ class ToyModel:
         self.module.text.weight.data.copy_(torch.randn(HIDDEN, FEATURES, generator=rng))
         self.module.requires_grad_(False)
         self.out = torch.randn(2 * 4 * 4, HIDDEN, generator=rng) / 2
+        self.query = torch.randn(2, HIDDEN, generator=rng)
         self.lora = None
+        self.frozen = None  # (B A [HIDDEN, FEATURES], whether it is the student's alone)
         self.asked = []
 
     def attach(self, targets, rank, generator):
         part = LinearSlice("text", "text", 0, HIDDEN, FEATURES)
         self.lora = Lora([part], rank, generator)
         return self.lora
+
+    def attach_frozen_lora(self, tensors, strength=1.0, student=False):
+        up, down = tensors["transformer.text.lora_B.weight"], tensors["transformer.text.lora_A.weight"]
+        self.frozen = (strength * up @ down).to(self.out), student
+
+    def embedder(self):
+        return "text", "transformer.text"
+
+    def capture(self, select, blocks=None):
+        return SimpleNamespace(select=select, maps={})
 
     def conds(self, encodings, guidance):
         return torch.cat([encoded.context for encoded in encodings])
@@ -68,12 +83,24 @@ class ToyModel:
     def velocity(self, x_t, sigma, cond, adapters, capture=None):
         with torch.set_grad_enabled(adapters and torch.is_grad_enabled()):
             self.asked.append((len(x_t), adapters, torch.is_grad_enabled()))
-            h = cond.mean(1)
-            hidden = self.module.text(h)
-            if adapters:
-                hidden = self.lora.add_to_output([0], h, hidden)
+            hidden = self.tokens(cond, adapters).mean(1)
             t = sigma[:, None, None, None].to(x_t)
             return (x_t / 2 + t).tanh() + (hidden.tanh() @ self.out.T).view_as(x_t)
+
+    def tokens(self, cond, adapters):
+        """W e of every token, [b, tokens, HIDDEN]."""
+        hidden = self.module.text(cond)
+        if self.frozen is not None and (adapters or not self.frozen[1]):
+            hidden = hidden + cond @ self.frozen[0].T
+        return self.lora.add_to_output([0], cond, hidden) if adapters else hidden
+
+    def columns(self, x_t, sigma, cond, adapters, capture):
+        with torch.set_grad_enabled(adapters and torch.is_grad_enabled()):
+            self.asked.append((len(x_t), adapters, torch.is_grad_enabled()))
+            queries = x_t.flatten(2).transpose(1, 2) @ self.query
+            weights = (queries @ self.tokens(cond, adapters).transpose(1, 2)).softmax(-1)
+            capture.maps[0] = (weights @ capture.select.to(weights))[:, None]
+        return capture.maps
 
     @torch.no_grad()
     def trajectory(self, cond, noise, sigmas, adapters=False):
