@@ -41,8 +41,8 @@ from .shared.types import ERASE_SETTINGS, LORA_MODEL, PICTURES
 SHOWN = 2  # pictures of the concept, before and after
 SUBFOLDER_NAME = "File name, also in a sub-folder as people/star; a number is added if the name is in use."
 PRESET_TOOLTIP = (
-    "How long and how thoroughly to train. paper and reference are the settings of the paper and of its code. "
-    "Erase Settings goes over it."
+    "How long and how thoroughly to train. quick takes things and relations away, but often leaves a style. paper and "
+    "reference are the settings of the paper and of its code. Erase Settings goes over it."
 )
 
 

@@ -91,7 +91,7 @@ def erase() -> Template:
         "3. Before (left) and after (right)": ["pictures", "report"],
     }
     note = """Type a word in group 2 and press Run. The words around it come from WordNet, without a network.
-The trainer writes the LoRA into `models/loras`. For a shorter run choose the preset `quick`."""
+The trainer writes the LoRA into `models/loras`. For a thing or a relation the preset `quick` is enough."""
     return Template(graph, groups, NOTE + note)
 
 
