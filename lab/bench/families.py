@@ -6,17 +6,21 @@ Writes `tflop_pair`, `peak_gib` and the rest of `counted` into benchmarks/famili
 """
 
 import json
-from collections.abc import Sequence
-from functools import partial
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import torch
 
 from eraseanything_core.files import write_atomic
 from eraseanything_core.protocols import GIB
-from lab.bench.flops import COSTED, Priced, run_cost
+from eraseanything_core.training.plan import Plan
+from eraseanything_core.training.trajectory_cache import Epoch
+from lab.bench.flops import COSTED, PETA, TERA, Priced, run_cost
 from lab.bench.memory import BASES, first_epoch, tracked
 from lab.bench.true_families import (
+    FEW,
     SIZES,
     Blocks,
     FamilyShapes,
@@ -25,7 +29,7 @@ from lab.bench.true_families import (
     text_flops,
     true_model,
 )
-from lab.bench.true_size import true_config
+from lab.bench.true_size import counted, true_config
 from lab.measurements.families import markdown, numbers
 from lab.provenance import BENCHMARKS, commit
 
@@ -34,32 +38,71 @@ CASES = {"bf16 1024": ("bf16", 1024), "fp8 1024": ("fp8", 1024), "q4 1024": ("q4
 GOALS = {("Z-Image", "fp8 1024"): 10.0, ("Qwen-Image", "fp8 1024"): 24.0, ("Qwen-Image", "q4 1024"): 16.0}
 
 
+class Walk(NamedTuple):
+    """What a run of a preset asks of a model.
+
+    Attributes:
+        calls: forwards by cause and kind.
+        pairs: of the run.
+        encoded: prompts.
+    """
+
+    calls: Counter
+    pairs: int
+    encoded: int
+
+
 def flops(name: str) -> dict[str, Any]:
     """TFLOP of a pair in the steady state, and PFLOP of a whole run of each preset, looks and text included."""
-    price = text_flops(name)
+    # What is asked of a model does not depend on its depth: the runs are walked once, and their forwards priced anew.
+    model = Priced(False, partial(true_model, name, dict.fromkeys(SIZES[name].depths, FEW)))
+    walks = {preset: walked(name, preset, model) for preset in COSTED}
 
     def measure(blocks: Blocks) -> dict[str, float]:
-        model = Priced(true=partial(true_model, name, blocks))
-        runs = {}
-        for preset in COSTED:
-            model.spent.clear()
-            runs[preset] = run_cost(preset, price, text=FamilyShapes(name), model=model)
-        return {preset: run["pflop"] for preset, run in runs.items()} | {"pair": runs["quick"]["tflop_per_pair_steady"]}
+        prices = prices_of(name, blocks, model.asked)
+        spent = {preset: total(walk.calls, prices) for preset, walk in walks.items()}
+        return spent | {"pair": total(walks["quick"].calls, prices, "student") / walks["quick"].pairs}
 
-    total = at_full_depth(name, measure)
+    spent = at_full_depth(name, measure)
+    text = text_flops(name)
     return {
-        "tflop_pair": round(total.pop("pair"), 1),
-        "pflop": {preset: round(value, 1) for preset, value in total.items()},
+        "tflop_pair": round(spent["pair"] / TERA, 1),
+        "pflop": {preset: round((spent[preset] + walk.encoded * text) / PETA, 1) for preset, walk in walks.items()},
     }
+
+
+def walked(name: str, preset: str, model: Priced) -> Walk:
+    """A run of a preset on a model without prices."""
+    model.calls.clear()
+    run = run_cost(preset, 0, text=FamilyShapes(name), model=model)
+    return Walk(model.calls.copy(), run["pairs"], run["forwards"]["text"])
+
+
+def prices_of(name: str, blocks: Blocks, asked: Mapping[Any, tuple]) -> dict[Any, int]:
+    """FLOPs of every kind of forward on a model of so many blocks."""
+    config = true_config("quick")
+    model = Priced(False, partial(true_model, name, blocks))
+    model.attach(config.targets, config.rank, torch.Generator())
+    return {kind: counted(partial(model.once, *arguments)) for kind, arguments in asked.items()}
+
+
+def total(calls: Counter, prices: Mapping[Any, int], cause: str = "") -> int:
+    """FLOPs of the forwards whose cause begins so."""
+    return sum(number * prices[kind] for (why, kind), number in calls.items() if why.startswith(cause))
+
+
+@cache
+def begun(name: str, pixels: int) -> tuple[Plan, Epoch]:
+    """A run of the quick preset up to its first pair, for models of any depth."""
+    priced = Priced(False, partial(true_model, name, dict.fromkeys(SIZES[name].depths, FEW)))
+    return first_epoch(true_config("quick", pixels), FamilyShapes(name), priced)
 
 
 def peak(name: str, case: str, blocks: Blocks) -> int:
     """Bytes of the peak over a pair of a model of so many blocks, weights included, blocks recomputed."""
     base, pixels = CASES[case]
-    priced = Priced(False, partial(true_model, name, blocks))
-    plan, epoch = first_epoch(true_config("quick", pixels), FamilyShapes(name), priced)
     make = partial(true_model, name, blocks, *BASES[base], device="cpu")
-    return tracked(make, plan, epoch, checkpoint=True)[0]
+    return tracked(make, *begun(name, pixels), checkpoint=True)[0]
 
 
 def peaks(name: str) -> dict[str, float]:
@@ -94,16 +137,16 @@ def counts(name: str) -> dict[str, Any]:
 def count(names: Sequence[str]) -> None:
     """Counts published models and writes each one's numbers at once; the table for people follows."""
     for name in names:
-        counted = counts(name)
-        print(name, json.dumps(counted), flush=True)
-        store({name: counted | {"commit": commit()}})
+        found = counts(name)
+        print(name, json.dumps(found), flush=True)
+        store({name: found | {"commit": commit()}})
 
 
-def store(counted: dict[str, Any]) -> None:
+def store(found: dict[str, Any]) -> None:
     """Writes numbers of published models into both files."""
     path = BENCHMARKS / "families.json"
     table = json.loads(path.read_text(encoding="utf-8"))
-    table["counted"] = table.get("counted", {}) | counted
+    table["counted"] = table.get("counted", {}) | found
     for family, row in table["families"].items():
         row |= numbers(family, table["counted"])
     write_atomic(path, (json.dumps(table, indent=1) + "\n").encode())

@@ -8,6 +8,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,6 +42,8 @@ class Priced:
     Attributes:
         spent: FLOPs by cause.
         forwards: forwards by cause, a batch of b as b.
+        calls: forwards by cause and kind, a batch as one.
+        asked: a forward of every kind, as the arguments of `once`.
     """
 
     def __init__(self, count: bool = True, true: Callable[[], Any] = true_flux):
@@ -57,6 +60,8 @@ class Priced:
         self.prices = {}
         self.spent = Counter()
         self.forwards = Counter()
+        self.calls = Counter()
+        self.asked = {}
         self.walking = False
         self.lora = None
 
@@ -100,9 +105,11 @@ class Priced:
         read = capture and (capture.blocks or "all")
         kind = (tuple(x_t.shape), text_lengths(cond), adapters, grad, stop, read)
         if kind not in self.prices:
-            work = lambda: self.once(x_t.shape, cond, adapters, grad, capture, stop)  # noqa: E731
-            self.prices[kind] = counted(work) if self.count else 0
+            empty = capture and Capture(capture.select, capture.blocks)
+            self.asked[kind] = (x_t.shape, cond, adapters, grad, empty, stop)
+            self.prices[kind] = counted(partial(self.once, *self.asked[kind])) if self.count else 0
         cause = self.cause(grad, stop, capture)
+        self.calls[cause, kind] += 1
         self.spent[cause] += self.prices[kind]
         self.forwards[cause] += len(x_t)
         linked = sum(p.sum() for p in self.lora.parameters()) * 0 if grad else 0.0

@@ -152,11 +152,12 @@ class FamilyShapes(Shapes):
 
     def __init__(self, name: str):
         super().__init__(SIZES[name].tokens)
-        self.features = SIZES[name].features
+        # One for all prompts, as they are of one shape: hundreds of FLUX.2's would take 6 GB.
+        self.encoding = Conditioning(torch.zeros(1, self.tokens, SIZES[name].features), torch.zeros(1, 0), {})
 
     def encode(self, text: str) -> Conditioning:
         self.encoded += 1
-        return Conditioning(torch.zeros(1, self.tokens, self.features), torch.zeros(1, 0), {})
+        return self.encoding
 
 
 @cache
