@@ -53,8 +53,9 @@ def erase(server: ComfyServer, concept: str) -> tuple[Path, float]:
             clock["start"] = time.monotonic()
         elif kind == "executed" and data.get("node") == trainer:
             clock["end"] = time.monotonic()
-        elif kind == "progress" and data.get("node") == trainer:
-            print(f"\r  erasing {concept}: step {data['value']} of {data['max']}", end="", flush=True)
+        elif kind == "progress_text" and data["node"] == trainer:
+            line = data["text"].split("\n")[0]
+            print(f"\r  erasing {concept}: {line[:60]:<60}", end="", flush=True)
 
     entry = server.run(graph, on_event=follow)
     print("\n  " + entry["outputs"][trainer]["text"][0].replace("\n", "\n  "))

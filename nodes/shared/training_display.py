@@ -103,12 +103,15 @@ class TrainingDisplay:
         now = time.monotonic()
         if self.prepared_from is None:
             self.prepared_from = (done, now)
+            self.bar = comfy.utils.ProgressBar(total)  # a new one, for none tells the page of a step back
         elif now - self.told < SECONDS_BETWEEN and done < total:
             return
         self.told = now
+        self.bar.update_absolute(done)
         first_done, first_time = self.prepared_from
         if done == total:
             self.prepared_from = None  # a run prepares again whenever it takes new trajectories
+            self.bar = comfy.utils.ProgressBar(self.steps)
         answered = done - first_done
         left = f", {duration((now - first_time) / answered * (total - done))} left" if answered else ""
         self.write(f"preparing: sampling what the original model does, {done / total:.0%}{left}")

@@ -45,8 +45,10 @@ def test_a_preparation_says_how_far_it_is_and_starts_anew(shown, monkeypatch):
         "preparing: sampling what the original model does, 50%, 2 s left",
         "preparing: sampling what the original model does, 100%, 0 s left",
     ]
+    assert (display.bar.current, display.bar.total) == (0, 40), "of the training again"
     for done in (5, 15):
         display.prepare(done, 20)
+        assert (display.bar.current, display.bar.total) == (done, 20)
     assert texts[3:] == [
         "preparing: sampling what the original model does, 25%",
         "preparing: sampling what the original model does, 75%, 0 s left",
