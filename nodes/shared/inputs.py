@@ -44,7 +44,7 @@ def concepts(use: str) -> io.Input:
     return ERASE_CONCEPTS.Input("concepts", optional=True, tooltip=f"From Concept Sampler: {use}")
 
 
-def seed(tooltip: str = "The same seed gives the same result.") -> io.Input:
+def seed(tooltip: str = "The same seed gives the same result: on a CPU exactly, on a GPU up to rounding.") -> io.Input:
     """A seed that stays as it is from run to run."""
     return io.Int.Input("seed", default=0, min=0, max=MAX_SEED, control_after_generate=False, tooltip=tooltip)
 
