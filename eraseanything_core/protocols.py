@@ -50,6 +50,11 @@ def with_context(encoded: EncodedPrompt, context: Tensor) -> EncodedPrompt:
     return EncodedPrompt(context, encoded.pooled)
 
 
+def entries_of(encoded: EncodedPrompt) -> dict[str, Any]:
+    """All that stands beside the context of a prompt in ComfyUI's CONDITIONING."""
+    return encoded.entries() if isinstance(encoded, Conditioning) else {"pooled_output": encoded.pooled}
+
+
 class AttentionCapture(Protocol):
     """A request for attention columns, handed to a forward, which fills `maps`.
 
@@ -207,7 +212,7 @@ class ModelHost(Protocol):
         """Takes everything but this model off its device."""
 
     def vocabulary(self) -> Iterable[str]:
-        """The pieces of the text encoder's tokenizer."""
+        """The pieces of the text encoder's tokenizer that begin a word, "▁" in front of each."""
 
     def to_model_space(self, latents: Tensor) -> Tensor:
         """Latents as the host's users have them, in the space that the model works in; a float32 copy."""

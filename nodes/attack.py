@@ -13,6 +13,7 @@ from ..eraseanything_core.concepts.prompts import lines_of, words_of
 from ..eraseanything_core.evaluation.attack_runs import run_genetic_attack, run_inversion, run_relearning
 from ..eraseanything_core.evaluation.genetic_attack import GeneticConfig
 from ..eraseanything_core.evaluation.weight_attacks import REFLUX, ConceptExamples, InversionConfig, RelearnConfig
+from ..eraseanything_core.protocols import entries_of
 from .shared.inputs import CATEGORY_ATTACKS, concepts, seed
 from .shared.progress import check_interrupt, progress_bar
 from .shared.types import LORA_MODEL
@@ -171,8 +172,8 @@ class InversionAttack(io.ComfyNode):
         examples = ConceptExamples(latent["samples"], prompt, concept)
         config = InversionConfig(**settings)
         progress = progress_bar(config.steps)
-        context, pooled, losses = run_inversion(ComfyHost(model, clip), lora, examples, config, progress)
-        return io.NodeOutput([[context, {"pooled_output": pooled}]], ui=ui.PreviewText(_loss_text(losses)))
+        found, losses = run_inversion(ComfyHost(model, clip), lora, examples, config, progress)
+        return io.NodeOutput([[found.context, entries_of(found)]], ui=ui.PreviewText(_loss_text(losses)))
 
 
 class RelearnAttack(io.ComfyNode):

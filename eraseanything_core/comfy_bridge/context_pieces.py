@@ -147,9 +147,24 @@ def _sd3_parts(clip: Any) -> list[Tokenizers]:
     return parts
 
 
+def first_tokenizer(clip: Any) -> Any:
+    """ComfyUI's tokenizer of the first encoding that a CLIP makes; T5's where it has one.
+
+    Raises:
+        ValueError: how this CLIP's encodings are made of its tokens is not known.
+    """
+    if hasattr(clip.tokenizer, "t5xxl"):
+        return clip.tokenizer.t5xxl
+    return _tokenizer(clip, _encodings(clip, set(clip.tokenize("")))[0][0][0])
+
+
+def _tokenizer(clip: Any, name: str) -> Any:
+    return getattr(clip.tokenizer, name, None) or getattr(clip.tokenizer, f"clip_{name}")
+
+
 def _pieces(clip: Any, name: str, rows: list) -> list[str]:
     """The pieces of all rows of one tokenizer, which are encoded after each other."""
-    tokenizer = getattr(clip.tokenizer, name, None) or getattr(clip.tokenizer, f"clip_{name}")
+    tokenizer = _tokenizer(clip, name)
     pieces = []
     for row in rows:
         pieces += pieces_of(tokenizer, row)

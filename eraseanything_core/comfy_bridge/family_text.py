@@ -64,6 +64,8 @@ class FamilyTextEncoder:
             # Copies: what ComfyUI hands out may be an inference tensor, which autograd does not save for backward.
             more = tree_map(_copy, {name: value for name, value in entries.items() if name != "pooled_output"})
             pooled = entries.get("pooled_output")
+            if pooled is None and "pooled_output" in entries:
+                more["pooled_output"] = None  # HunyuanVideo 1.5 asks for the entry, of which there is nothing
             encoded = Conditioning(_copy(context), torch.zeros(1, 0) if pooled is None else _copy(pooled), more)
         if self.keep:
             self.encodings[text] = encoded

@@ -8,9 +8,12 @@ import comfy.model_management as model_management
 import torch
 from torch import Tensor
 
+from ..concepts.pieces import beginnings
 from ..lora.keys import target_slices
 from .any_model import AnyModel
+from .context_pieces import first_tokenizer
 from .families import family, is_flux_1, layout
+from .families.encoders import check_encoder
 from .families.slices import role_slices
 from .family_text import FamilyTextEncoder
 from .frames import with_frames
@@ -53,22 +56,25 @@ class ComfyHost:
         check_model(self.model)
 
     def text_encoder(self, keep: bool = True) -> ComfyTextEncoder | FamilyTextEncoder:
-        """The text encoder of this model. With `keep` each prompt is encoded once and its encoding kept."""
+        """The text encoder of this model. With `keep` each prompt is encoded once and its encoding kept.
+
+        Raises:
+            ValueError: the CLIP is that of another family.
+        """
         if self.model is not None and not is_flux_1(self.model.model):
+            check_encoder(self.clip, self.model)
             return FamilyTextEncoder(self.clip, self.model, layout(self.model), keep)
         # With the model's shape, a CLIP of another model is refused before anything is trained.
         params = self.model.model.diffusion_model.params if self.model is not None else None
         return ComfyTextEncoder(self.clip, keep, params)
 
     def vocabulary(self) -> Iterable[str]:
-        """The pieces of T5's tokenizer, in which "▁" stands for a blank.
+        """The pieces of a tokenizer that begin a word, in which "▁" stands for a blank: T5's where the CLIP has one.
 
         Raises:
-            ValueError: the CLIP has no T5.
+            ValueError: the tokenizer does not tell where words begin.
         """
-        if not hasattr(self.clip.tokenizer, "t5xxl"):
-            raise ValueError("the words that are tried come from T5's vocabulary, which this CLIP lacks")
-        return self.clip.tokenizer.t5xxl.inv_vocab.values()
+        return beginnings(first_tokenizer(self.clip))
 
     def fingerprint(self) -> str:
         """Names the model's own weights, whatever is patched into them at the time."""

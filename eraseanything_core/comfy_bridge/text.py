@@ -55,6 +55,8 @@ class ComfyTextEncoder:
             context, pooled = self.clip.encode_from_tokens(self.clip.tokenize(text), return_pooled=True)
             self.check_widths(context, pooled)
             # Copies: what ComfyUI hands out may be an inference tensor, which autograd does not save for backward.
+            # Other families' text encoders, which an attack may search in without a model, have none.
+            pooled = torch.zeros(1, 0) if pooled is None else pooled
             encoded = EncodedPrompt(context.cpu().clone(), pooled.cpu().clone())
         if self.keep:
             self.encodings[text] = encoded

@@ -5,10 +5,11 @@ that way already. Those of CLIP, BERT, ByT5, Qwen, Llama and Gemma are brought t
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import dropwhile
 from typing import Any
 
+NO_BEGINNINGS = "this CLIP's tokenizer does not tell where words begin: use one of CLIP, T5, BERT, Gemma, Qwen or Llama"
 SPECIAL = {"<pad>", "</s>", "<s>", "<unk>", "<bos>", "<eos>", "<|startoftext|>", "<|endoftext|>"}
 SPECIAL |= {"<|im_start|>", "<|im_end|>", "[CLS]", "[SEP]", "[PAD]"}
 
@@ -58,9 +59,29 @@ def pieces_of(tokenizer: Any, token_weights: Sequence[tuple]) -> list[str]:
         return list(map(_from_bert, pieces))
     if "ÿ" in known:
         return _from_byt5(pieces)
-    raise ValueError(
-        "this CLIP's tokenizer does not tell where words begin: use one of CLIP, T5, BERT, Gemma, Qwen or Llama"
-    )
+    raise ValueError(NO_BEGINNINGS)
+
+
+def beginnings(tokenizer: Any) -> Iterable[str]:
+    """The pieces of a vocabulary that begin a word, "▁" in front of each; T5's, Gemma's and Llama's as they are.
+
+    Args:
+        tokenizer: ComfyUI's (`inv_vocab` maps an id to its piece).
+
+    Raises:
+        ValueError: the tokenizer marks words in none of the ways that are known, or has no words.
+    """
+    known = tokenizer.inv_vocab.values()
+    if "▁the" in known:
+        return known
+    if "the</w>" in known:
+        # What ends a word may be the whole of one.
+        return ["▁" + piece.removesuffix("</w>") for piece in known if piece.endswith("</w>")]
+    if "Ġthe" in known:
+        return ["▁" + piece.removeprefix("Ġ") for piece in known if piece.startswith("Ġ")]
+    if "##s" in known:
+        return ["▁" + piece for piece in known if not piece.startswith("##")]
+    raise ValueError(NO_BEGINNINGS)
 
 
 def _decoded(piece: str) -> str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ..protocols import ErasableModel, ModelHost, TextEncoder
+from ..protocols import EncodedPrompt, ErasableModel, ModelHost, TextEncoder, with_context
 from . import genetic_attack, weight_attacks
 from .genetic_attack import GenerationDone, GeneticConfig
 from .weight_attacks import ConceptExamples, InversionConfig, RelearnConfig, StepDone
@@ -31,6 +31,9 @@ def run_genetic_attack(
     """`genetic_attack.genetic_search` with the words of the text encoder's own vocabulary.
 
     `check_interrupt` is called before every prompt that is encoded; what it raises ends the search.
+
+    Raises:
+        ValueError: the text encoder gives no states, or does not tell where words begin.
     """
     text = host.text_encoder(keep=False)  # thousands of prompts pass here, none of them twice
 
@@ -40,15 +43,26 @@ def run_genetic_attack(
             # A generation may be thousands of prompts, which a large text encoder needs minutes for.
             if check_interrupt:
                 check_interrupt()
-            contexts.append(text.encode(prompt).context)
-        if len({context.shape for context in contexts}) > 1:
-            raise ValueError("this CLIP does not pad its prompts to one length, which the search compares them by")
+            # The mean of its states, which the search compares: prompts may differ in length.
+            contexts.append(states_of(text, prompt).mean(1, keepdim=True))
         return torch.cat(contexts)
 
     words = genetic_attack.words_of_pieces(host.vocabulary())
     # ComfyUI runs nodes in inference mode; encodings are made outside of it, as everywhere in the core.
     with torch.inference_mode(False), torch.no_grad():
         return genetic_attack.genetic_search(encode, concept, templates, words, forbidden, config, progress)
+
+
+def states_of(text: TextEncoder, prompt: str) -> Tensor:
+    """The states [1, tokens, features] of a prompt.
+
+    Raises:
+        ValueError: the text encoder gives none, as HiDream-O1's.
+    """
+    context = text.encode(prompt).context
+    if context.shape[2] == 1:
+        raise ValueError("this CLIP hands over tokens, which say nothing before a model has read them")
+    return context
 
 
 @contextmanager
@@ -97,7 +111,7 @@ def run_inversion(
     examples: ConceptExamples,
     config: InversionConfig,
     progress: StepDone | None = None,
-) -> tuple[Tensor, Tensor, list[float]]:
+) -> tuple[EncodedPrompt, list[float]]:
     """`weight_attacks.invert` on the model of a host.
 
     Args:
@@ -106,13 +120,18 @@ def run_inversion(
         examples: with latents as the host's users have them.
         config, progress: see `weight_attacks.invert`.
 
+    Returns:
+        The examples' prompt with the states that were found, all else as its text encoder gave it, and the losses.
+
     Raises:
-        ValueError: the model cannot be trained exactly, the eraser is of another one, or the prompt does not hold the
-            concept.
+        ValueError: the model cannot be trained exactly, the eraser is of another one, the prompt does not hold the
+            concept, or the text encoder gives no states.
     """
     host.check()
+    states_of(host.text_encoder(), examples.prompt)
     with _erased_model(host, lora, examples, [], config.batch_size, 0) as (model, text, moved):
-        return weight_attacks.invert(model, text, moved, config, progress)
+        context, _, losses = weight_attacks.invert(model, text, moved, config, progress)
+        return with_context(text.encode(examples.prompt), context), losses
 
 
 def run_relearning(

@@ -47,10 +47,10 @@ def randomised(module: torch.nn.Module, seed: int):
 
 
 def new_model(
-    family: str, dtype=torch.float32, compute=None, operations=None, quant_config=None
+    family: str, dtype=torch.float32, compute=None, operations=None, quant_config=None, **sizes
 ) -> comfy.model_patcher.ModelPatcher:
-    """In a type of its weights, computed in another where ComfyUI casts them, with other linears where asked."""
-    unet_config = CASES[family].config if family in CASES else OTHERS[family]
+    """In a type of its weights, computed in another where ComfyUI casts them, with other linears or sizes if asked."""
+    unet_config = (CASES[family].config if family in CASES else OTHERS[family]) | sizes
     config = getattr(families, family)(dict(unet_config))
     config.unet_config.update(unet_config)
     config.unet_config.pop("causal_ar", None)  # ComfyUI's own way with what only tells a checkpoint's family
@@ -74,19 +74,24 @@ def checkpoint() -> dict[str, torch.Tensor]:
     return {name: torch.frombuffer(bytearray(file), dtype=torch.uint8) for name, file in files.items()}
 
 
-def new_clip(family: str) -> comfy.sd.CLIP:
-    """A text encoder with ComfyUI's own tokenizers."""
+def new_clip(family: str, t5_width: int = 0) -> comfy.sd.CLIP:
+    """A text encoder with ComfyUI's own tokenizers. T5 has all its words where it is given a small width."""
     text = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 3, "intermediate_size": 16}
     t5 = {"d_ff": 16, "d_kv": 8, "num_heads": 2, "num_layers": 1, "vocab_size": 6000}  # holds the short words' ids
+    t5 |= {"d_model": t5_width, "vocab_size": 33000} if t5_width else {}
+    umt5 = t5 | {"d_model": 32, "vocab_size": 33000}
     qwen = text | {"num_key_value_heads": 1, "num_hidden_layers": 4}
+    tapped = qwen | {"num_hidden_layers": 36}  # of which some are read in the middle
     names = ("llama", "qwen25_3b", "qwen25_7b", "qwen3_06b", "qwen3_2b", "qwen3vl_8b", "qwen3vl_32b", "gemma2_2b")
     options = {f"{name}_model_config": qwen for name in names}
+    options |= {f"{name}_model_config": tapped for name in ("qwen3_4b", "qwen3vl_4b")} | {"umt5xxl_model_config": umt5}
     options |= {"clip_l_model_config": text, "clip_g_model_config": text, "t5xxl_model_config": t5}
     encoders, f32 = comfy.text_encoders, torch.float32
     target = {
         "Anima": (encoders.anima.AnimaTokenizer, encoders.anima.te(f32)),
         "Boogu": (encoders.boogu.BooguTokenizer, encoders.boogu.te(f32)),
         "Flux": (encoders.flux.FluxTokenizer, encoders.flux.flux_clip(dtype_t5=f32)),
+        "Flux2": (encoders.flux.KleinTokenizer, encoders.flux.klein_te(f32)),
         "HiDream": (encoders.hidream.HiDreamTokenizer, encoders.hidream.hidream_clip(dtype_t5=f32, dtype_llama=f32)),
         "HiDreamO1": (encoders.hidream_o1.HiDreamO1Tokenizer, encoders.hidream_o1.HiDreamO1TE),
         "HunyuanVideo": (
@@ -98,8 +103,10 @@ def new_clip(family: str) -> comfy.sd.CLIP:
             encoders.hunyuan_image.te(byt5=False, dtype_llama=f32),
         ),
         "Kandinsky5": (encoders.kandinsky5.Kandinsky5Tokenizer, encoders.kandinsky5.te(f32)),
+        "Krea2": (encoders.krea2.Krea2Tokenizer, encoders.krea2.te(f32)),
         "LongCatImage": (encoders.longcat_image.LongCatImageTokenizer, encoders.longcat_image.te(f32)),
         "LTXV": (encoders.lt.LTXVT5Tokenizer, encoders.lt.ltxv_te(f32)),
+        "Lumina2": (encoders.z_image.ZImageTokenizer, encoders.z_image.te(f32)),
         "MiniMaxH3": (encoders.minimax.MiniMaxH3Tokenizer, encoders.minimax.te(f32)),
         "Omnigen2": (encoders.omnigen2.Omnigen2Tokenizer, encoders.omnigen2.te(f32)),
         "Ovis": (encoders.ovis.OvisTokenizer, encoders.ovis.te(f32)),
@@ -109,6 +116,7 @@ def new_clip(family: str) -> comfy.sd.CLIP:
         "SD15": (sd1_clip.SD1Tokenizer, sd1_clip.SD1ClipModel),
         "SD3": (encoders.sd3_clip.SD3Tokenizer, encoders.sd3_clip.sd3_clip()),
         "SDXL": (comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel),
+        "WAN21_T2V": (encoders.wan.WanT5Tokenizer, encoders.wan.te(f32)),
     }[family]
     clip = comfy.sd.CLIP(ClipTarget(*target), tokenizer_data=checkpoint(), model_options=options | {"dtype": f32})
     if hasattr(clip.tokenizer, "llama"):  # transformers 5 loses its blanks with the class that ComfyUI takes

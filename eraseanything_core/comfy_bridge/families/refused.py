@@ -3,7 +3,9 @@
 from typing import Any
 
 import comfy.model_sampling
+from comfy.ldm.chroma_radiance.layers import NerfEmbedder
 from comfy.ldm.flux.model import Flux
+from torch import nn
 
 from . import NO_TEXT, REFUSED, class_name
 from .linears import TRAINED
@@ -35,6 +37,13 @@ def untrainable(base: Any) -> str:
         return "it turns a picture into another one"
     if isinstance(inner, Flux) and inner.in_channels != inner.out_channels:
         return "it paints from an image (Fill, Canny, Depth): load a text-to-image one"
+    if any(map(_embeds_in_few_bits, inner.modules())):
+        return "ComfyUI computes where its pixels are in the weights' own type, which fails in 8 bits: load it as bf16"
     if name.endswith("UNetModel") and not any(hasattr(module, "attn2") for module in inner.modules()):
         return NO_TEXT
     return ""
+
+
+def _embeds_in_few_bits(module: nn.Module) -> bool:
+    # It makes positions by `torch.linspace` in this type, of which there is none in 8 bits; quantised files keep bf16.
+    return isinstance(module, NerfEmbedder) and module.dtype is not None and module.dtype.itemsize < 2

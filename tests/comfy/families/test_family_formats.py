@@ -65,6 +65,19 @@ def test_fp8(name, checkpoint):
     close(gradient(name, packed, checkpoint=checkpoint), gradient(name, plain), 1e-3)
 
 
+@pytest.mark.parametrize("name", ("ChromaRadiance", "ZImagePixelSpace"))
+def test_fp8_is_refused_where_comfyui_cannot_sample_in_it(name):
+    """Their embedders of pixels make positions in the weights' type. Quantised files keep these layers as they are."""
+    packed, _ = narrow(name, torch.float8_e4m3fn)
+    with pytest.raises(NotImplementedError, match="linspace"):
+        comfyui_velocity(new_family(name), packed)
+    with pytest.raises(ValueError, match="which fails in 8 bits: load it as bf16"), training_session(packed):
+        raise AssertionError("it is lent")
+    scaled, plain = quantised(name, "float8_e4m3fn", {})
+    round_no_inputs(scaled)
+    close(gradient(name, scaled), gradient(name, plain), 1e-3)
+
+
 @pytest.mark.parametrize("form, options", QUANTISED, ids=str)
 @pytest.mark.parametrize("name", SOME)
 def test_quantised_tensors(name, form, options):

@@ -94,8 +94,8 @@ def test_attacks_run(family, erasers, attack):
     host = ComfyHost(family.model, family.clip)
     if attack == "inversion":
         config = InversionConfig(steps=3, batch_size=2)
-        context, _, losses = run_inversion(host, erasers["star"], examples, config)
-        moved = (context - host.text_encoder().encode(examples.prompt).context).abs().amax(-1)[0]
+        found, losses = run_inversion(host, erasers["star"], examples, config)
+        moved = (found.context - host.text_encoder().encode(examples.prompt).context).abs().amax(-1)[0]
         assert 0 < int((moved > 0).sum()) < 6, "the states of the word alone are searched"
     else:
         config = RelearnConfig(steps=3, batch_size=2, targets="text k,v", attn_weight=0.1, retain_weight=1.0)

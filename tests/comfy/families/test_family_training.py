@@ -4,7 +4,6 @@ import comfy.model_management
 import comfy.sd
 import pytest
 import torch
-from comfy_api.latest import io
 from safetensors import safe_open
 
 from eraseanything_core.comfy_bridge.lora_files import eraser_for
@@ -12,8 +11,7 @@ from eraseanything_core.comfy_bridge.training_session import training_session
 from eraseanything_core.lora.apply import LoraScale, lora_applied
 from tests.comfy.columns import new_family, sample
 from tests.comfy.families.small import FAMILIES
-from tests.comfy.families.words import Words
-from tests.comfy.training.node_runs import SMALL, WORDS, execute, losses_of, stop_after, written
+from tests.comfy.training.node_runs import losses_of, stop_after, written
 
 NO_TEXT_ALONE = ("CogVideoX_T2V", "ErnieImage", "HiDreamO1", "Ideogram4")  # every linear reads text and image
 
@@ -56,30 +54,6 @@ def adapted_sample(family, patcher, tensors):
     eraser = eraser_for(patcher, tensors, {}, "the LoRA")
     with lora_applied(patcher.model.diffusion_model, eraser, LoraScale(1.0)):
         return sample(family, patcher)
-
-
-class Vae:
-    first_stage_model = None  # live previews then do without it
-
-    def decode(self, latents):
-        return latents.flatten(1).mean(1)[:, None, None, None].expand(-1, 32, 32, 3).clone()
-
-
-@pytest.fixture
-def trainer(pack, loras):
-    """Runs the node on a family's small model."""
-    node = pack["EraseAnything_EraseTrainer"]
-    values = {i.id: i.default for i in node.define_schema().inputs if isinstance(i, io.WidgetInput)}
-
-    def run(name, patcher, output_name="eraser", **settings):
-        family = new_family(name)
-        cell = patcher.model.latent_format.spacial_downscale_ratio
-        height, width = (-(-cells * cell // 16) * 16 for cells in family.case.size[-2:])
-        small = SMALL | WORDS | {"width": width, "height": height, "targets": targets_of(name)} | settings
-        given = {"model": patcher, "clip": Words(family.case), "vae": Vae(), "concept": "red star", "settings": small}
-        return execute(node, values | given | {"output_name": output_name})
-
-    return run
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from eraseanything_core.concepts.pieces import own_pieces, pieces_of
+from eraseanything_core.concepts.pieces import beginnings, own_pieces, pieces_of
 
 
 def test_pieces_leave_out_special_tokens_and_embeddings():
@@ -27,9 +27,24 @@ def test_pieces_of_other_tokenizers(vocabulary, pieces):
     assert pieces_of(tokenizer, [(i, 1.0) for i in range(len(vocabulary))]) == pieces
 
 
-def test_a_tokenizer_that_is_not_known():
+@pytest.mark.parametrize(
+    "vocabulary, words",
+    [
+        (["▁the", "▁star", "lo", "</s>"], ["▁the", "▁star", "lo", "</s>"]),
+        (["the</w>", "kah", "lo</w>", "<|endoftext|>"], ["▁the", "▁lo"]),
+        (["[CLS]", "the", "kah", "##lo", "##s"], ["▁[CLS]", "▁the", "▁kah"]),
+        (["Ġthe", "Ċ", "ĠFrid", "a", "<|im_end|>"], ["▁the", "▁Frid"]),
+    ],
+)
+def test_words_of_every_vocabulary_begin_in_one_way(vocabulary, words):
+    """Special tokens are no words: who looks for words takes those of letters."""
+    assert list(beginnings(SimpleNamespace(inv_vocab=dict(enumerate(vocabulary))))) == words
+
+
+@pytest.mark.parametrize("read", (beginnings, lambda tokenizer: pieces_of(tokenizer, [(0, 1.0)])))
+def test_a_tokenizer_that_is_not_known(read):
     with pytest.raises(ValueError, match="does not tell where words begin"):
-        pieces_of(SimpleNamespace(inv_vocab={0: "the"}), [(0, 1.0)])
+        read(SimpleNamespace(inv_vocab={0: "the"}))
 
 
 @pytest.mark.parametrize(
