@@ -7,8 +7,8 @@ from comfy_api.latest import io, ui
 
 from ..eraseanything_core.comfy_bridge.checkpoint import kept_changes
 from ..eraseanything_core.comfy_bridge.host import ComfyHost
-from ..eraseanything_core.comfy_bridge.patch import with_lora
 from ..eraseanything_core.comfy_bridge.text_linears import TextLinears
+from ..eraseanything_core.comfy_bridge.unbaked import with_whole_lora
 from ..eraseanything_core.concepts.concept_set import ConceptSet
 from ..eraseanything_core.concepts.sampler import ConceptRequest, sample_offline
 from ..eraseanything_core.erasers.erase_now import METHODS, ClosedFormConfig, erase_now
@@ -83,8 +83,9 @@ class EraseNow(io.ComfyNode):
         # ComfyUI runs nodes in inference mode, and the encoder keeps what it encodes for work that is not.
         with torch.inference_mode(False), torch.no_grad():
             result = erase_now(config, reader, progress_bar(config.sentences + config.kept))
-        erased = with_lora(model, result.eraser, 1.0)
-        report = "\n".join([f"{words.concept} by {method}", result.text(), *lost_lines(erased, result.eraser)])
+        erased, unbaked = with_whole_lora(model, result.eraser, 1.0)
+        lost = [unbaked] if unbaked else lost_lines(erased, result.eraser)
+        report = "\n".join([f"{words.concept} by {method}", result.text(), *lost])
         lora = lora_model(config, result.eraser, ComfyHost(model, clip))
         return io.NodeOutput(erased, lora, report, ui=ui.PreviewText(report))
 

@@ -12,6 +12,7 @@ from ..eraseanything_core.comfy_bridge import combining, patch
 from ..eraseanything_core.comfy_bridge.gated_loras import with_gated_loras
 from ..eraseanything_core.comfy_bridge.host import ComfyHost
 from ..eraseanything_core.comfy_bridge.lora_files import eraser_for
+from ..eraseanything_core.comfy_bridge.unbaked import with_whole_lora
 from ..eraseanything_core.concepts import matching
 from ..eraseanything_core.concepts.prompts import lines_of
 from ..eraseanything_core.lora import merge
@@ -268,11 +269,12 @@ class MultiEraseLoRA(io.ComfyNode):
             plain = UNGATED if mode in (GATED, TRANSPORT) else mode
             one = merge.combined(erasers, eraser_weights, plain, **settings)
         check_finite(one, f"the sum of {len(collected)} LoRAs with these weights")
+        unbaked = ""
         if mode == GATED:
             changed = with_gated_loras(model, erasers, eraser_weights, prompt_gate(model, clip, erased))
         else:
-            changed = patch.with_lora(model, one, 1.0)
-        summary = combination_summary(mode, collected, one)
+            changed, unbaked = with_whole_lora(model, one, 1.0)
+        summary = "\n".join(filter(None, (combination_summary(mode, collected, one), unbaked)))
         return io.NodeOutput(changed, joint_lora(collected, one, mode), summary, ui=ui.PreviewText(summary))
 
 
