@@ -30,6 +30,7 @@ COMMANDS = {
     "multi": ("lab.measurements.multi", "measure how erasers combine on TinyFlux"),
     "merge": ("lab.measurements.merge", "time the merging of 100 erasers of FLUX.1's size"),
     "strength": ("lab.measurements.strength", "measure the dial of Erase Strength on TinyFlux"),
+    "survival": ("lab.measurements.survival", "measure what rounding leaves of an eraser on TinyFlux"),
     "families": ("lab.measurements.families", "run the tests of every family of models and write their table"),
     "probe": ("lab.measurements.probe", "measure how well Attention Probe finds objects, and its cost"),
     "attention_erase": ("lab.measurements.attention_erase", "measure Attention Erase on TinyFlux"),
