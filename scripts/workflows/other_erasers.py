@@ -7,6 +7,8 @@ from scripts.workflows.tinyflux import ASK, LOAD, NOTE, SIZE, loaders, question,
 
 WORD = "star"
 METHOD = "Concept Ablation"
+# Every field that a settings node shows goes over the method: these two stand there as the method needs them.
+OF_METHOD = {"importance_sampling": False, "on_policy_share": 0.0}
 CARDS = {
     "tinyflux_erase_now": ("Erase now (tiny)", "TinyFlux: a word erased in seconds, without training."),
     "tinyflux_at_sampling": ("Erase at sampling (tiny)", "TinyFlux: a word erased while sampling, without a LoRA."),
@@ -57,7 +59,7 @@ def at_sampling(concept: str) -> Template:
 
 def method(concept: str) -> Template:
     """Trains by another method than EraseAnything, with a text for what is painted instead."""
-    values = {**SIZE, "neutral": "{ball}", "method": METHOD}
+    values = {**SIZE, **OF_METHOD, "neutral": "{ball}", "method": METHOD}
     graph, settings = erase_settings.settings_nodes("erase", values)
     links = {"model": ["model", 0], "clip": ["clip", 0], "vae": ["vae", 0], "settings": settings}
     inputs = trainer_inputs(concept) | {"output_name": f"tinyflux_{concept}_to_ball"}

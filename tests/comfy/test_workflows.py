@@ -137,6 +137,42 @@ def test_its_note_names_every_model_file(path, workflow):
                 assert not str(value).endswith(MODEL_FILE) or value in note["widgets_values"][0], value
 
 
+def chained_settings(graph: dict, key: str) -> list[dict]:
+    """The groups of the settings nodes in front of a node, the first one of the chain first."""
+    link = graph[key]["inputs"].get("settings")
+    if link is None:
+        return []
+    group: dict = {}
+    for name, value in graph[link[0]]["inputs"].items():
+        path = name.split(".")
+        if path[0] == "group":
+            # The method is a choice in the group: `group.method` holds itself, beside `group.method.target`.
+            inner = group.setdefault("method", {}) if "method" in path else group
+            inner[path[-1]] = value
+    return [*chained_settings(graph, link[0]), group]
+
+
+@every
+def test_every_trainer_can_work_with_its_settings(server, pack, workflow):
+    """A group counts as a whole, also over the method that another group has chosen."""
+    from pack_under_test.eraseanything_core.concepts.sampler import ConceptRequest, sample_offline
+    from pack_under_test.eraseanything_core.erasers.registry import method_of
+    from pack_under_test.eraseanything_core.training.config import check_settings
+    from pack_under_test.nodes.train import trainer_config
+
+    graph = ui_to_api(workflow, server.object_info())
+    for key, node in graph.items():
+        if node["class_type"] != "EraseAnything_EraseTrainer":
+            continue
+        settings: dict = {}
+        for group in chained_settings(graph, key):
+            settings = pack["EraseAnything_EraseSettings"].execute(group, settings).args[0]
+        words = sample_offline(ConceptRequest(node["inputs"]["concept"]))
+        config = trainer_config(words, node["inputs"]["preset"], settings, 0)
+        check_settings(config)
+        assert method_of(config).name == settings.get("method", "eraseanything")
+
+
 @runnable
 def test_the_server_takes_it(server, workflow):
     """The graph passes ComfyUI's own validation, model files included; it is not run to its end here."""
