@@ -239,7 +239,7 @@ def beside(model: ErasableModel, plan: Plan, path: str, concept: Prompt, neutral
 
 def weight_of(model: ErasableModel, path: str) -> Tensor:
     """The weight of a linear, [rows, features], float32, on the CPU: read by what it does, in whatever form it lies."""
-    linear = model.module.get_submodule(path)
+    linear: Any = model.module.get_submodule(path)
     features = linear.in_features
     with torch.no_grad():
         inputs = LARGE * torch.eye(features, device=model.device, dtype=model.dtype)
