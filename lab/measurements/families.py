@@ -33,7 +33,8 @@ PRESETS = ("quick", "balanced", "thorough")
 ABOUT_COUNTS = """Counted on shapes and not run: `python scripts/dev.py bench families`. A pair is one of the presets',
 in the steady state at 512 px. A run of a preset includes looks and the text encoder. The peak is that of a pair at
 1024 px, with weights, optimiser and recomputed blocks; q4 is 4.5 bits a weight. Two and three blocks of each kind
-are counted and extended to all, since blocks of a kind are alike.
+are counted and extended to all, since blocks of a kind are alike. Models of videos are counted with one frame, as
+they are trained.
 """
 NOT_COUNTED = "no model of this class is counted at true size"
 COUNTED = "counted"  # the test that holds the numbers is named in `COUNTS`

@@ -8,6 +8,7 @@ import pytest
 from eraseanything_core.comfy_bridge.families.linears import TRAINED
 from eraseanything_core.comfy_bridge.families.refused import REASONS
 from eraseanything_core.comfy_bridge.families.table import LAYOUTS
+from lab.bench.true_families import SIZES
 from lab.measurements.families import CELLS, NOT_COUNTED, markdown, numbers
 from tests.comfy.families import test_family_columns, test_family_costs, test_family_gradients, test_family_training
 from tests.comfy.families.small import FAMILIES
@@ -51,12 +52,19 @@ def test_the_page_is_that_of_the_file():
     assert page == markdown(TABLE)
 
 
-def test_the_readme_has_the_peaks_that_were_counted():
+@pytest.mark.parametrize("name", TABLE["counted"])
+def test_the_readme_has_what_was_counted(name):
     readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    for name in ("Z-Image", "Qwen-Image"):
-        gib = TABLE["counted"][name]["peak_gib"]
-        peaks = " | ".join(f"{gib[f'{base} 1024']:g} GiB" for base in ("bf16", "fp8", "q4"))
-        assert any(line.startswith(f"| {name} (") and peaks in line for line in readme.splitlines()), peaks
+    model = TABLE["counted"][name]
+    cells = [f"{model['peak_gib'][f'{base} 1024']:g} GiB" for base in ("bf16", "fp8", "q4")]
+    cells += [f"{model['pflop']['quick']:g} PFLOP", f"{model['eraser_mib']:g} MiB"]
+    (row,) = [line for line in readme.splitlines() if line.startswith(f"| {name} (")]
+    assert row.split(" | ")[1:] == [*cells[:-1], f"{cells[-1]} |"]
+
+
+def test_every_model_that_has_a_true_size_is_counted():
+    assert set(TABLE["counted"]) == set(SIZES)
+    assert all(model["tflop_pair"] and model["pflop"] and model["peak_gib"] for model in TABLE["counted"].values())
 
 
 def test_every_class_is_trained_or_refused_with_the_reason():
