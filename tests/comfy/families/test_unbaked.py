@@ -11,7 +11,11 @@ from eraseanything_core.comfy_bridge.unbaked import with_whole_lora
 from tests.comfy.columns import new_family
 from tests.comfy.families.formats import narrow, quantised, round_no_inputs
 from tests.comfy.families.test_family_formats import TIMES, comfyui_velocity, latents, prompt
+from tests.comfy.families.words import Words
+from tests.comfy.layouts import CASES
 from tests.comfy.tiny import new_model
+from tests.comfy.training.loras.cases import chosen
+from tests.comfy.training.node_runs import execute
 
 COARSE = {
     "fp8": lambda name: narrow(name, torch.float8_e4m3fn)[0],
@@ -63,3 +67,26 @@ def test_a_change_that_the_weights_keep_goes_into_them():
     patcher, tensors = new_model("QwenImage", torch.bfloat16, torch.float32), lora(0.3)
     applied, note = with_whole_lora(patcher, eraser_for(patcher, tensors, {}, "the LoRA"), 1.0)
     assert note == "" and applied.patches and not applied.weight_wrapper_patches
+
+
+def test_combined_erasers_are_added_beside_coarse_weights(pack):
+    from pack_under_test.eraseanything_core.lora.files import LoraModel
+
+    patcher, tensors = COARSE["nvfp4"]("QwenImage"), lora(1e-4)
+    values = {"model": patcher, "clip": None, "loras": {"lora0": LoraModel(tensors, {})}, "weights": "1"} | chosen()
+    values |= {"preserve": "", "concepts": "", "rank": 0, "energy": 1.0, "density": 0.5, "seed": 0, "mode": "sum"}
+    applied, _, summary = execute(pack["EraseAnything_MultiEraseLoRA"], values).args
+    assert "added as they are used" in summary.splitlines()[-1]
+    assert left(patcher, applied, tensors) < 0.02
+
+
+def test_erase_now_says_where_its_eraser_is(pack, monkeypatch):
+    """As if rounding took it: in closed form a change is large, and these weights would keep it."""
+    from pack_under_test.eraseanything_core.lora.kept_change import KeptChange
+
+    monkeypatch.setattr(KeptChange, "is_lost", property(lambda change: True))
+    patcher = COARSE["fp8"]("QwenImage")
+    values = {"model": patcher, "clip": Words(CASES["QwenImage"]), "concept": "star", "method": "UCE"}
+    applied, _, report = execute(pack["EraseAnything_EraseNow"], values | {"rank": 1, "seed": 0}).args
+    assert "added as they are used" in report and "WARNING" not in report
+    assert applied.weight_wrapper_patches and not applied.patches
