@@ -1,6 +1,7 @@
 """Erase Trainer in process: what it is given, how it is run, and what it has written."""
 
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -65,13 +66,15 @@ def losses_of(run="eraser"):
 def stop_after(pairs, monkeypatch):
     """Presses ComfyUI's cross once so many pairs are done."""
     import comfy.model_management
-    import comfy.utils
 
-    update = comfy.utils.ProgressBar.update_absolute
+    # The pack's modules have a name of ComfyUI's choice. The bar itself counts what is prepared, too.
+    name = next(name for name in sys.modules if name.endswith("nodes.shared.training_display"))
+    display = sys.modules[name].TrainingDisplay
+    progress = display.progress
 
-    def stop(self, value, *args, **kwargs):
-        if value == pairs:
+    def stop(self, step, losses):
+        if step == pairs:
             comfy.model_management.interrupt_current_processing()
-        return update(self, value, *args, **kwargs)
+        return progress(self, step, losses)
 
-    monkeypatch.setattr("comfy.utils.ProgressBar.update_absolute", stop)
+    monkeypatch.setattr(display, "progress", stop)
