@@ -85,15 +85,15 @@ class EraseAtSampling(io.ComfyNode):
         words = concepts or sample_offline(ConceptRequest(concept))
         asked, neutral = compared(words)
         highest, lowest = sigma_range(model, 0.0, end)
+        text = f"looks for: {asked}\nagainst: {neutral or '(the empty prompt)'}"
         extra = ExtraPredictions(
             encoded(clip, asked),
             encoded(clip, neutral),
             highest,
             lowest,
             Projection(threshold, strength),
-            reporter(words.concept, cls.hidden.unique_id),
+            reporter(words.concept, cls.hidden.unique_id, text),
         )
-        text = f"looks for: {asked}\nagainst: {neutral or '(the empty prompt)'}"
         return io.NodeOutput(with_extra_predictions(model, extra), text, ui=ui.PreviewText(text))
 
 
@@ -109,8 +109,14 @@ def compared(words: ConceptSet) -> tuple[str, str]:
     return prompts.fill(template, words.concept), neutral
 
 
-def reporter(concept: str, node: str | None) -> Callable[[Sampling], None]:
-    """Says after a sampling how present the concept was, in how many steps it was taken off, and what that cost."""
+def reporter(concept: str, node: str | None, looked_for: str) -> Callable[[Sampling], None]:
+    """Says after a sampling how present the concept was, in how many steps it was taken off, and what that cost.
+
+    Args:
+        concept: its name.
+        node: id of the node; None where there is no server.
+        looked_for: what the node has said before, which stays above.
+    """
 
     def report(sampling: Sampling) -> None:
         if not sampling.calls:
@@ -123,7 +129,7 @@ def reporter(concept: str, node: str | None) -> Callable[[Sampling], None]:
                 f"looked at, {sampling.calls} more calls of the model with two rows a picture"
             )
         logging.info("EraseAnything: %s", text)
-        show_text(text, node)
+        show_text(f"{looked_for}\n{text}", node)
 
     return report
 

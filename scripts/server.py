@@ -193,13 +193,22 @@ class ComfyServer:
             if on_event:
                 on_event(kind, data)
             if kind in LAST_EVENTS:
-                entry = self._history(prompt_id)
+                entry = self.history(prompt_id)
                 raise_if_failed(kind, data)
                 return entry
 
     def run(self, graph: dict, on_event: OnEvent | None = None, timeout: float | None = None) -> dict:
         """Queues a graph and waits for it."""
         return self.wait(self.queue(graph), on_event, timeout)
+
+    def history(self, prompt_id: str) -> dict:
+        """The entry of a graph that has ended: written just after its last event is sent."""
+        for _ in range(100):
+            entry = self.get_json(f"/history/{prompt_id}").get(prompt_id)
+            if entry:
+                return entry
+            time.sleep(0.05)
+        raise ServerError(f"no history of {prompt_id}")
 
     def interrupt(self) -> None:
         """Asks the node that runs now to stop."""
@@ -260,15 +269,6 @@ class ComfyServer:
             except queue.Empty:
                 self._check_alive()
         raise ServerError("the graph took longer than its time")
-
-    def _history(self, prompt_id: str) -> dict:
-        """The entry of a graph that has ended: written just after its last event is sent."""
-        for _ in range(100):
-            entry = self.get_json(f"/history/{prompt_id}").get(prompt_id)
-            if entry:
-                return entry
-            time.sleep(0.05)
-        raise ServerError(f"no history of {prompt_id}")
 
 
 def free_port() -> int:

@@ -9,28 +9,11 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
+import { addressOf, isOurs, nodeAt } from "./nodes.js";
 
-const PACK = "EraseAnything_";
 const TEXT = "page_text"; // under this name nodes/shared/texts.py has it in what a node returns
 const NEW_LINE = "  \n"; // as page_text writes it
 const EVENT = "progress_text";
-
-/** The address under which the page keeps what a node returned: its id, after that of a subgraph that it is in. */
-function addressOf(node) {
-    return node.graph === app.rootGraph ? String(node.id) : `${node.graph.id}:${node.id}`;
-}
-
-/** The node that ran: the server names each node on the way to it. */
-function nodeAt(path) {
-    const ids = String(path).split(":");
-    let graph = app.rootGraph;
-    for (const id of ids.slice(0, -1)) graph = graph?.getNodeById(Number(id))?.subgraph;
-    return graph?.getNodeById(Number(ids.at(-1)));
-}
-
-function isOurs(node) {
-    return node?.type?.startsWith(PACK);
-}
 
 /** Shows every text that is kept for the nodes of the graph on the screen, which may be an opened subgraph. */
 function showAll() {
