@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from eraseanything_core.training.curves import LABEL_HEIGHT, strip
-from scripts.erase_settings import SETTINGS, TRAINER, with_settings
+from scripts.erase_settings import GROUPS, SETTINGS, TRAINER, with_settings
 from scripts.graph import api_to_ui, ui_to_api
 from scripts.workflows import flux
 from scripts.workflows.blueprint import blueprints
@@ -115,7 +115,8 @@ def shipped(name: str) -> dict:
 
 def shortened(name: str, canvas, settings: dict, **values) -> dict:
     """A shipped workflow with less to do, in API format; `values` are those of its trainers."""
-    graph = with_settings(ui_to_api(shipped(name), canvas.info), settings)
+    graph = ui_to_api(shipped(name), canvas.info)
+    graph = with_settings(graph, own_settings(graph, settings) | settings)
     for node in graph.values():
         node["inputs"] |= SHORTENED.get(node["class_type"], {})
         if node["class_type"] == TRAINER:
@@ -123,6 +124,16 @@ def shortened(name: str, canvas, settings: dict, **values) -> dict:
     # The keys of the added settings are words; the page gives every node a number.
     keys = {key: str(number) for number, key in enumerate(graph, start=1)}
     return {keys[key]: {**node, "inputs": renamed(node["inputs"], keys)} for key, node in graph.items()}
+
+
+def own_settings(graph: dict, settings: dict) -> dict:
+    """What a workflow sets in the groups of these settings: a node of the page has all fields of its group."""
+    own = {}
+    for node in graph.values():
+        fields = node["inputs"]
+        if node["class_type"] == SETTINGS and not settings.keys().isdisjoint(GROUPS[fields["group"]]):
+            own |= {key.removeprefix("group."): value for key, value in fields.items() if key.startswith("group.")}
+    return own
 
 
 def renamed(inputs: dict, keys: dict[str, str]) -> dict:
