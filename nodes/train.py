@@ -11,8 +11,8 @@ from comfy_api.latest import io, ui
 from ..eraseanything_core import files
 from ..eraseanything_core.comfy_bridge.host import ComfyHost
 from ..eraseanything_core.comfy_bridge.lora_files import eraser_for
-from ..eraseanything_core.comfy_bridge.patch import with_lora
 from ..eraseanything_core.comfy_bridge.previews import decoded
+from ..eraseanything_core.comfy_bridge.unbaked import with_whole_lora
 from ..eraseanything_core.comfy_bridge.user_pictures import picture_hash, picture_latents
 from ..eraseanything_core.concepts.concept_set import ConceptSet
 from ..eraseanything_core.concepts.sampler import ConceptRequest, sample_offline
@@ -250,12 +250,13 @@ class EraseTrainer(io.ComfyNode):
             display.notify(f"stopped at {result.steps} of {config.steps}; press Run to go on")
             # Nothing behind this node runs on half an eraser, and ComfyUI does not take the node for done.
             raise InterruptProcessingException
-        parts = [result.summary(file_name), display.went_on(), changed_settings(words, preset, settings), words.text()]
+        erased, unbaked = with_whole_lora(model, eraser_for(model, lora, lora.header, file_name), 1.0)
+        changed = changed_settings(words, preset, settings)
+        parts = [result.summary(file_name), unbaked, display.went_on(), changed, words.text()]
         report = "\n".join(filter(None, parts))
         before, after = before_and_after(model, vae, result)
         preview = ui.PreviewImage(display.finish(before, after), cls=cls).as_dict()
         shown = ui.PreviewText(report).as_dict() | {"lora": [file_name]} | preview
-        erased = with_lora(model, eraser_for(model, lora, lora.header, file_name), 1.0)
         return io.NodeOutput(erased, lora, report, torch.cat((before, after), dim=2), ui=shown)
 
 

@@ -90,3 +90,10 @@ def test_erase_now_says_where_its_eraser_is(pack, monkeypatch):
     applied, _, report = execute(pack["EraseAnything_EraseNow"], values | {"rank": 1, "seed": 0}).args
     assert "added as they are used" in report and "WARNING" not in report
     assert applied.weight_wrapper_patches and not applied.patches
+
+
+def test_the_trainer_says_where_its_eraser_is(trainer):
+    """Two pairs at a small rate: rounding would take all of it."""
+    applied, _, report, _ = trainer("QwenImage", COARSE["nvfp4"]("QwenImage"), lr_low=1e-5, lr_up=1e-5).args
+    assert "added as they are used" in report
+    assert applied.weight_wrapper_patches and not applied.patches
