@@ -124,10 +124,8 @@ def reporter(concept: str, node: str | None, looked_for: str) -> Callable[[Sampl
         else:
             highest = torch.stack(sampling.present).amax(0)
             shown = ", ".join(f"{value:.2f}" for value in highest.tolist())
-            text = (
-                f"{concept}: present up to {shown}; taken off in {sampling.acted} of {sampling.calls} steps that were "
-                f"looked at, {sampling.calls} more calls of the model with two rows a picture"
-            )
+            text = f"{concept}: present up to {shown}. It was taken off in {sampling.acted} of {sampling.calls} steps."
+            text += f" They took {sampling.calls} more calls of the model, with two rows a picture."
         logging.info("EraseAnything: %s", text)
         show_text(f"{looked_for}\n{text}", node)
 

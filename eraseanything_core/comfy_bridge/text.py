@@ -54,9 +54,9 @@ class ComfyTextEncoder:
         with torch.inference_mode(False), torch.no_grad():
             context, pooled = self.clip.encode_from_tokens(self.clip.tokenize(text), return_pooled=True)
             self.check_widths(context, pooled)
-            # Copies: what ComfyUI hands out may be an inference tensor, which autograd does not save for backward.
-            # Other families' text encoders, which an attack may search in without a model, have none.
+            # Other families' text encoders, which an attack may search in without a model, have no pooled vector.
             pooled = torch.zeros(1, 0) if pooled is None else pooled
+            # Copies: what ComfyUI hands out may be an inference tensor, which autograd does not save for backward.
             encoded = EncodedPrompt(context.cpu().clone(), pooled.cpu().clone())
         if self.keep:
             self.encodings[text] = encoded

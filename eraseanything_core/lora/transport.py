@@ -35,7 +35,7 @@ def name_strength(prompt: str, name: str, encoder: TextEncoder) -> float:
 
 def likeness(prompt: str, name: str, encoder: TextEncoder) -> float:
     """The cosine of two texts' states about those of the empty prompt."""
-    states = [encoder.encode(text)[0][0].float() for text in (prompt, name, "")]
+    states = [encoder.encode(text).context[0].float() for text in (prompt, name, "")]
     longest = max(len(each) for each in states)
     ours, theirs, empty = (_padded(each, longest) for each in states)
     return float(F.cosine_similarity((ours - empty).flatten(), (theirs - empty).flatten(), dim=0))

@@ -124,19 +124,12 @@ def train(
     method = method or Method()
     assert method.name == config.method, f"the settings are for {config.method}: give registry.method_of(config)"
     plan = placed(plan, model.device)
-    lora = model.attach(config.targets, config.rank, torch.Generator().manual_seed(config.seed))
-    # Two optimizers: each level has its own learning rate, and its moments are of its own gradients alone.
-    lower = lora_optimizer(lora, config.lr_low, config)
-    upper = lora_optimizer(lora, config.lr_up, config)
-    # Fetching a loss waits for the device, so a run fetches those of several pairs at once.
-    read_every = READ_EVERY if DEFER_LOSSES in plan.shortcuts else 1
-    run = RunState(config, lora, [lower, upper], run_dir, read_every, plan.base)
-    loss_scale.start(run.optimizers, model.dtype)
+    run = begun(model, plan, run_dir)
     start = time.monotonic()
     try:
         # It follows from the frozen model alone, so a resumed run chooses what the one before it chose.
         plan, neutral_note = choose_neutral(model, plan, report)
-        method.begin(model, plan, lora)
+        method.begin(model, plan, run.lora)
         interrupted, verdict = train_pairs(model, plan, run, method, progress, stops, show, report)
         run.save(finished=not interrupted)
     except BaseException:
@@ -144,14 +137,12 @@ def train(
         run.discard_if_new()
         raise
     seconds = time.monotonic() - start
-    reason = stop_reason(config, run.scores)
-    skipped = loss_scale.skipped_note(run.optimizers)
     samples = None
     # Who interrupts wants the end now, and these pictures take two whole samplings.
     if config.preview_images and not interrupted:
         samples = before_and_after(model, plan)
     return EraseResult(
-        lora=method.tensors(lora),
+        lora=method.tensors(run.lora),
         losses=run.losses,
         steps=run.steps_done,
         interrupted=interrupted,
@@ -160,8 +151,28 @@ def train(
         samples=samples,
         scores=run.scores,
         verdict=verdict,
-        notes=[*filter(None, (reason, neutral_note, skipped)), *rate_notes(config, run.scores)],
+        notes=notes_of(run, config, neutral_note),
     )
+
+
+def begun(model: ErasableModel, plan: Plan, run_dir: Path | None) -> RunState:
+    """A run before its first pair, or where the one in `run_dir` was stopped; for the arguments see `train`."""
+    config = plan.config
+    lora = model.attach(config.targets, config.rank, torch.Generator().manual_seed(config.seed))
+    # Two optimizers: each level has its own learning rate, and its moments are of its own gradients alone.
+    lower = lora_optimizer(lora, config.lr_low, config)
+    upper = lora_optimizer(lora, config.lr_up, config)
+    # Fetching a loss waits for the device, so a run fetches those of several pairs at once.
+    read_every = READ_EVERY if DEFER_LOSSES in plan.shortcuts else 1
+    run = RunState(config, lora, [lower, upper], run_dir, read_every, plan.base)
+    loss_scale.start(run.optimizers, model.dtype)
+    return run
+
+
+def notes_of(run: RunState, config: EraseConfig, neutral_note: str) -> list[str]:
+    """What the user should know about a run that has ended, one line each."""
+    lines = (stop_reason(config, run.scores), neutral_note, loss_scale.skipped_note(run.optimizers))
+    return [*filter(None, lines), *rate_notes(config, run.scores)]
 
 
 def train_pairs(
@@ -197,22 +208,8 @@ def train_pairs(
             if step == 0:
                 run.weights.update(shared_weights(model, plan, epoch, run.lora))
 
-            # A user's interrupt waits until both steps of a pair are done and counted.
-            with model.uninterrupted():
-                factor = look_factor(config, run.scores)
-                weighed = with_weights(plan, run, eta=look_eta(config, run.scores))
-                losses = train_pair(model, weighed, epoch, step, run.lora, run.optimizers, factor, method)
-                run.add_pair(step, losses)
-
-            looked = monitor is not None and run.steps_done % config.monitor_every == 0
-            if monitor and looked:
-                run.add_scores(monitor.look())
-            if show and (looked or not run.pending):
-                show(monitor.previews if monitor and looked else None, run)
-            if progress:
-                progress(run.steps_done, run.last_losses())
-            if config.save_every and run.steps_done % config.save_every == 0:
-                run.save()
+            one_pair(model, plan, epoch, step, run, method)
+            after_pair(run, monitor, show, progress)
         if finish_once(model, plan, run, method) and monitor:
             monitor.verdict = None  # it was on other factors
         return False, last_verdict(monitor, run)
@@ -231,6 +228,31 @@ def train_pairs(
         run.restore_pair()
         run.save()
         raise
+
+
+def one_pair(model: ErasableModel, plan: Plan, epoch: Epoch, step: int, run: RunState, method: Method) -> None:
+    """Trains a pair of a run with what the looks before it have found, and counts it."""
+    config = plan.config
+    # A user's interrupt waits until both steps of a pair are done and counted.
+    with model.uninterrupted():
+        factor = look_factor(config, run.scores)
+        weighed = with_weights(plan, run, eta=look_eta(config, run.scores))
+        losses = train_pair(model, weighed, epoch, step, run.lora, run.optimizers, factor, method)
+        run.add_pair(step, losses)
+
+
+def after_pair(run: RunState, monitor: Monitor | None, show: Show | None, progress: Progress | None) -> None:
+    """Looks, shows, tells and saves after a pair, each where it is due; for the arguments see `train`."""
+    config = run.config
+    looked = monitor is not None and run.steps_done % config.monitor_every == 0
+    if monitor and looked:
+        run.add_scores(monitor.look())
+    if show and (looked or not run.pending):
+        show(monitor.previews if monitor and looked else None, run)
+    if progress:
+        progress(run.steps_done, run.last_losses())
+    if config.save_every and run.steps_done % config.save_every == 0:
+        run.save()
 
 
 def finish_once(model: ErasableModel, plan: Plan, run: RunState, method: Method) -> bool:

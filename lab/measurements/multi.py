@@ -47,8 +47,7 @@ from lab.tinyflux.prompts import prompt_with
 from lab.tinyflux.recipe import Cell
 
 COUNTS = (10, 30, 3, 5, 1)  # those of the goal first
-# the node's defaults
-RANK = 256
+RANK = 256  # these three as the node has them
 ENERGY = 0.99
 DENSITY = 0.5
 FUSION = ("steps", "prompts", "kept_prompts", "rows", "kept_weight", "ridge", "seed")

@@ -66,6 +66,6 @@ def test_erase_at_sampling_says_after_a_sampling_what_it_did(server, prompt, act
 
     outputs = server.run(graph, listen, timeout=300)["outputs"]
     assert outputs["save"]["latents"]
-    found = re.search(r"star: present up to (.+), (.+); taken off in (\d) of 2 steps", told[-1])
+    found = re.search(r"star: present up to (.+), (.+)\. It was taken off in (\d) of 2 steps", told[-1])
     assert found, told
     assert (int(found[3]) > 0) == acts

@@ -2,48 +2,27 @@
 
 import dataclasses
 import math
-import re
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from eraseanything_core import sampling
 from eraseanything_core.erasers import eap, eraseanything_pp, gem, meta_unlearning, registry, slider
-from eraseanything_core.training import trainer
-from eraseanything_core.training.config import EraseConfig
 from eraseanything_core.training.divergences import Divergence
-from eraseanything_core.training.method import Pair
 from eraseanything_core.training.objective import weighted_sum
-from eraseanything_core.training.optimizers import lora_optimizer
-from eraseanything_core.training.plan import conds, generator, prepare
-from eraseanything_core.training.presets import run_config
-from eraseanything_core.training.trajectory_cache import TrajectoryCache
-from tests.unit.toy_model import ToyModel, ToyText
-
-BASE = {
-    "concept": "star",
-    "irrelevant": ("dog", "tree"),
-    "templates": ("a photo of {}", "{} at night"),
-    "retain": ("a house", "two balls"),
-    "neutral": "{thing}",
-    "width": 16,
-    "height": 16,
-    "sampling_steps": 4,
-    "cached_trajectories": 3,
-    "cached_retain_trajectories": 4,
-    "refresh_every": 2,
-    "batch_size": 2,
-    "retain_batch_size": 2,
-    "rank": 2,
-    "steps": 4,
-    "attn_weight": 0.0,
-    "rsc_weight": 0.0,
-    "alternate": False,
-    "monitor_every": 0,
-}
-SMALL = {"rank": 2, "batch_size": 2, "cached_retain_trajectories": 4}  # over what a method sets
+from eraseanything_core.training.plan import conds, generator
+from tests.unit.eraser_cases import (
+    asked,
+    config_of,
+    differences,
+    gradient,
+    graphs,
+    of_pair,
+    points,
+    shift,
+    started,
+    trained,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -51,68 +30,6 @@ def _in_float64():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
-
-
-def config_of(name, own=None, **settings):
-    return EraseConfig(**BASE | registry.settings_of(name, own) | SMALL | settings)
-
-
-def started(name, own=None, step=0, **settings):
-    """A run after its first epoch was prepared, its LoRA somewhere, and one of its pairs."""
-    config = config_of(name, own, **settings)
-    model = ToyModel()
-    plan = prepare(config, ToyText())
-    lora = model.attach(config.targets, config.rank, torch.Generator().manual_seed(0))
-    lora.up[0].data.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
-    optimizers = [lora_optimizer(lora, config.lr_low, config) for _ in range(2)]
-    epoch = TrajectoryCache(model, plan).epoch(0)
-    model.asked.clear()
-
-    def pair():
-        """Anew each time: its chance starts from the beginning."""
-        return Pair(model, plan, epoch, step, lora, optimizers, generator(config.seed, step + 2**40))
-
-    method = registry.method_of(config)
-    return SimpleNamespace(config=config, model=model, plan=plan, lora=lora, epoch=epoch, pair=pair, method=method)
-
-
-def graphs(run):
-    """Every graph of the pair, both levels."""
-    pair = run.pair()
-    for draw in run.method.draws(pair):
-        yield from run.method.erase(pair, draw)
-        yield from run.method.preserve(pair, draw)
-
-
-def gradient(run):
-    """The gradient of the weighted sum, one vector."""
-    parameters = list(run.lora.parameters())
-    for parameter in parameters:
-        parameter.grad = None
-    for graph in graphs(run):
-        weighted_sum(graph, run.config).backward()
-    return torch.cat([parameter.grad.flatten() for parameter in parameters])
-
-
-def shift(lora, way):
-    """Moves the factors along a vector."""
-    for parameter, part in zip(lora.parameters(), way.split([p.numel() for p in lora.parameters()]), strict=True):
-        parameter.data += part.view_as(parameter)
-
-
-def differences(run, total, count=3, step=1e-5):
-    """Directional derivatives of a function of the factors: directions, and central differences along them."""
-    rng = torch.Generator().manual_seed(3)
-    size = sum(parameter.numel() for parameter in run.lora.parameters())
-    ways, slopes = torch.randn(count, size, generator=rng), []
-    for way in ways:
-        shift(run.lora, step * way)
-        ahead = total()
-        shift(run.lora, -2 * step * way)
-        behind = total()
-        shift(run.lora, step * way)
-        slopes.append((ahead - behind) / (2 * step))
-    return ways, torch.tensor(slopes)
 
 
 KINDS = {
@@ -147,27 +64,6 @@ def test_gradients_are_those_of_the_loss(kind):
 
 def test_every_method_is_here():
     assert {name for name, _ in KINDS.values()} == set(registry.METHODS)
-
-
-def points(run):
-    """The first draw's x_t, t, rows, and its sentences."""
-    (draw,) = run.epoch.draws[0]
-    row, step = draw.erase
-    x_t, sigma, v = run.epoch.concept.at(row, step, "cpu")
-    return SimpleNamespace(x=x_t, t=sigma, v=v, row=row, step=step, of=[run.epoch.concept.sources[i] for i in row])
-
-
-def asked(run, prompts, at, adapters):
-    return run.model.velocity(at.x, at.t, conds(run.model, run.plan, prompts), adapters)
-
-
-def of_pair(run):
-    """The sum of each loss of the pair."""
-    found = {}
-    for graph in graphs(run):
-        for name, loss in graph.items():
-            found[name] = found.get(name, 0.0) + float(loss.detach())
-    return found
 
 
 def test_esd_is_the_papers_form():
@@ -422,101 +318,3 @@ def test_a_run_with_another_divergence_has_its_gradient(divergence):
     found = gradient(run)
     ways, slopes = differences(run, lambda: of_pair(run)["esd"])
     torch.testing.assert_close(ways @ found, slopes, rtol=1e-5, atol=1e-8)
-
-
-def counted(name, **settings):
-    """Sequences of one step of the preset `balanced`, with a gradient and without, over the first twenty."""
-    words = {field: BASE[field] for field in ("concept", "irrelevant", "templates", "retain", "neutral")}
-    plain = {"width": 16, "height": 16, "attn_weight": 0.0, "steps": 20, "refresh_every": 20, "monitor_every": 0}
-    off = {"stop_when_gone": False, "adapt_rate": False}
-    config = run_config(words, "balanced", registry.settings_of(name) | plain | off | settings)
-    model, plan, method = ToyModel(), prepare(config, ToyText()), registry.method_of(config)
-    lora = model.attach(config.targets, config.rank, torch.Generator())
-    optimizers = [lora_optimizer(lora, config.lr_low, config) for _ in range(2)]
-    epoch = TrajectoryCache(model, plan).epoch(0)
-    model.asked.clear()
-    for step in range(config.steps):
-        trainer.train_pair(model, plan, epoch, step, lora, optimizers, method=method)
-    return tuple(sum(rows for rows, _, grad in model.asked if grad is on) / config.steps for on in (True, False))
-
-
-def test_the_page_has_the_counted_costs():
-    page = (Path(__file__).resolve().parents[2] / "docs" / "erasers.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| ([^|]+) \| ([\d.]+) \| ([\d.]+) \|$", page, flags=re.MULTILINE)
-    told = {label: (float(on), float(off)) for label, on, off in rows}
-    assert told == {method.label: counted(name) for name, method in registry.METHODS.items()}
-    plain, meta = counted("esd", retain_weight=1.0), counted("esd", retain_weight=1.0, meta_weight=1.0)
-    assert "four more with a gradient, and none without" in page
-    assert (meta[0] - plain[0], meta[1] - plain[1]) == (4, 0)
-
-
-def trained(config, **rest):
-    return trainer.train(ToyModel(), prepare(config, ToyText()), method=registry.method_of(config), **rest)
-
-
-def nearness(model, plan):
-    """Where the student's velocities lie between the neutral text's (0) and the concept's (1), as gone pictures do."""
-    rng = torch.Generator().manual_seed(11)
-    x, t = torch.randn(32, 2, 4, 4, generator=rng), torch.rand(32, generator=rng)
-    chosen = [plan.sentences[i % len(plan.sentences)] for i in range(32)]
-    student, v_c = (model.velocity(x, t, conds(model, plan, [s.concept for s in chosen]), on) for on in (True, False))
-    v_n = model.velocity(x, t, conds(model, plan, [s.neutral for s in chosen]), False)
-    return float(((student - v_n) * (v_c - v_n)).sum() / (v_c - v_n).square().sum())
-
-
-# The toy's velocity does not depend on its attention; see tests/unit/test_mace_method.py.
-BY_VELOCITY = [name for name in registry.METHODS if name != "mace"]
-
-
-@pytest.mark.parametrize("name", BY_VELOCITY)
-def test_it_erases_the_toys_concept(name):
-    """From 1, the original model, to under a half. tests/comfy/test_erasers.py asks TinyFlux for pictures."""
-    config = config_of(name, steps=80, refresh_every=20, lr_low=0.03, rank=4, cached_trajectories=6)
-    model, plan = ToyModel(), prepare(config, ToyText())
-    trainer.train(model, plan, method=registry.method_of(config))
-    reached = nearness(model, plan)
-    model.lora.scale = 0.0
-    assert nearness(model, plan) == pytest.approx(1.0)
-    assert reached < 0.5
-
-
-@pytest.mark.parametrize("name", registry.METHODS)
-def test_a_stopped_run_goes_on_to_the_same_bits(name, tmp_path):
-    """What a method remembers is saved with the optimizer."""
-    torch.set_default_dtype(torch.float32)  # as a state is saved
-    config = config_of(name, steps=5, save_every=1)
-    whole = trained(config)
-
-    def stop(done, losses):
-        if done == 3:
-            raise KeyboardInterrupt
-
-    first = trained(config, progress=stop, run_dir=tmp_path / "run")
-    assert first.interrupted and first.steps == 3
-    second = trained(config, run_dir=tmp_path / "run")
-    assert second.losses == whole.losses
-    assert all(torch.equal(second.lora[key], whole.lora[key]) for key in whole.lora)
-
-
-@pytest.mark.parametrize(
-    "name, settings, message",
-    (
-        ("gem", {"attn_weight": 0.1}, "GEM has no loss on attention: set attn_weight to 0"),
-        ("slider", {"divergence": "alpha"}, "has a loss of its own: set divergence to squared"),
-        ("eap", {"retain_weight": 0.0}, "EAP needs prompts that must stay: set retain_weight above 0"),
-        ("eap", {"on_policy_share": 0.5}, "EAP needs trajectories of the original model alone: set on_policy_share"),
-        ("esd", {"walk": "neutral"}, "ESD needs walk to be concept"),
-        ("magic", {}, "there is no method 'magic'; there are eraseanything, "),
-        ("esd", {"method_settings": (("size", 1),)}, "esd has no setting 'size'; it has variant"),
-    ),
-    ids=str,
-)
-def test_settings_that_a_method_cannot_work_with_are_refused(name, settings, message):
-    base = config_of(name) if name in registry.METHODS else EraseConfig("star", method=name)
-    with pytest.raises(ValueError, match=message):
-        registry.method_of(dataclasses.replace(base, **settings))
-
-
-def test_a_run_is_never_trained_by_another_method():
-    with pytest.raises(AssertionError, match="the settings are for esd"):
-        trainer.train(ToyModel(), prepare(config_of("esd"), ToyText()))

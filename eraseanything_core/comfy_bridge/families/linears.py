@@ -78,6 +78,18 @@ PIXELDIT = (
     Linears("embedder", "y_embedder.proj"),
 )
 PREDICT2 = cross("blocks.*.cross_attn", "k_proj", "v_proj")
+WAN_CLASSES = (
+    "wan.ar_model.CausalWanModel",
+    "wan.model.CameraWanModel",
+    "wan.model.HumoWanModel",
+    "wan.model.SCAIL2WanModel",
+    "wan.model.SCAILWanModel",
+    "wan.model.VaceWanModel",
+    "wan.model.WanModel",
+    "wan.model.WanModel_S2V",
+    "wan.model_animate.AnimateWanModel",
+    "wan.model_wandancer.WanDancerModel",
+)
 WAN = (
     *cross("blocks.*.cross_attn", "k", "v"),
     *cross("vace_blocks.*.cross_attn", "k", "v"),  # of VACE alone
@@ -239,16 +251,7 @@ TRAINED: dict[str, tuple[Linears, ...]] = {  # by the class's name in comfy.ldm
     "pixeldit.model.PixDiT_T2I": PIXELDIT,
     "pixeldit.pid.PidNet": PIXELDIT,
     "qwen_image.model.QwenImageTransformer2DModel": QWEN,
-    "wan.ar_model.CausalWanModel": WAN,
-    "wan.model.CameraWanModel": WAN,
-    "wan.model.HumoWanModel": WAN,
-    "wan.model.SCAIL2WanModel": WAN,
-    "wan.model.SCAILWanModel": WAN,
-    "wan.model.VaceWanModel": WAN,
-    "wan.model.WanModel": WAN,
-    "wan.model.WanModel_S2V": WAN,
-    "wan.model_animate.AnimateWanModel": WAN,
-    "wan.model_wandancer.WanDancerModel": WAN,
+    **dict.fromkeys(WAN_CLASSES, WAN),
 }
 
 # The first linear that reads the pooled vector of a prompt, where a family takes one; it is not trained.

@@ -4,7 +4,7 @@ They are the MLPs of the blocks and, where the text has a cross-attention of its
 itself. A class without an entry has none that are linear, or was not looked at, and is refused by name.
 """
 
-from .linears import UNET_PARTS, Linears
+from .linears import UNET_PARTS, WAN_CLASSES, Linears
 
 
 def whole(*paths: str) -> tuple[Linears, ...]:
@@ -112,14 +112,5 @@ UNCONDITIONAL: dict[str, tuple[Linears, ...]] = {  # by the class's name in comf
     "pixeldit.model.PixDiT_T2I": PIXELDIT,
     "pixeldit.pid.PidNet": PIXELDIT,
     "qwen_image.model.QwenImageTransformer2DModel": QWEN,
-    "wan.ar_model.CausalWanModel": WAN,
-    "wan.model.CameraWanModel": WAN,
-    "wan.model.HumoWanModel": WAN,
-    "wan.model.SCAIL2WanModel": WAN,
-    "wan.model.SCAILWanModel": WAN,
-    "wan.model.VaceWanModel": WAN,
-    "wan.model.WanModel": WAN,
-    "wan.model.WanModel_S2V": WAN,
-    "wan.model_animate.AnimateWanModel": WAN,
-    "wan.model_wandancer.WanDancerModel": WAN,
+    **dict.fromkeys(WAN_CLASSES, WAN),
 }
