@@ -121,5 +121,15 @@ def of_pair(run):
     return found
 
 
+def nearness(model, plan):
+    """Where the student's velocities lie between the neutral text's (0) and the concept's (1), as gone pictures do."""
+    rng = torch.Generator().manual_seed(11)
+    x, t = torch.randn(32, 2, 4, 4, generator=rng), torch.rand(32, generator=rng)
+    chosen = [plan.sentences[i % len(plan.sentences)] for i in range(32)]
+    student, v_c = (model.velocity(x, t, conds(model, plan, [s.concept for s in chosen]), on) for on in (True, False))
+    v_n = model.velocity(x, t, conds(model, plan, [s.neutral for s in chosen]), False)
+    return float(((student - v_n) * (v_c - v_n)).sum() / (v_c - v_n).square().sum())
+
+
 def trained(config, **rest):
     return trainer.train(ToyModel(), prepare(config, ToyText()), method=registry.method_of(config), **rest)

@@ -9,8 +9,10 @@ from eraseanything_core.erasers.registry import method_of
 from eraseanything_core.training import trainer
 from eraseanything_core.training.plan import conds, prepare
 from eraseanything_core.training.trajectory_cache import TrajectoryCache
-from tests.unit.test_erasers import _in_float64, config_of, nearness, trained  # noqa: F401  (a fixture that works by itself)
+from tests.unit.eraser_cases import config_of, nearness, trained
 from tests.unit.toy_model import ToyModel, ToyText
+
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 METHOD = "concept_ablation"
 HASH = {"anchor_pictures": "of two pictures"}

@@ -11,18 +11,14 @@ from eraseanything_core.erasers import registry
 from eraseanything_core.training import trainer
 from eraseanything_core.training.config import EraseConfig
 from eraseanything_core.training.optimizers import lora_optimizer
-from eraseanything_core.training.plan import conds, prepare
+from eraseanything_core.training.plan import prepare
 from eraseanything_core.training.presets import run_config
 from eraseanything_core.training.trajectory_cache import TrajectoryCache
-from tests.unit.eraser_cases import BASE, config_of, trained
+from tests.unit.eraser_cases import BASE, config_of, nearness, trained
 from tests.unit.toy_model import ToyModel, ToyText
 
 
-@pytest.fixture(autouse=True)
-def _in_float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def counted(name, **settings):
@@ -49,16 +45,6 @@ def test_the_page_has_the_counted_costs():
     plain, meta = counted("esd", retain_weight=1.0), counted("esd", retain_weight=1.0, meta_weight=1.0)
     assert "four more with a gradient, and none without" in page
     assert (meta[0] - plain[0], meta[1] - plain[1]) == (4, 0)
-
-
-def nearness(model, plan):
-    """Where the student's velocities lie between the neutral text's (0) and the concept's (1), as gone pictures do."""
-    rng = torch.Generator().manual_seed(11)
-    x, t = torch.randn(32, 2, 4, 4, generator=rng), torch.rand(32, generator=rng)
-    chosen = [plan.sentences[i % len(plan.sentences)] for i in range(32)]
-    student, v_c = (model.velocity(x, t, conds(model, plan, [s.concept for s in chosen]), on) for on in (True, False))
-    v_n = model.velocity(x, t, conds(model, plan, [s.neutral for s in chosen]), False)
-    return float(((student - v_n) * (v_c - v_n)).sum() / (v_c - v_n).square().sum())
 
 
 # The toy's velocity does not depend on its attention; see tests/unit/test_mace_method.py.

@@ -24,12 +24,7 @@ from tests.unit.eraser_cases import (
     trained,
 )
 
-
-@pytest.fixture(autouse=True)
-def _in_float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 KINDS = {

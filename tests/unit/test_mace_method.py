@@ -11,8 +11,10 @@ from eraseanything_core.erasers.registry import method_of
 from eraseanything_core.lora.fusion import FusionConfig, confinement, read_states
 from eraseanything_core.training import trainer
 from eraseanything_core.training.plan import conds, generator, prepare
-from tests.unit.test_erasers import _in_float64, config_of, of_pair, points, started  # noqa: F401  (works by itself)
+from tests.unit.eraser_cases import config_of, of_pair, points, started
 from tests.unit.toy_model import FEATURES, HIDDEN, ToyModel, ToyText
+
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 SHIFTED = {"templates": ("a photo of {} at night",), "neutral": "{big thing}"}  # two words in the place of one
 

@@ -7,6 +7,7 @@ import torch
 
 from eraseanything_core.lora.headers import ErasedConcept
 from eraseanything_core.lora.transport import transport
+from eraseanything_core.protocols import EncodedPrompt
 
 STATES = {"red": (1.0, 0.0), "scarlet": (3.0, 4.0), "giant": (0.0, 2.0), "dog": (-1.0, 0.0)}
 PADDING = (10.0, 10.0)  # by which any two texts are alike
@@ -24,7 +25,7 @@ class Text:
 
     def encode(self, text):
         rows = [STATES.get(piece.casefold().strip("▁"), PADDING) for piece in self.pieces(text)]
-        return torch.tensor(rows or [PADDING])[None], torch.zeros(1, 2)
+        return EncodedPrompt(torch.tensor(rows or [PADDING])[None], torch.zeros(1, 2))
 
 
 def cosine(a, b):

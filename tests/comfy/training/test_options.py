@@ -243,6 +243,7 @@ ELSEWHERE = {  # the test that holds an option which the first pair does not sho
     "divergence": "test_a_run_with_another_divergence_has_its_gradient",
     "alpha": "test_divergences_are_those_of_two_gaussians",
     "divergence_width": "test_divergences_are_those_of_two_gaussians",
+    "anchor_pictures": "test_pictures_without_their_hash_are_no_run",
     "walk": "test_ablation_walks_with_the_anchor_and_leads_the_concept_there",
     "walk_noise": "test_eraseflow_is_the_square_of_one_sum",
 }
