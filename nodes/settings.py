@@ -22,6 +22,8 @@ DEFAULTS = dataclasses.asdict(EraseConfig(concept="", save_every=SAVE_EVERY)) | 
 PIXELS_A_TOKEN = 16  # in each direction: Flux packs 2 x 2 latent cells of 8 pixels each into one token
 WORDS = "words"  # the group of texts, which count only where something is typed
 METHOD = "method"  # the group of the method, and the choice in it
+ATTENTION_BLOCKS = "attention_blocks"
+BLOCKS = {"all": None, "last": (-1,)}  # the choices, as `EraseConfig` has them
 LISTS = {"synonyms": words_of, "irrelevant": words_of, "templates": lines_of, "retain": lines_of}
 
 
@@ -130,6 +132,22 @@ def loss_inputs() -> list[io.Input]:
         number_input("tau", 0.01, 1, "Temperature of the reverse self-contrastive loss."),
         number_input("k_irrelevant", 1, 16, "Irrelevant words that one step compares with (K)."),
         choice_input(
+            "retain_loss",
+            ["teacher", "paper"],
+            "What preserving compares with: the original model on other prompts, or the paper's Eq. 4.",
+        ),
+        switch_input("paper_sign", "Eq. 5 with the sign that the paper prints, which is the opposite of its text."),
+        choice_input(
+            "attention_reduction", ["mean", "sum", "l2"], "How the attention of heads and queries becomes one number."
+        ),
+        io.Combo.Input(
+            ATTENTION_BLOCKS,
+            options=list(BLOCKS),
+            default="all",
+            tooltip="Blocks whose attention the losses read: all with two streams, or the last of them.",
+            optional=True,
+        ),
+        choice_input(
             "divergence",
             list(divergences.NAMES),
             "What the erasing loss measures with. Bounded ones pull less where the prediction is far from its target.",
@@ -156,6 +174,8 @@ def picture_inputs() -> list[io.Input]:
             100000,
             "Points that the contrastive loss reuses until the next refresh; 0 draws new ones.",
         ),
+        number_input("erase_time", 0, 1, "Lowest noise level t of the points that are erased at; 0 is all of them."),
+        number_input("rsc_time", 0, 1, "The same for the contrastive loss."),
         switch_input(
             "importance_sampling",
             "Train more often at the times where the concept makes the most difference.",
@@ -377,6 +397,8 @@ class EraseSettings(io.ComfyNode):
         values = {name: value for name, value in group.items() if name != "group" and value is not None}
         if group["group"] == WORDS:
             values = typed_words(values)
+        if ATTENTION_BLOCKS in values:
+            values[ATTENTION_BLOCKS] = BLOCKS[values[ATTENTION_BLOCKS]]
         if METHOD in values:
             values |= chosen_method(values[METHOD])
         if pictures is not None:

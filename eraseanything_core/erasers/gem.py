@@ -21,7 +21,7 @@ from ..training.plan import conds
 GEM_SETTINGS: dict[str, Any] = {
     "targets": "text and image q,k",
     "batch_size": 6,  # times in one update
-    "erase_sigma": (0.75, 1.0),  # of the first steps
+    "erase_time": 0.75,  # of the first steps
     "on_policy_share": 1.0,
     "importance_sampling": False,
     "attn_weight": 0.0,

@@ -77,8 +77,8 @@ class EraseConfig:
     height: int = 512
     sampling_steps: int = 28
     mu: float | None = None  # sampling shift; None is the model's
-    erase_sigma: tuple[float, float] = (0.0, 1.0)  # times of the erasing losses
-    rsc_sigma: tuple[float, float] = (0.6, 1.0)  # times of the reverse self-contrastive loss
+    erase_time: float = 0.0  # lowest time of the erasing losses' points
+    rsc_time: float = 0.6  # likewise of the reverse self-contrastive loss
     attention_blocks: tuple[int, ...] | None = None  # dual blocks whose attention is read; None is all
     cached_trajectories: int = 8  # trajectories of the concept in memory
     refresh_every: int = 50  # pairs after which all trajectories are replaced

@@ -53,7 +53,7 @@ def draw_epoch(
     if config.rsc_weight and config.rsc_samples:
         # The complement of the seed keeps these draws apart from those of the pairs.
         rng = generator(~config.seed, number)
-        shared_points = concept.draw(config.rsc_samples, config.rsc_sigma, rng)
+        shared_points = concept.draw(config.rsc_samples, config.rsc_time, rng)
     first = number * config.refresh_every
     end = min(config.steps, first + config.refresh_every)
     draws: dict[int, list[Draw]] = {}
@@ -78,15 +78,15 @@ def _draw_pair(
     if retain and chances is not None:
         of_retained = retain_chances(chances, len(retain.sources))
     # The order of these draws is part of a run's result.
-    erase_points = concept.draw(config.batch_size, config.erase_sigma, rng, chances)
-    retain_points = retain.draw(config.retain_batch_size, (0.0, 1.0), rng, of_retained) if retain else None
+    erase_points = concept.draw(config.batch_size, config.erase_time, rng, chances)
+    retain_points = retain.draw(config.retain_batch_size, 0.0, rng, of_retained) if retain else None
     rsc_points = None
     if config.rsc_weight and shared_points:
         rows, steps = shared_points
         chosen = torch.randint(len(rows), (config.batch_size,), generator=rng)
         rsc_points = (rows[chosen], steps[chosen])
     elif config.rsc_weight:
-        rsc_points = concept.draw(config.batch_size, config.rsc_sigma, rng)
+        rsc_points = concept.draw(config.batch_size, config.rsc_time, rng)
     return Draw(erase_points, retain_points, rsc_points)
 
 

@@ -9,6 +9,8 @@ the chance of a point is, too (Katharopoulos and Fleuret, Not All Samples Are Cr
 Their weights 1 / p are left out. They would take back the emphasis on the points that decide what is drawn.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,17 +19,20 @@ from .trajectories import Trajectories
 EVEN_SHARE = 0.25  # of the retained points: what stays is held at all times, and most where the concept is changed
 
 
-def erase_chances(concept: Trajectories) -> Tensor:
-    """The chance of each point of the concept's trajectories, [p, s]; they sum to 1.
+def erase_chances(concept: Trajectories, steps: Sequence[int]) -> Tensor:
+    """The chance of each point of the concept's trajectories, [p, s]; they sum to 1, and are 0 at other steps.
 
     Args:
-        concept: with the teacher's velocities for the sentence and for its neutral prompt at every point.
+        concept: with the teacher's velocities for the sentence and for its neutral prompt at all of these steps.
+        steps: at which points may lie.
     """
     assert concept.neutral is not None, "the neutral velocities come before the chances"
     difference = (concept.v - concept.neutral).flatten(2).double().pow(2).mean(2).sqrt()
-    total = difference.sum()
+    inside = torch.zeros_like(difference)
+    inside[:, steps] = 1
+    total = (difference * inside).sum()
     # A word that changes nothing leaves all points alike.
-    return difference / total if total else torch.full_like(difference, 1 / difference.numel())
+    return difference * inside / total if total else inside / inside.sum()
 
 
 def retain_chances(chances: Tensor, rows: int) -> Tensor:

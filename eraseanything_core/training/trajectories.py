@@ -43,24 +43,24 @@ class Trajectories:
     x_rows: Tensor | None = None
 
     def draw(
-        self, count: int, window: tuple[float, float], generator: torch.Generator, chances: Tensor | None = None
+        self, count: int, lowest: float, generator: torch.Generator, chances: Tensor | None = None
     ) -> Points:
-        """Draws `count` points whose time lies in the window, ends included.
+        """Draws `count` points whose time is not below `lowest`.
 
         Args:
             count: how many.
-            window: of the times.
+            lowest: time.
             generator: of all chance.
             chances: [p, s], of each point; None is even.
         """
         times = self.sigmas[:-1]  # the last one is x_0, where nothing is left to predict
-        in_window = (times >= window[0]) & (times <= window[1])
+        allowed = times >= lowest
         if chances is not None:
             # The +: where all chances inside are 0, the points there are alike.
-            inside = (chances + torch.finfo(chances.dtype).tiny) * in_window
+            inside = (chances + torch.finfo(chances.dtype).tiny) * allowed
             point = torch.multinomial(inside.flatten(), count, replacement=True, generator=generator)
             return point // len(times), point % len(times)
-        inside = in_window.nonzero()[:, 0]
+        inside = allowed.nonzero()[:, 0]
         # Rows before steps: the order of draws is part of a run's result.
         row = torch.randint(len(self.sources), (count,), generator=generator)
         step = inside[torch.randint(len(inside), (count,), generator=generator)]

@@ -87,6 +87,7 @@ class TrajectoryCache:
 
     Attributes:
         sigmas: [s + 1], the times of every trajectory.
+        erase_steps: those at which the erasing losses may draw their points.
         allocated: bytes of the present epoch's arrays, which share the bound `cache_gib`.
     """
 
@@ -97,6 +98,7 @@ class TrajectoryCache:
         self.pictures = plan.pictures
         assert bool(plan.config.anchor_pictures) == (self.pictures is not None), "pictures belong to their hash"
         self.sigmas = run_sigmas(model, plan.config)
+        self.erase_steps = [step for step, time in enumerate(self.sigmas[:-1]) if time >= plan.config.erase_time]
         self.allocated = 0
         self.report = report
         self.done = 0
@@ -135,14 +137,13 @@ class TrajectoryCache:
     def _epoch_by_importance(self, number: int, stored: dict[str, Tensor] | None, covered: int) -> Epoch:
         """The same where the answers at all of the concept's points decide which of them are drawn; see `epoch`."""
         sentences, retained = self._sources(number)
-        every_point = [(row, step) for row in range(len(sentences)) for step in range(len(self.sigmas) - 1)]
         # A stored epoch has them all.
-        erase_points = [] if stored else every_point
+        erase_points = [] if stored else [(row, step) for row in range(len(sentences)) for step in self.erase_steps]
         self.done = 0
         self.total = self._evaluations(number, not stored, erase_points, [], [])
         concept, retain = self._restore(number, stored) if stored else self._walk_epoch(number)
         concept = self._with_answers(concept, number, erase_points)
-        draws = draw_epoch(self.config, concept, retain, number, erase_chances(concept))
+        draws = draw_epoch(self.config, concept, retain, number, erase_chances(concept, self.erase_steps))
         retain_points = missing_targets(draws, "retain", covered)
         rsc_points = missing_targets(draws, "rsc", covered)
         # These are known only now: the bar gets longer once.
@@ -167,19 +168,30 @@ class TrajectoryCache:
             draws = torch.randn(rows, len(self.sigmas) - 1, *shape, generator=rng)
         x = self.allocate((rows, len(self.sigmas), *shape))
         v = self.allocate((rows, len(self.sigmas) - 1, *shape))
+        times = self._walked_times()
         # Student and teacher never share a batch, for one forward has its adapters either on or off.
         parts = [*self._batches(range(student_count)), *self._batches(range(student_count, rows))]
         for part in parts:
             cond = conds(self.model, self.plan, [self._walked(sources[i]) for i in part])
             if draws is None:
-                walk = self.model.trajectory(cond, noise[part], self.sigmas, adapters=part[0] < student_count)
+                walk = self.model.trajectory(cond, noise[part], times, adapters=part[0] < student_count)
             else:
-                walk = noisy_walk(self.model, cond, noise[part], self.sigmas, draws[part], self.config.walk_noise)
+                walk = noisy_walk(self.model, cond, noise[part], times, draws[part], self.config.walk_noise)
             steps = self._counted(walk, len(part))
             # Rows of a part are neighbours. A slice of them is a view, which `collect` can write through.
             inside = slice(part[0], part[-1] + 1)
             trajectories.collect(steps, x[inside], v[inside])
         return Trajectories(list(sources), x, v, self.sigmas)
+
+    def _walked_times(self) -> Tensor:
+        """The times of a walk; without the last step where nothing asks for the teacher's answer there.
+
+        Retained prompts need x_t of the last step, which is where such a walk ends.
+        """
+        config = self.config
+        by_importance = config.importance_sampling and config.shared_points and not config.rsc_weight
+        last = len(self.sigmas) - 2
+        return self.sigmas[:-1] if by_importance and last not in self.erase_steps else self.sigmas
 
     def fill_velocities(
         self, walks: Trajectories, points: Sequence[Point], prompt_of: Callable[[Any], prompts.Prompt], out: Tensor
@@ -238,7 +250,7 @@ class TrajectoryCache:
             rsc_points: of the contrastive loss, which needs each word's answer at each.
         """
         sentences, retained = self._sources(number)
-        steps = len(self.sigmas) - 1
+        steps = len(self._walked_times()) - 1
         walked = 0 if self.pictures is not None else len(sentences)
         walked += 0 if self.config.shared_points else len(retained)
         total = steps * walked if walks else 0

@@ -15,13 +15,14 @@ class Pace:
     """How long and how fast a training goes.
 
     Attributes:
-        steps: in all, over every session; the learning rate falls over the last fifth of them.
+        steps: in all, over every session.
         lr: of the plateau.
         warmup: steps after each start, since the optimiser's moments start anew.
         ema: decay of the moving average of the weights.
         checkpoint: seconds between two.
         report: steps between two lines of the log.
         average_every: steps between two updates of the moving average.
+        falls: share of the steps, the last ones, over which the learning rate falls to zero.
     """
 
     steps: int
@@ -31,11 +32,12 @@ class Pace:
     checkpoint: float = 90.0
     report: int = 50
     average_every: int = 4
+    falls: float = 0.2
 
     def at(self, step: int, since_start: int) -> float:
         """The learning rate of a step, `since_start` steps after this session began."""
         rise = min(1.0, (since_start + 1) / self.warmup)
-        fall = min(1.0, (self.steps - step) / (0.2 * self.steps))
+        fall = min(1.0, (self.steps - step) / (self.falls * self.steps))
         return self.lr * rise * max(0.01, fall)
 
 

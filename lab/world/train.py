@@ -20,7 +20,7 @@ PACES = {
     "text": Pace(steps=3000, lr=1.5e-3),
     "judge-plain": Pace(steps=4000, lr=2e-3),
     "judge-residual": Pace(steps=4000, lr=2e-3),
-    "tinyflux": Pace(steps=12_000, lr=1.5e-3, warmup=200),
+    "tinyflux": Pace(steps=17_500, lr=1.5e-3, warmup=200, falls=0.4),
     "tinyz": Pace(steps=12_000, lr=1.5e-3, warmup=200),
     "guidance": Pace(steps=800, lr=5e-4, ema=0.99),
 }

@@ -57,7 +57,7 @@ def test_the_walk_is_the_same_every_time():
 def test_a_pool_gives_the_point_with_its_own_time():
     x_0, noise, sigmas, (x, v) = walk()
     pool = trajectories.Trajectories(["a", "b", "c"], x, v, sigmas)
-    row, step = pool.draw(500, (0.0, 1.0), torch.Generator().manual_seed(1))
+    row, step = pool.draw(500, 0.0, torch.Generator().manual_seed(1))
     point, t, _ = pool.at(row, step, "cpu")
     assert set(row.tolist()) == {0, 1, 2} and set(step.tolist()) == set(range(10))
     t = t[:, None, None, None]
@@ -67,7 +67,7 @@ def test_a_pool_gives_the_point_with_its_own_time():
 def test_a_window_of_high_times():
     *_, sigmas, (x, v) = walk()
     pool = trajectories.Trajectories(["a"], x, v, sigmas)
-    _, step = pool.draw(300, (0.6, 1.0), torch.Generator().manual_seed(1))
+    _, step = pool.draw(300, 0.6, torch.Generator().manual_seed(1))
     assert sigmas[step].min() >= 0.6 and sigmas[step].max() == 1
 
 

@@ -84,7 +84,7 @@ def test_points_lie_on_the_trajectory(patcher, plan):
     with training_session(patcher) as model:
         model.attach("paper", 8, torch.Generator())
         pool = TrajectoryCache(model, plan).epoch(0).concept
-        row, step = pool.draw(64, (0.0, 1.0), torch.Generator().manual_seed(0))
+        row, step = pool.draw(64, 0.0, torch.Generator().manual_seed(0))
         x, sigma, v = pool.at(row, step, "cpu")
         cond = conds(model, plan, [pool.sources[i].concept for i in row])
         assert torch.allclose(model.velocity(x, sigma, cond, adapters=False), v, atol=1e-4)
