@@ -12,8 +12,8 @@ No judge is needed, so this works for any concept of any model. It cannot read a
 pictures are alike: where the original model does not draw the concept, nothing can be seen to go.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -42,6 +42,7 @@ class HeldOut:
         sigmas: [steps + 1], the times of the sampler.
         seed: of the noise of the likelihood.
         count: called with the forwards that were made, one a picture and condition.
+        known_concept, known_neutral: x_0 of sentences, by their numbers, that the teacher has drawn already.
     """
 
     asked: Conds
@@ -51,27 +52,35 @@ class HeldOut:
     sigmas: Tensor
     seed: int = 0
     count: Callable[[int], None] = lambda forwards: None
+    known_concept: Mapping[int, Tensor] = field(default_factory=dict)
+    known_neutral: Mapping[int, Tensor] = field(default_factory=dict)
 
-    def batches(self) -> list[list[int]]:
-        """The numbers of the sentences, a forward's at a time."""
-        rows = list(range(len(self.noise)))
+    def first(self, count: int) -> "HeldOut":
+        """The first sentences alone, with their noise."""
+        return replace(self, noise=self.noise[:count])
+
+    def batches(self, known: Container[int] = ()) -> list[list[int]]:
+        """The numbers of the sentences but the known ones, a forward's at a time."""
+        rows = [row for row in range(len(self.noise)) if row not in known]
         return [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
 
     @torch.no_grad()
-    def pictures(self, model: ErasableModel, conds: Conds, adapters: bool) -> Tensor:
-        """x_0 of every sentence, [n, c, h, w] on the CPU.
+    def pictures(
+        self, model: ErasableModel, conds: Conds, adapters: bool, known: Mapping[int, Tensor] | None = None
+    ) -> Tensor:
+        """x_0 of every sentence, [n, c, h, w] on the CPU; those that are known are not drawn again.
 
         Raises:
             FloatingPointError: a picture is not finite. No reading of it would be above the threshold, so a broken
                 model would pass for one from which the concept is gone.
         """
-        drawn = []
-        for rows in self.batches():
+        drawn = dict(known or {})
+        for rows in self.batches(drawn):
             walk = list(model.trajectory(conds(model, rows), self.noise[rows], self.sigmas, adapters))
             x_0, _ = walk[-1]
-            drawn.append(x_0.float().cpu())
+            drawn |= zip(rows, x_0.float().cpu(), strict=True)
             self.count(len(rows) * (len(self.sigmas) - 1))
-        latents = torch.cat(drawn)
+        latents = torch.stack([drawn[row] for row in range(len(self.noise))])
         if not latents.isfinite().all():
             raise FloatingPointError("the model draws NaN or infinity: lower the learning rates, or check the LoRA")
         return latents
@@ -119,8 +128,8 @@ class PictureReader:
         rng = torch.Generator().manual_seed(held_out.seed)
         shape = held_out.noise.shape
         self.errors = [model.noise_scale * torch.randn(shape, generator=rng) for _ in LEVELS]
-        self.x_c = held_out.pictures(model, held_out.concept, adapters=False)
-        self.x_n = held_out.pictures(model, held_out.neutral, adapters=False)
+        self.x_c = held_out.pictures(model, held_out.concept, False, held_out.known_concept)
+        self.x_n = held_out.pictures(model, held_out.neutral, False, held_out.known_neutral)
         self.d_c = self._preference(self.x_c)
         self.d_n = self._preference(self.x_n)
         self.readable = self.d_c > self.d_n

@@ -11,7 +11,7 @@ from ..concepts.prompts import Sentence
 from ..protocols import ModelHost
 from .config import EraseConfig
 from .gone import HeldOut, PictureReader, Verdict, look_forwards
-from .monitor import held_out
+from .monitor import CONCEPTS, NEIGHBOURS, held_out
 from .plan import Plan, with_checked_words
 
 
@@ -100,7 +100,7 @@ def _drawn(erased: Erased, plan: Plan, notify: Callable[[str], None]) -> tuple[l
     with erased.host.session(config.torch_dtype()) as model, torch.no_grad():
         if erased.lora is not None:
             model.attach_frozen_lora(erased.lora, erased.strength)
-        sets = [held_out(model, plan, plan.monitor_sentences, 0), held_out(model, plan, plan.monitor_retained, 1)]
+        sets = [held_out(model, plan, plan.monitor_sentences, CONCEPTS), held_out(model, plan, plan.monitor_retained, NEIGHBOURS)]
         # The LoRA lies under everything here, so the adapters of a training stay off.
         return sets, [each.pictures(model, each.asked, adapters=False) for each in sets]
 

@@ -19,7 +19,7 @@ from ..transfers import on_device
 from .config import EraseConfig
 from .gone import HeldOut, PictureReader, look_forwards
 from .gone_check import encoded_plan, held_out_sentences
-from .monitor import held_out
+from .monitor import CONCEPTS, held_out
 
 ADVICE = "type its concept into `concept`, or prompts that ask for it into `prompts`"
 DIAL_STEPS = 8  # sampler steps of a picture, as in a training's look
@@ -114,7 +114,7 @@ def gone_curve(
     sentences = list(own) or held_out_sentences(host, config)[0]
     plan = encoded_plan(host, config, sentences, [])
     with host.session(config.torch_dtype()) as model, torch.no_grad():
-        dial = GoneDial(model, held_out(model, plan, sentences, 0), eraser, progress)
+        dial = GoneDial(model, held_out(model, plan, sentences, CONCEPTS), eraser, progress)
         return measure_curve(dial.sample, dial, len(sentences), strength.halvings)
 
 

@@ -24,6 +24,7 @@ from .gone import Conds, HeldOut, PictureReader, Verdict, look_forwards
 from .plan import Plan, conds, generator
 from .trajectory_cache import Report, run_sigmas
 
+CONCEPTS, NEIGHBOURS = 0, 1  # the two sets of held-out sentences
 LOOK_PIXELS = 256  # the longest side of a look's pictures
 GONE_LOOKS = 3  # looks in a row without the concept that end a run
 KEPT = 0.75  # share of the neighbours that have to be kept as well
@@ -141,8 +142,8 @@ class Monitor:
     def __init__(self, model: ErasableModel, plan: Plan, report: Report | None = None) -> None:
         pictures = len(plan.monitor_sentences) + len(plan.monitor_retained)
         count = Tally(report, look_forwards(pictures, plan.config.look_steps)[0]).add
-        self.concept = PictureReader(model, held_out(model, plan, plan.monitor_sentences, 0, count))
-        self.neighbours = PictureReader(model, held_out(model, plan, plan.monitor_retained, 1, count))
+        self.concept = PictureReader(model, held_out(model, plan, plan.monitor_sentences, CONCEPTS, count))
+        self.neighbours = PictureReader(model, held_out(model, plan, plan.monitor_retained, NEIGHBOURS, count))
         self.verdict: Verdict | None = None
         self.previews: Tensor | None = None
 
@@ -186,7 +187,14 @@ def held_out(
     number: int,
     count: Callable[[int], None] = lambda forwards: None,
 ) -> HeldOut:
-    """Held-out sentences with their noise; `number` keeps that of two sets apart, for `count` see `HeldOut`."""
+    """Held-out sentences with their noise.
+
+    Args:
+        model, plan: see `Monitor`.
+        sentences: the first ones of the plan's.
+        number: of the set, `CONCEPTS` or `NEIGHBOURS`; each has a noise of its own.
+        count: see `HeldOut`.
+    """
     config = plan.config
     height = look_side(config.height) // model.downscale
     width = look_side(config.width) // model.downscale
@@ -195,17 +203,26 @@ def held_out(
     noise = torch.randn(len(sentences), model.channels, height, width, generator=rng)
     sigmas = run_sigmas(model, dataclasses.replace(config, sampling_steps=config.look_steps))
 
-    def conds_of(prompt_of: Callable[[prompts.Sentence], prompts.Prompt]) -> Conds:
-        return lambda model, rows: conds(model, plan, [prompt_of(sentences[i]) for i in rows])
+    concept = [sentence.teacher_concept() for sentence in sentences]
+    neutral = [sentence.neutral for sentence in sentences]
+
+    def conds_of(asked: Sequence[prompts.Prompt]) -> Conds:
+        return lambda model, rows: conds(model, plan, [asked[i] for i in rows])
+
+    def known(asked: Sequence[prompts.Prompt]) -> dict[int, Tensor]:
+        return {i: plan.drawn[each.text, i] for i, each in enumerate(asked) if (each.text, i) in plan.drawn}
 
     return HeldOut(
-        asked=conds_of(lambda sentence: sentence.concept),
-        concept=conds_of(lambda sentence: sentence.teacher_concept()),
-        neutral=conds_of(lambda sentence: sentence.neutral),
+        asked=conds_of([sentence.concept for sentence in sentences]),
+        concept=conds_of(concept),
+        neutral=conds_of(neutral),
         noise=noise,
         sigmas=sigmas,
         seed=config.seed,
         count=count,
+        # The second set has another noise.
+        known_concept=known(concept) if number == CONCEPTS else {},
+        known_neutral=known(neutral) if number == CONCEPTS else {},
     )
 
 

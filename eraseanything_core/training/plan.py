@@ -43,6 +43,7 @@ class Plan:
         placed: the same as `encode`, on the model's device; None until there is a model.
         pictures: of the user, latents [n, c, h, w] on the CPU, to which the points lead; None where they lie on walks.
         pieces: the text of a prompt that is trained on to its tokenizer's pieces, one a token of its encoding.
+        drawn: pictures x_0 of looks that the frozen model has drawn already, by text and number of the sentence.
     """
 
     config: EraseConfig
@@ -57,6 +58,7 @@ class Plan:
     placed: Callable[[str], EncodedPrompt] | None = None
     pictures: Tensor | None = None
     pieces: dict[str, list[str]] = field(default_factory=dict)
+    drawn: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
     def texts(self) -> set[str]:
         """The texts of all prompts that are trained on."""

@@ -44,8 +44,6 @@ _ERASER: dict[str, Any] = {
     # in few sentences stays in others.
     "sampling_steps": 5,
     "cached_trajectories": 16,
-    # The last step of a walk at 512 px is at 0.32, where the picture is settled.
-    "erase_time": 0.4,
     # Most points say nearly nothing about the concept.
     "importance_sampling": True,
     # Many prompts at few points: what stays has to be said in more words than what goes.
@@ -72,7 +70,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "monitor_every": 22,
         "look_pictures": 3,
     },
-    "balanced": {**_ERASER, "steps": 104, "refresh_every": 52, "monitor_every": 26, "cached_trajectories": 24},
+    "balanced": {
+        **_ERASER,
+        "steps": 92,
+        "refresh_every": 46,
+        "cached_trajectories": 24,
+        "monitor_every": 23,
+        "look_steps": 4,
+    },
     "thorough": {**_ERASER, "steps": 400, "refresh_every": 100, "monitor_every": 50, "look_pictures": 10},
     # The paper trains 1,000 steps of which every other one erases: 500 pairs here.
     "paper": {

@@ -10,6 +10,8 @@ from eraseanything_core.concepts import neutrals
 from eraseanything_core.concepts.sampler import ConceptRequest, sample_offline
 from eraseanything_core.sampling import euler, shifted_sigmas
 from eraseanything_core.training.config import EraseConfig
+from eraseanything_core.training.gone import LEVELS, PictureReader
+from eraseanything_core.training.monitor import CONCEPTS, NEIGHBOURS, held_out
 from eraseanything_core.training.neutral_choice import ALLOWED, PICTURES, choose_neutral
 from eraseanything_core.training.plan import prepare
 
@@ -96,6 +98,29 @@ def test_the_first_text_that_does_not_show_the_concept(alike, chosen):
         assert f"{PICTURES} of {PICTURES} pictures of the neutral text '{{circle}}'" in note and chosen in note
 
 
+@pytest.mark.parametrize("alike", ({}, {"circle": "heart"}, {"circle": "heart", "house": "heart"}))
+def test_looks_draw_nothing_again(alike):
+    """The first sentences have been drawn here, and the pictures are those that a look would have drawn."""
+    model = Model(alike)
+    chosen, _ = choose_neutral(model, plan())
+    looked_at = held_out(model, chosen, chosen.monitor_sentences, CONCEPTS)
+    pictures = len(looked_at.noise)
+    assert pictures > PICTURES
+    model.forwards = 0
+    reader = PictureReader(model, looked_at)
+    errors = 2 * 2 * len(LEVELS) * pictures
+    assert model.forwards == errors + 2 * 4 * (pictures - PICTURES), "four steps for each picture that is new"
+    anew = dataclasses.replace(looked_at, known_concept={}, known_neutral={})
+    assert torch.equal(reader.x_c, anew.pictures(model, anew.concept, False))
+    assert torch.equal(reader.x_n, anew.pictures(model, anew.neutral, False))
+
+
+def test_what_is_known_is_that_of_the_concepts_set():
+    chosen, _ = choose_neutral(Model({}), plan())
+    neighbours = held_out(Model({}), chosen, chosen.monitor_sentences, NEIGHBOURS)
+    assert not neighbours.known_concept and not neighbours.known_neutral
+
+
 def test_every_text_is_encoded_before_the_model_runs():
     """The text encoder has left the device by then."""
     ready = plan()
@@ -114,7 +139,7 @@ def test_without_other_texts_or_looks_nothing_is_asked(change):
 
 def test_one_wrong_reading_changes_nothing(monkeypatch):
     shown = SimpleNamespace(pictures=ALLOWED)
-    monkeypatch.setattr("eraseanything_core.training.neutral_choice._shown", lambda *_: shown.pictures)
+    monkeypatch.setattr("eraseanything_core.training.neutral_choice._shown", lambda _, ready, *more: (ready, shown.pictures))
     assert choose_neutral(Model({}), plan())[0].config.neutral == "{circle}"
     shown.pictures += 1
     assert choose_neutral(Model({}), plan())[0].config.neutral == "{tree}", "all before the reference fail"
