@@ -53,6 +53,22 @@ def round_no_inputs(patcher):
             module._forward = lambda x, w, b: torch.nn.functional.linear(x, getattr(w, "dequantize", lambda: w)(), b)
 
 
+class Blocks(torch.Tensor):
+    """GGML's blocks, whose `shape` is that of the weight in them. ComfyUI reads sizes of a model off its weights."""
+
+    unpacked_shape: torch.Size
+
+    @classmethod
+    def of(cls, blocks, shape):
+        made = blocks.as_subclass(cls)
+        made.unpacked_shape = shape
+        return made
+
+    @property
+    def shape(self):
+        return self.unpacked_shape
+
+
 class Packed(manual_cast.Linear):
     """A linear whose weight lies in GGML's blocks and is unpacked by the layer itself, as city96's nodes do it."""
 
@@ -61,10 +77,12 @@ class Packed(manual_cast.Linear):
     def pack(self, kind):
         self.kind = kind
         blocks = gguf.quantize(self.weight.detach().float().numpy(), kind)
-        self.weight = torch.nn.Parameter(torch.from_numpy(blocks), requires_grad=False)
+        packed = Blocks.of(torch.from_numpy(blocks), self.weight.shape)
+        self.weight = torch.nn.Parameter(packed, requires_grad=False)
+        self.weight.unpacked_shape = packed.unpacked_shape
 
     def unpacked(self):
-        return torch.from_numpy(gguf.dequantize(self.weight.numpy(), self.kind))
+        return torch.from_numpy(gguf.dequantize(self.weight.as_subclass(torch.Tensor).numpy(), self.kind))
 
     def cast_bias_weight(self, x):
         weight = self.weight if self.kind is None else self.unpacked()

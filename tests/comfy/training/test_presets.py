@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -116,8 +115,7 @@ def test_the_help_page_names_all_that_a_preset_sets():
     assert rows == [[name, *(cell(preset.get(name)) for preset in PRESETS.values())] for name in names]
     inputs = json.loads(GOLDEN.read_text(encoding="utf-8"))["EraseAnything_EraseSettings"]["inputs"]
     fields = {path.split(".")[-1] for path in inputs}
-    others = "".join(page[page.index("No node sets ") :].split("\n\n")[:2])
-    assert set(re.findall("`(.+?)`", others)) == set(names) - fields
+    assert set(names) <= fields, "what a preset sets can be typed"
 
 
 def drawn(preset, number):
@@ -132,7 +130,7 @@ def drawn(preset, number):
 
 @pytest.mark.parametrize(
     "preset, pairs, epochs, trajectories, walked",
-    (("quick", 88, 1, 16, 0), ("balanced", 114, 2, 16, 4), ("thorough", 400, 4, 16, 4)),
+    (("quick", 88, 1, 16, 0), ("balanced", 92, 2, 24, 6), ("thorough", 400, 4, 16, 4)),
 )
 def test_how_long_and_how_many(preset, pairs, epochs, trajectories, walked):
     """Pairs, pools and what is in them; the student walks a quarter of the concept's later pools."""
@@ -143,7 +141,7 @@ def test_how_long_and_how_many(preset, pairs, epochs, trajectories, walked):
     for _, draws in made:
         every = [draw for chosen in draws.values() for draw in chosen]
         rows = {int(row) for draw in every for row in draw.erase[0]}
-        assert rows <= set(range(trajectories)) and len(rows) >= trajectories - 1, "chance may leave one out"
+        assert rows <= set(range(trajectories)) and len(rows) >= 0.7 * trajectories, "chance leaves a few out"
         retained = {int(row) for draw in every for row in draw.retain[0]}
         assert retained <= set(range(64)) and len(retained) > 32, "most prompts have their turn"
         assert all(draw.rsc is None for draw in every)
