@@ -34,7 +34,9 @@ KEPT = 0.75  # share of the neighbours that have to be kept as well
 UNMOVED = 0.3
 DAMAGED = 1.0  # drift above which they have done too much: they are halved
 HIGHEST_FACTOR = 2.0
-# How eta follows them: it is doubled after each look but the first that still sees the concept in so many pictures.
+LEFT_OUT = "{}"  # the neutral text where nothing stands in the concept's place
+# How eta follows them: it is doubled after each look but the first that still sees the concept in so many pictures, or
+# whose mean reading is above `UNMOVED`.
 STILL_SHOWN = 0.4
 HIGHEST_ETA = 2.0
 Scores = dict[str, list[float]]  # `pair` and one list a score
@@ -64,12 +66,20 @@ def is_gone(scores: Scores) -> bool:
     return gone and ("kept" not in scores or scores["kept"][-1] >= KEPT)
 
 
-def look_factors(scores: Scores) -> list[float]:
+def first_factor(config: EraseConfig) -> float:
+    """What the learning rates are multiplied by until the first look.
+
+    Where a word is only left out, as of an attribute, nearly every first look found that the rates were too low.
+    """
+    return HIGHEST_FACTOR if config.adapt_rate and config.neutral == LEFT_OUT else 1.0
+
+
+def look_factors(config: EraseConfig, scores: Scores) -> list[float]:
     """What the learning rates are multiplied by after each look.
 
     It follows from the looks alone, so a resumed run repeats the one that was never stopped.
     """
-    factor = 1.0
+    factor = first_factor(config)
     factors = []
     looks = zip(scores.get("reading", []), scores.get("shown", []), scores.get("drift", []), strict=False)
     for reading, shown, drift in looks:
@@ -83,23 +93,26 @@ def look_factors(scores: Scores) -> list[float]:
 
 def look_factor(config: EraseConfig, scores: Scores) -> float:
     """What the learning rates of the next pair are multiplied by."""
-    factors = look_factors(scores) if config.adapt_rate else []
-    return factors[-1] if factors else 1.0
+    factors = look_factors(config, scores) if config.adapt_rate else []
+    return factors[-1] if factors else first_factor(config)
 
 
 def look_eta(config: EraseConfig, scores: Scores) -> float:
     """Eta of the next pair: where higher rates alone leave the concept in its pictures, training pushes further."""
     if not config.adapt_rate:
         return config.eta
-    stuck = [shown for shown in scores.get("shown", [])[1:] if shown >= STILL_SHOWN]
+    looks = list(zip(scores.get("shown", []), scores.get("reading", []), strict=False))[1:]
+    stuck = [look for look, (shown, reading) in enumerate(looks) if shown >= STILL_SHOWN or reading > UNMOVED]
     return max(config.eta, min(HIGHEST_ETA, config.eta * 2 ** len(stuck)))
 
 
 def rate_notes(config: EraseConfig, scores: Scores) -> list[str]:
     """A line for each look after which the learning rates were changed, and one for eta."""
     notes = []
-    before = 1.0
-    factors = look_factors(scores) if config.adapt_rate else []
+    before = first_factor(config)
+    if before != 1.0:
+        notes.append(f"the learning rates began at {before:g} times those set: nothing stands in the concept's place")
+    factors = look_factors(config, scores) if config.adapt_rate else []
     for pair, factor in zip(scores.get("pair", []), factors, strict=False):
         # After the last pair nothing follows that a rate could change.
         if factor != before and pair < config.steps:

@@ -56,18 +56,33 @@ FACTORS = {
 def test_what_the_learning_rates_become(case):
     reading, shown, drift, factors = FACTORS[case]
     looks = scores(reading=reading, shown=shown, drift=drift)
-    assert monitor.look_factors(looks) == factors
+    assert monitor.look_factors(CONFIG, looks) == factors
     assert monitor.look_factor(CONFIG, looks) == factors[-1]
     assert monitor.look_factor(dataclasses.replace(CONFIG, adapt_rate=False), looks) == 1.0
 
 
+def test_a_word_that_is_only_left_out_begins_at_twice_the_rates():
+    """And stays there, whatever the first look sees, until the neighbours' pictures are others."""
+    config = dataclasses.replace(CONFIG, neutral="{}")
+    assert monitor.look_factor(config, {}) == 2.0
+    looks = scores(reading=[0.95, 0.1, 0.1], shown=[1.0, 0.0, 0.0], drift=[0.0, 0.1, 1.4])
+    assert monitor.look_factors(config, looks) == [2.0, 2.0, 1.0]
+    assert monitor.rate_notes(config, looks) == [
+        "the learning rates began at 2 times those set: nothing stands in the concept's place",
+        "from step 151 on the learning rates were 1 times those set: the neighbours' pictures were others",
+    ]
+    fixed = dataclasses.replace(config, adapt_rate=False)
+    assert monitor.look_factor(fixed, {}) == 1.0 and monitor.rate_notes(fixed, {}) == []
+
+
 ETAS = {
     "never looked": ({}, 0.5),
-    "the first look is early": (scores(drift=[0.1], shown=[1.0]), 0.5),
-    "one picture of five": (scores(drift=[0.1] * 2, shown=[1.0, 0.2]), 0.5),
-    "still shown": (scores(drift=[0.1] * 2, shown=[1.0, 0.4]), 1.0),
-    "still shown and then gone": (scores(drift=[0.1] * 3, shown=[1.0, 0.8, 0.0]), 1.0),
-    "for long": (scores(drift=[0.1] * 5, shown=[1.0] * 5), 2.0),
+    "the first look is early": (scores(drift=[0.1], shown=[1.0], reading=[0.9]), 0.5),
+    "one picture of five": (scores(drift=[0.1] * 2, shown=[1.0, 0.2], reading=[0.9, 0.3]), 0.5),
+    "still shown": (scores(drift=[0.1] * 2, shown=[1.0, 0.4], reading=[0.9, 0.3]), 1.0),
+    "not shown but half-way": (scores(drift=[0.1] * 2, shown=[1.0, 0.0], reading=[0.9, 0.31]), 1.0),
+    "still shown and then gone": (scores(drift=[0.1] * 3, shown=[1.0, 0.8, 0.0], reading=[0.9, 0.8, 0.1]), 1.0),
+    "for long": (scores(drift=[0.1] * 5, shown=[1.0] * 5, reading=[0.9] * 5), 2.0),
 }
 
 
