@@ -143,7 +143,8 @@ def test_how_long_and_how_many(preset, pairs, epochs, trajectories, walked):
         rows = {int(row) for draw in every for row in draw.erase[0]}
         assert rows <= set(range(trajectories)) and len(rows) >= 0.7 * trajectories, "chance leaves a few out"
         retained = {int(row) for draw in every for row in draw.retain[0]}
-        assert retained <= set(range(64)) and len(retained) > 32, "most prompts have their turn"
+        enough = 0.6 * min(64, len(draws))
+        assert retained <= set(range(64)) and len(retained) > enough, "most prompts have their turn"
         assert all(draw.rsc is None for draw in every)
     assert trajectory_cache.student_rows(config, 1, trajectories) == walked
     assert trajectory_cache.student_rows(config, 0, 100) == 0
