@@ -100,7 +100,10 @@ def _drawn(erased: Erased, plan: Plan, notify: Callable[[str], None]) -> tuple[l
     with erased.host.session(config.torch_dtype()) as model, torch.no_grad():
         if erased.lora is not None:
             model.attach_frozen_lora(erased.lora, erased.strength)
-        sets = [held_out(model, plan, plan.monitor_sentences, CONCEPTS), held_out(model, plan, plan.monitor_retained, NEIGHBOURS)]
+        sets = [
+            held_out(model, plan, plan.monitor_sentences, CONCEPTS),
+            held_out(model, plan, plan.monitor_retained, NEIGHBOURS),
+        ]
         # The LoRA lies under everything here, so the adapters of a training stay off.
         return sets, [each.pictures(model, each.asked, adapters=False) for each in sets]
 

@@ -42,9 +42,7 @@ class Trajectories:
     word_features: Tensor | None = None
     x_rows: Tensor | None = None
 
-    def draw(
-        self, count: int, lowest: float, generator: torch.Generator, chances: Tensor | None = None
-    ) -> Points:
+    def draw(self, count: int, lowest: float, generator: torch.Generator, chances: Tensor | None = None) -> Points:
         """Draws `count` points whose time is not below `lowest`.
 
         Args:

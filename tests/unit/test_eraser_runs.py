@@ -17,7 +17,6 @@ from eraseanything_core.training.trajectory_cache import TrajectoryCache
 from tests.unit.eraser_cases import BASE, config_of, nearness, trained
 from tests.unit.toy_model import ToyModel, ToyText
 
-
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 

@@ -91,7 +91,9 @@ def test_the_teacher_is_asked_above_the_lowest_time_alone(lowest, walked, asked)
     told = []
     cache = TrajectoryCache(model, plan, lambda done, total: told.append((done, total)))
     epoch = cache.epoch(0)
-    points = {point for draws in epoch.draws.values() for draw in draws for point in zip(*map(tuple, draw.erase), strict=True)}
+    points = {
+        point for draws in epoch.draws.values() for draw in draws for point in zip(*map(tuple, draw.erase), strict=True)
+    }
     times = cache.sigmas[[int(step) for _, step in points]]
     assert times.min() >= lowest
     kept = {tuple(map(int, point)) for (draw,) in epoch.draws.values() for point in zip(*draw.retain, strict=True)}

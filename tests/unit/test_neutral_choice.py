@@ -139,7 +139,9 @@ def test_without_other_texts_or_looks_nothing_is_asked(change):
 
 def test_one_wrong_reading_changes_nothing(monkeypatch):
     shown = SimpleNamespace(pictures=ALLOWED)
-    monkeypatch.setattr("eraseanything_core.training.neutral_choice._shown", lambda _, ready, *more: (ready, shown.pictures))
+    monkeypatch.setattr(
+        "eraseanything_core.training.neutral_choice._shown", lambda _, ready, *more: (ready, shown.pictures)
+    )
     assert choose_neutral(Model({}), plan())[0].config.neutral == "{circle}"
     shown.pictures += 1
     assert choose_neutral(Model({}), plan())[0].config.neutral == "{tree}", "all before the reference fail"
