@@ -171,7 +171,8 @@ def begun(model: ErasableModel, plan: Plan, run_dir: Path | None) -> RunState:
 
 def notes_of(run: RunState, config: EraseConfig, neutral_note: str) -> list[str]:
     """What the user should know about a run that has ended, one line each."""
-    lines = (stop_reason(config, run.scores), neutral_note, loss_scale.skipped_note(run.optimizers))
+    stopped = stop_reason(config, run.scores) if run.steps_done < config.steps else ""
+    lines = (stopped, neutral_note, loss_scale.skipped_note(run.optimizers))
     return [*filter(None, lines), *rate_notes(config, run.scores)]
 
 

@@ -211,6 +211,14 @@ def test_it_stops_when_gone_and_goes_no_further_when_resumed(patcher, clip, conf
         assert "gone: 0 of 4 held-out pictures still show it" in summary
 
 
+def test_a_run_that_is_gone_at_its_last_step_was_not_stopped(patcher, clip, config, monkeypatch):
+    monkeypatch.setattr(gone, "THRESHOLD", 1.5)
+    monkeypatch.setattr(monitor, "KEPT", 0.0)
+    config = dataclasses.replace(config, steps=6, monitor_every=2, stop_when_gone=True, lr_low=0.0, lr_up=0.0)
+    summary = train_eraser(ComfyHost(patcher, clip), config).summary("x")
+    assert "gone: 0 of 4 held-out pictures still show it" in summary and "stopped after" not in summary
+
+
 def test_it_does_not_stop_while_pictures_show_it(patcher, clip, config):
     config = dataclasses.replace(config, steps=3, monitor_every=2, stop_when_gone=True, lr_low=0.0, lr_up=0.0)
     result = train_eraser(ComfyHost(patcher, clip), config)
