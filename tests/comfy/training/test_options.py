@@ -61,7 +61,10 @@ SAYS = {
     "batch_size": ({"batch_size": 3, "retain_batch_size": 1}, lambda p: [len(f.x) for f in p.students] == [3, 1, 3]),
     "rank": ({"rank": 5}, lambda p: {len(down) for down in p.lora.down} == {5}),
     "k_irrelevant": ({"k_irrelevant": 2}, lambda p: p.epoch.concept.word_features.shape[2] == 1 + 2),
-    "erase_time": ({"erase_time": 0.8, "batch_size": 8}, lambda p: p.students[0].sigma.min() >= 0.8),
+    "erase_time": (
+        {"erase_time": 0.8, "batch_size": 8},
+        lambda p: len(p.students[0].sigma) == 8 and p.students[0].sigma.min() >= 0.8,
+    ),
     "rsc_time": ({"rsc_time": 0.9, "batch_size": 8}, lambda p: p.students[2].sigma.min() >= 0.9),
     "eta": ({"eta": 2.5}, lambda p: p.given["esd_loss"][3] == 2.5),
     "tau": ({"tau": 0.2}, lambda p: p.given["rsc_loss"][3] == 0.2),
