@@ -22,6 +22,17 @@ def test_our_nodes_keep_what_rounding_would_take():
     assert any(ways["our nodes"]["noise"] < 0.01 for ways in rounded), "nothing is rounded: the board says nothing"
 
 
+def test_our_nodes_erase_in_every_format_as_in_bf16():
+    """By pictures; and the stock bypass loader, which applies nothing of a trained eraser, leaves the concept in all."""
+    drawn = [row for row in REPORT["rows"] if row["strength"] == 1]
+    plain = {row["eraser"]: row["ways"]["our nodes"]["acc_e"] for row in drawn if row["base"] == "bf16"}
+    assert len(plain) == 2 and all(rate < 0.5 for rate in plain.values())
+    for row in drawn:
+        assert row["ways"]["our nodes"]["acc_e"] <= plain[row["eraser"]] + 0.05, row
+        if row["ways"]["Load LoRA (Bypass)"]["kept"] == 0:
+            assert row["ways"]["Load LoRA (Bypass)"]["acc_e"] == 1
+
+
 def test_the_page_is_that_of_the_file():
     assert (FOLDER / "survival.md").read_text(encoding="utf-8") == markdown(REPORT)
 
