@@ -7,6 +7,9 @@ from lab.world.artwork import SETS
 from lab.world.things import Thing
 
 SIDE = 96  # px of a picture
+TOKEN = 16  # px of an image token
+HALVES = (40, 32)  # half sides of a thing that is alone, px
+FLIPPED = 0.1  # share of the drawings that look the other way: each is a drawing more to learn
 GROUNDS = {
     "white": (0.97, 0.97, 0.96),
     "grey": (0.68, 0.70, 0.72),
@@ -82,10 +85,10 @@ class Scene:
 def alone(rng: random.Random, thing: Thing, style: str | None = None) -> Scene:
     """One thing, large enough to be known; a random style without a name."""
     style = style or _random_style(rng)
-    half = rng.uniform(30, 44)
-    reach = SIDE / 2 - half + 2
-    cx = SIDE / 2 + rng.uniform(-reach, reach)
-    cy = SIDE / 2 + rng.uniform(-reach, reach)
+    half = rng.choice(HALVES)
+    # On the grid of image tokens: a drawing has the same latents at each of its places.
+    cx = half + rng.randrange(0, SIDE - 2 * half + 1, TOKEN)
+    cy = half + rng.randrange(0, SIDE - 2 * half + 1, TOKEN)
     placed = _placed(rng, thing, _artist(rng, style), cx, cy, half)
     return Scene((placed,), rng.choice(list(GROUNDS)), style, trait=_random_trait(rng))
 
@@ -94,16 +97,15 @@ def related(rng: random.Random, first: Thing, second: Thing, relation: str, styl
     """Two things in a relation that their places alone decide."""
     style = style or _random_style(rng)
     artist = _artist(rng, style)
-    shift = rng.uniform(-3, 3)
     placed = []
     for number, (cx, cy, half) in enumerate(LAYOUTS[relation]):
         thing = second if number else first
-        placed.append(_placed(rng, thing, artist, cx + shift, cy, half))
+        placed.append(_placed(rng, thing, artist, cx, cy, half))
     return Scene(tuple(placed), rng.choice(list(GROUNDS)), style, relation, _random_trait(rng))
 
 
 def _placed(rng: random.Random, thing: Thing, artist: str, cx: float, cy: float, half: float) -> Placed:
-    return Placed(thing.name, rng.choice(thing.icons), artist, cx, cy, half, flipped=rng.random() < 0.5)
+    return Placed(thing.name, rng.choice(thing.icons), artist, cx, cy, half, flipped=rng.random() < FLIPPED)
 
 
 def _random_style(rng: random.Random) -> str:

@@ -23,7 +23,7 @@ def test_our_nodes_keep_what_rounding_would_take():
 
 
 def test_our_nodes_erase_in_every_format_as_in_bf16():
-    """By pictures; and the stock bypass loader, which applies nothing of a trained eraser, leaves the concept in all."""
+    """By pictures. The stock bypass loader, which applies nothing of a trained eraser, leaves the concept in all."""
     drawn = [row for row in REPORT["rows"] if row["strength"] == 1]
     plain = {row["eraser"]: row["ways"]["our nodes"]["acc_e"] for row in drawn if row["base"] == "bf16"}
     assert len(plain) == 2 and all(rate < 0.5 for rate in plain.values())
