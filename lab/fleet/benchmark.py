@@ -45,7 +45,7 @@ TINYFLUX = {
 SETTINGS = {
     "width": 96,
     "height": 96,
-    "steps": 60,
+    "steps": 240,
     "sampling_steps": 4,
     "cached_trajectories": 4,
     "cached_retain_trajectories": 8,
