@@ -34,7 +34,7 @@ from lab.provenance import BENCHMARKS, CACHE, command_line, commit, write_report
 
 CONCEPTS = ("heart", "star", "moon", "ball", "box", "tree")
 KILLS = 10
-BETWEEN_KILLS = (2.0, 25.0)  # seconds
+BETWEEN_KILLS = (2.0, 18.0)  # seconds
 RUN_STATE = f"run/{STATE_FILE}"  # of a training, in its work folder
 STORE = 100 * 2**20  # bytes of a node's object store
 TINYFLUX = {
