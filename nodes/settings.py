@@ -174,8 +174,8 @@ def picture_inputs() -> list[io.Input]:
             100000,
             "Points that the contrastive loss reuses until the next refresh; 0 draws new ones.",
         ),
-        number_input("erase_time", 0, 1, "Lowest noise level t of the points that are erased at; 0 is all of them."),
-        number_input("rsc_time", 0, 1, "The same for the contrastive loss."),
+        number_input("erase_time", 0, 0.9, "Lowest noise level t of the points that are erased at; 0 is all of them."),
+        number_input("rsc_time", 0, 0.9, "The same for the contrastive loss."),
         switch_input(
             "importance_sampling",
             "Train more often at the times where the concept makes the most difference.",

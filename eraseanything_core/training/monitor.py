@@ -24,7 +24,8 @@ from .gone import Conds, HeldOut, PictureReader, Verdict, look_forwards
 from .plan import Plan, conds, generator
 from .trajectory_cache import Report, run_sigmas
 
-CONCEPTS, NEIGHBOURS = 0, 1  # the two sets of held-out sentences
+CONCEPTS = 0  # the two sets of held-out sentences
+NEIGHBOURS = 1
 LOOK_PIXELS = 256  # the longest side of a look's pictures
 GONE_LOOKS = 3  # looks in a row without the concept that end a run
 KEPT = 0.75  # share of the neighbours that have to be kept as well
