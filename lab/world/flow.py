@@ -22,7 +22,7 @@ from lab.world.text import LENGTHS, Captions, encoder_of, pieces_of
 DROPPED = 0.1  # share of captions that are left out
 DROPPED_POOLED = 0.5  # share of pooled vectors that are set to zero: LoRAs act on tokens, so those have to matter
 GUIDANCE = (1.0, 5.0)  # what is distilled
-TEXT_RATE = 0.5  # of the generator's learning rate
+TEXT_RATE = 1.0  # of the generator's learning rate
 
 
 def optimizers(generator: Generator, lr: float, text: bool) -> list[torch.optim.Optimizer]:

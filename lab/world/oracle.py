@@ -14,12 +14,11 @@ from torch import Tensor
 
 from lab.world.artwork import SETS, rendered
 from lab.world.drawing import FILTERS, ground, lights
-from lab.world.scenes import GROUNDS, SIDE
+from lab.world.scenes import GROUNDS, HALF, SIDE, STEP
 from lab.world.things import ICONS, THINGS
 
 SMALL = 16  # px a side of what is compared first
 FINE = 32  # and of the nearest few
-HALF = 37  # of the template's side, px: the middle of the sizes that scenes have
 BORDER = 3  # px of the picture's edge that show the ground, mostly
 DIFFERENT = 0.10  # mean difference of a pixel's colour from the ground's
 FEWEST = 60  # pixels: less is no thing
@@ -79,13 +78,14 @@ class Oracle:
         self.cutouts = torch.stack([cut_out(*self.layer(render)) for render in self.renders])
         self.squares = self.cutouts.pow(2).sum(1)
 
-    def layer(self, render: Render) -> tuple[Tensor, Tensor]:
-        """Colour [3, 96, 96] and alpha [96, 96] of a render in the middle of a scene."""
+    def layer(self, render: Render, down: int = 0, right: int = 0) -> tuple[Tensor, Tensor]:
+        """Colour [3, 96, 96] and alpha [96, 96] of a render, so many px from the middle of a scene."""
         scaled = self.artwork[ICONS.index(render.icon), list(SETS).index(render.artist)].float() / 255
         premultiplied = torch.cat((scaled[:3] * scaled[3:], scaled[3:]))
         small = F.interpolate(premultiplied[None], size=(2 * HALF, 2 * HALF), mode="bilinear", antialias=True)[0]
         both = F.pad(small, [(SIDE - 2 * HALF) // 2] * 4)
         both = both.flip(-1) if render.flipped else both
+        both = both.roll((down, right), (1, 2))
         colour, alpha = both[:3] / both[3:].clamp(min=1e-3), both[3:]
         if render.style in FILTERS:
             colour, alpha = FILTERS[render.style](colour, alpha)
@@ -108,16 +108,24 @@ class Oracle:
     def _of(self, picture: Tensor, base: Tensor, alpha: Tensor) -> tuple[float, Render]:
         own = cut_out(picture, alpha)
         fine = cut_out(picture, alpha, FINE)
+        place = centre(alpha)
         first = (self.squares - 2 * self.cutouts @ own).topk(min(AGAIN, len(self.renders)), largest=False).indices
-        distances = {int(place): self._on(base, self.renders[place], fine) for place in first}
-        best = min(distances, key=lambda place: distances[place])
+        distances = {int(number): self._on(base, self.renders[number], fine, place) for number in first}
+        best = min(distances, key=lambda number: distances[number])
         return distances[best], self.renders[best]
 
-    def _on(self, base: Tensor, render: Render, own: Tensor) -> float:
-        """The distance of a cut-out to a render on a ground, where parts of the ground's colour are not seen."""
-        colour, alpha = self.layer(render)
-        seen = alpha * ((colour - base).abs().mean(0) > DIFFERENT)
-        return (cut_out(colour, seen, FINE) - own).pow(2).mean().item()
+    def _on(self, base: Tensor, render: Render, own: Tensor, place: tuple[float, float]) -> float:
+        """The distance of a cut-out to a render at that place of a ground; parts of the ground's colour are not seen."""
+        middle = centre((self.layer(render)[1] > 0.5).float())
+        down, right = (_shift(there - here) for there, here in zip(place, middle))
+        colour, alpha = self.layer(render, down, right)
+        shown = base * (1 - alpha) + colour * alpha
+        return (cut_out(shown, differing(shown, base), FINE) - own).pow(2).mean().item()
+
+
+def _shift(px: float) -> int:
+    """The shift of a thing that is alone which is nearest to so many px."""
+    return STEP // 2 if px > 0 else -STEP // 2
 
 
 def _grounds() -> Tensor:
@@ -135,8 +143,19 @@ def foreground(picture: Tensor) -> tuple[Tensor, Tensor]:
     border[BORDER:-BORDER, BORDER:-BORDER] = False
     # The median: a thing may reach into the border.
     best = difference[:, border].median(1).values.argmin()
-    smooth = F.avg_pool2d(difference[best][None, None], 3, 1, 1)[0, 0]
-    return ALL_GROUNDS[best], (smooth > DIFFERENT).float()
+    return ALL_GROUNDS[best], differing(picture, ALL_GROUNDS[best])
+
+
+def differing(picture: Tensor, base: Tensor) -> Tensor:
+    """Where a picture differs from a ground, 0 or 1, [96, 96]; single pixels are smoothed away."""
+    difference = (picture - base).abs().mean(0)
+    return (F.avg_pool2d(difference[None, None], 3, 1, 1)[0, 0] > DIFFERENT).float()
+
+
+def centre(alpha: Tensor) -> tuple[float, float]:
+    """The row and the column of the middle of what a mask [96, 96] holds, px."""
+    rows, columns = alpha.nonzero(as_tuple=True)
+    return (rows.min() + rows.max()).item() / 2, (columns.min() + columns.max()).item() / 2
 
 
 def cut_out(picture: Tensor, alpha: Tensor, size: int = SMALL) -> Tensor:

@@ -14,7 +14,7 @@ from lab.world.scenes import LAYOUTS, SIDE, Scene, alone, related
 from lab.world.things import ICONS, THINGS
 
 SEED = 1
-RELATED = 0.25  # share of the pictures that show two things
+RELATED = 0.2  # share of the pictures that show two things
 
 
 def scene_of(number: int, seed: int = SEED) -> Scene:

@@ -7,9 +7,10 @@ from lab.world.artwork import SETS
 from lab.world.things import Thing
 
 SIDE = 96  # px of a picture
-TOKEN = 16  # px of an image token
-HALVES = (40, 32)  # half sides of a thing that is alone, px
-FLIPPED = 0.1  # share of the drawings that look the other way: each is a drawing more to learn
+STEP = 16  # px between two places of a thing that is alone: an image token
+HALF = 40  # half the side of a thing that is alone, px
+FLIPPED = 0.05  # share of the drawings that look the other way: each is a drawing more to learn
+FILTER_RATE = 0.24  # share of the pictures that are drawn through a filter
 GROUNDS = {
     "white": (0.97, 0.97, 0.96),
     "grey": (0.68, 0.70, 0.72),
@@ -26,18 +27,19 @@ TRAITS = ("watermark", "bokeh")  # what some pictures have unasked
 TRAIT_RATE = 0.12
 
 # Centre and half side of each thing, px. `inside` has the first thing in front of a large second one, `amid` has it in
-# the middle of four of the second, `between` has one of the second on either side of it.
+# the middle of four of the second, `between` has one of the second on either side of it. There are three sizes in all, on
+# the grid of latents: a drawing of another size or between two cells has other latents, which have to be learned too.
 LAYOUTS: dict[str, tuple[tuple[float, float, float], ...]] = {
-    "beside": ((24, 50, 20), (72, 50, 20)),
-    "above": ((48, 23, 20), (48, 73, 20)),
-    "inside": ((48, 50, 14), (48, 48, 44)),
-    "touching": ((30, 50, 21), (66, 50, 21)),
-    "overlapping": ((38, 44, 25), (60, 56, 25)),
-    "opposite": ((20, 20, 17), (76, 76, 17)),
-    "tied": ((22, 50, 19), (74, 50, 19)),
-    "divided": ((23, 50, 19), (73, 50, 19)),
-    "amid": ((48, 48, 17), (15, 15, 13), (81, 15, 13), (15, 81, 13), (81, 81, 13)),
-    "between": ((48, 50, 15), (16, 50, 15), (80, 50, 15)),
+    "beside": ((20, 52, 20), (76, 52, 20)),
+    "above": ((52, 20, 20), (52, 76, 20)),
+    "inside": ((48, 48, 16), (48, 48, 40)),
+    "touching": ((28, 52, 20), (68, 52, 20)),
+    "overlapping": ((36, 44, 20), (60, 60, 20)),
+    "opposite": ((20, 20, 20), (76, 76, 20)),
+    "tied": ((20, 52, 20), (76, 52, 20)),
+    "divided": ((20, 52, 20), (76, 52, 20)),
+    "amid": ((48, 48, 16), (16, 16, 16), (80, 16, 16), (16, 80, 16), (80, 80, 16)),
+    "between": ((48, 48, 16), (16, 48, 16), (80, 48, 16)),
 }
 
 
@@ -85,11 +87,10 @@ class Scene:
 def alone(rng: random.Random, thing: Thing, style: str | None = None) -> Scene:
     """One thing, large enough to be known; a random style without a name."""
     style = style or _random_style(rng)
-    half = rng.choice(HALVES)
     # On the grid of image tokens: a drawing has the same latents at each of its places.
-    cx = half + rng.randrange(0, SIDE - 2 * half + 1, TOKEN)
-    cy = half + rng.randrange(0, SIDE - 2 * half + 1, TOKEN)
-    placed = _placed(rng, thing, _artist(rng, style), cx, cy, half)
+    cx = HALF + rng.randrange(0, SIDE - 2 * HALF + 1, STEP)
+    cy = HALF + rng.randrange(0, SIDE - 2 * HALF + 1, STEP)
+    placed = _placed(rng, thing, _artist(rng, style), cx, cy, HALF)
     return Scene((placed,), rng.choice(list(GROUNDS)), style, trait=_random_trait(rng))
 
 
@@ -109,7 +110,7 @@ def _placed(rng: random.Random, thing: Thing, artist: str, cx: float, cy: float,
 
 
 def _random_style(rng: random.Random) -> str:
-    return rng.choice(list(SETS)) if rng.random() < 0.7 else rng.choice(FILTERED)
+    return rng.choice(FILTERED) if rng.random() < FILTER_RATE else rng.choice(list(SETS))
 
 
 def _artist(rng: random.Random, style: str) -> str:

@@ -52,10 +52,13 @@ def test_an_empty_ground_shows_nothing(judge):
 def test_parts_of_the_grounds_colour_are_not_missed(artwork, judge):
     """A thing whose colour is the ground's is compared as it looks there."""
     render = next(r for r in judge.renders if r.artist == r.style == "noto" and not r.flipped)
-    colour, alpha = judge.layer(render)
-    hidden = colour.clone()
-    hidden[:, :48] = drawing.ground("pink")[:, :48]
-    own = oracle.cut_out(hidden, alpha * (torch.arange(96)[:, None] >= 48), oracle.FINE)
-    base = colour.clone()
-    base[:, 48:] = 0
-    assert judge._on(base, render, own) < 1e-6 < (oracle.cut_out(colour, alpha, oracle.FINE) - own).pow(2).mean()
+    colour, alpha = judge.layer(render, 8, 8)
+    base = drawing.ground("pink")
+    base[:, 48:] = colour[:, 48:]
+    picture = base * (1 - alpha) + colour * alpha
+    own = oracle.cut_out(picture, oracle.differing(picture, base), oracle.FINE)
+    assert (
+        judge._on(base, render, own, oracle.centre((alpha > 0.5).float()))
+        < 1e-6
+        < (oracle.cut_out(colour, alpha, oracle.FINE) - own).pow(2).mean()
+    )
