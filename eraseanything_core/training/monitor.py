@@ -22,7 +22,8 @@ from ..protocols import ErasableModel
 from .config import EraseConfig
 from .gone import Conds, HeldOut, PictureReader, Verdict, look_forwards
 from .plan import Plan, conds, generator
-from .trajectory_cache import Report, run_sigmas
+from .trajectories import run_sigmas
+from .trajectory_cache import Report
 
 CONCEPTS = 0  # the two sets of held-out sentences
 NEIGHBOURS = 1

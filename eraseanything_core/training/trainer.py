@@ -28,7 +28,8 @@ from .optimizers import lora_optimizer, set_rate
 from .placed import placed
 from .plan import DEFER_LOSSES, Plan, conds, generator
 from .run_state import READ_EVERY, RunState
-from .trajectory_cache import Epoch, Report, TrajectoryCache, latent_shape, run_sigmas
+from .trajectories import latent_shape, run_sigmas
+from .trajectory_cache import Epoch, Report, TrajectoryCache
 
 Progress = Callable[[int, dict[str, float]], None]  # (pairs done, the losses that were read last)
 Show = Callable[[Tensor | None, RunState], None]  # (latents [3, c, h, w] of new previews or None, the run)

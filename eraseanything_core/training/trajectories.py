@@ -3,7 +3,7 @@
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from .. import sampling
+from ..concepts import prompts
 from ..protocols import GIB, ErasableModel
 from ..transfers import on_device
+from .config import EraseConfig
 
 Points = tuple[Tensor, Tensor]  # trajectory [b] and step [b], both indices
 ZEROS = 2**20  # bytes written at a time where the disk's space cannot be reserved
@@ -179,3 +181,20 @@ def reserve(file: IO[bytes], size: int) -> None:
     for start in range(0, size, ZEROS):
         file.write(bytes(min(ZEROS, size - start)))
     file.flush()
+
+
+def at_points_of(concept: Trajectories, retained: Sequence[prompts.Prompt], v: Tensor) -> Trajectories:
+    """Retained prompts at the concept's points, each on one of its trajectories; v is the teacher's for them."""
+    rows = torch.arange(len(retained)) % len(concept.sources)
+    return Trajectories(list(retained), concept.x, v, concept.sigmas, x_rows=rows)
+
+
+def latent_shape(model: ErasableModel, config: EraseConfig) -> tuple[int, int, int]:
+    """Channels, height and width of a latent at the run's resolution."""
+    return model.channels, config.height // model.downscale, config.width // model.downscale
+
+
+def run_sigmas(model: ErasableModel, config: EraseConfig) -> Tensor:
+    """The times of the run's sampler, [sampling_steps + 1]."""
+    # The shift decides how many steps lie near noise, where the content of a picture is settled.
+    return model.sigmas(config.sampling_steps, config.mu)

@@ -28,7 +28,7 @@ from .draws import Draw, Point, draw_epoch, missing_targets
 from .features import teacher_features
 from .importance import erase_chances
 from .plan import TEACHER_BATCHES, Plan, conds, generator
-from .trajectories import Trajectories, noisy_walk
+from .trajectories import Trajectories, at_points_of, latent_shape, noisy_walk, run_sigmas
 
 Report = Callable[[int, int], None]  # (evaluations of the teacher that are done, how many an epoch takes)
 
@@ -64,17 +64,6 @@ def student_rows(config: EraseConfig, number: int, rows: int) -> int:
         rows: trajectories of one kind.
     """
     return config.student_rows(rows) if number else 0
-
-
-def latent_shape(model: ErasableModel, config: EraseConfig) -> tuple[int, int, int]:
-    """Channels, height and width of a latent at the run's resolution."""
-    return model.channels, config.height // model.downscale, config.width // model.downscale
-
-
-def run_sigmas(model: ErasableModel, config: EraseConfig) -> Tensor:
-    """The times of the run's sampler, [sampling_steps + 1]."""
-    # The shift decides how many steps lie near noise, where the content of a picture is settled.
-    return model.sigmas(config.sampling_steps, config.mu)
 
 
 class TrajectoryCache:
@@ -295,7 +284,7 @@ class TrajectoryCache:
             return concept, None
         if self.config.shared_points:
             v = self.allocate((len(retained), *concept.v.shape[1:]))
-            return concept, _at_points_of(concept, retained, v)
+            return concept, at_points_of(concept, retained, v)
         return concept, self.walk(retained, rng, student_rows(self.config, number, len(retained)))
 
     def _lines(
@@ -322,7 +311,7 @@ class TrajectoryCache:
         if not retained:
             return concept, None
         if self.config.shared_points:
-            return concept, _at_points_of(concept, retained, arrays["retain"]["v"])
+            return concept, at_points_of(concept, retained, arrays["retain"]["v"])
         return concept, Trajectories(retained, sigmas=self.sigmas, **arrays["retain"])
 
     def _with_answers(self, concept: Trajectories, number: int, points: Sequence[Point]) -> Trajectories:
@@ -389,12 +378,6 @@ class TrajectoryCache:
     def _batches(self, items: Iterable[Any]) -> Iterator[list[Any]]:
         """Items in lists as long as the teacher's batch."""
         return _split(list(items), TEACHER_BATCHES * self.config.batch_size)
-
-
-def _at_points_of(concept: Trajectories, retained: Sequence[prompts.Prompt], v: Tensor) -> Trajectories:
-    """Retained prompts at the concept's points, each on one of its trajectories; v is the teacher's for them."""
-    rows = torch.arange(len(retained)) % len(concept.sources)
-    return Trajectories(list(retained), concept.x, v, concept.sigmas, x_rows=rows)
 
 
 def _split(items: Sequence[Any], size: int) -> Iterator[list[Any]]:

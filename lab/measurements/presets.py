@@ -76,19 +76,30 @@ def counted(preset: str) -> dict:
     return {"pflop": round(bench["pflop_with_looks"][preset], 2), "peak_gib": bench["peak_gib"]["fp8_512_ckpt"]}
 
 
-def report(rows: list[dict], about: dict) -> dict:
-    """All presets that were measured."""
-    table = dict(about)
+def report(rows: list[dict], commit: str, before: dict) -> dict:
+    """The presets of these rows, and those that were measured before with their own commands and commits.
+
+    Args:
+        commit: of what the rows were measured with.
+        before: the stored report.
+    """
+    table = {}
     for preset in PRESETS:
         chosen = [row for row in rows if row["preset"] == preset]
         if chosen:
-            table[preset] = summary(chosen) | counted(preset)
+            figures = summary(chosen)
+            count = chosen[0]["count"]
+            command = command_line("presets", "--preset", preset, "--seeds", len(figures["seeds"]), "--count", count)
+            table[preset] = {"command": command, "commit": commit} | figures | counted(preset)
+        elif preset in before:
+            table[preset] = before[preset]
     return table
 
 
 def markdown(table: dict) -> str:
     """The report as a table."""
-    lines = ["# Presets on TinyFlux, only the word given", "", f"`{table['command']}` at {table['commit']}.", ""]
+    lines = ["# Presets on TinyFlux, only the word given", ""]
+    lines += [f"- `{entry['command']}` at {entry['commit']}" for entry in table.values()] + [""]
     lines += ["Acc_e, Acc_g and Acc_ir are read by the CNN. PFLOP: the whole budget at FLUX.1-dev's size.", ""]
     lines += ["Object: of the pictures whose style is erased, those that show the object that their prompt names.", ""]
     head = ("preset", "PFLOP", "peak GiB", "Acc_e", "worst concept", "Acc_g", "Acc_ir", "before", "object", "pairs")
@@ -146,12 +157,9 @@ def main() -> None:
                 print({k: row[k] for k in ("preset", "concept", "seed", "stopped_at", *CELLS, "verdict")}, flush=True)
     if args.no_report:
         return
-    seeds = {name: len({row["seed"] for row in rows if row["preset"] == name}) for name in PRESETS}
-    commands = [
-        command_line("presets", "--preset", name, "--seeds", n, "--count", args.count) for name, n in seeds.items() if n
-    ]
-    table = report(rows, {"command": "; ".join(commands), "commit": commit()})
-    write_atomic(BENCHMARKS / "presets.json", (json.dumps(table, indent=1) + "\n").encode())
+    path = BENCHMARKS / "presets.json"
+    table = report(rows, commit(), json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
+    write_atomic(path, (json.dumps(table, indent=1) + "\n").encode())
     write_atomic(BENCHMARKS / "presets.md", markdown(table).encode())
 
 

@@ -115,7 +115,7 @@ class Oracle:
         return distances[best], self.renders[best]
 
     def _on(self, base: Tensor, render: Render, own: Tensor, place: tuple[float, float]) -> float:
-        """The distance of a cut-out to a render at that place of a ground; parts of the ground's colour are not seen."""
+        """The distance of a cut-out to a render there on a ground; parts of the ground's colour are not seen."""
         middle = centre((self.layer(render)[1] > 0.5).float())
         down, right = (_shift(there - here) for there, here in zip(place, middle))
         colour, alpha = self.layer(render, down, right)

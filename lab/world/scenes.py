@@ -27,8 +27,8 @@ TRAITS = ("watermark", "bokeh")  # what some pictures have unasked
 TRAIT_RATE = 0.12
 
 # Centre and half side of each thing, px. `inside` has the first thing in front of a large second one, `amid` has it in
-# the middle of four of the second, `between` has one of the second on either side of it. There are three sizes in all, on
-# the grid of latents: a drawing of another size or between two cells has other latents, which have to be learned too.
+# the middle of four of the second, `between` has one of the second on either side of it. There are three sizes in all,
+# on the grid of latents: a drawing of another size or between two cells has other latents, which have to be learned.
 LAYOUTS: dict[str, tuple[tuple[float, float, float], ...]] = {
     "beside": ((20, 52, 20), (76, 52, 20)),
     "above": ((52, 20, 20), (52, 76, 20)),

@@ -30,15 +30,24 @@ def test_a_preset_is_the_mean_of_its_trainings():
 
 
 def test_the_table_names_the_worst_concept():
-    table = presets.report([row("ball", 0), row("box", 4)], {"command": "c", "commit": "d"})
+    table = presets.report([row("ball", 0), row("box", 4)], "d", {})
     text = presets.markdown(table)
     assert "| 20.0% | box 40.0% | 10.0% | 90.0% | 100.0% | - | 200 | 1 | 20 |" in text
     assert "ball 0.0%, box 40.0%" in text
 
 
+def test_a_preset_that_was_not_measured_now_keeps_its_figures():
+    before = presets.report([row("ball", 0, preset="quick"), row("ball", 3)], "old", {})
+    table = presets.report([row("ball", 1)], "new", before)
+    assert table["quick"] == before["quick"] and table["quick"]["commit"] == "old"
+    assert table["balanced"]["commit"] == "new" and table["balanced"]["acc_e"] == 0.1
+    text = presets.markdown(table)
+    assert "`python scripts/dev.py presets --preset quick --seeds 1 --count 10` at old" in text and "at new" in text
+
+
 def test_the_object_is_read_where_a_style_is_erased():
     """A picture in which nothing can be seen counts as erased too."""
-    table = presets.report([row("ball", 0), row("dotted", 0, object=7)], {"command": "c", "commit": "d"})
+    table = presets.report([row("ball", 0), row("dotted", 0, object=7)], "d", {})
     assert table["balanced"]["object_of_styles"] == 0.7
     assert "| 90.0% | 100.0% | 70.0% | 200 | 1 | 20 |" in presets.markdown(table)
 
