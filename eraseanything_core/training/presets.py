@@ -74,7 +74,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         **_ERASER,
         "steps": 92,
         "refresh_every": 46,
-        "cached_trajectories": 24,
+        # As many points as 24 walks of five steps, on more sentences.
+        "sampling_steps": 4,
+        "cached_trajectories": 30,
         "monitor_every": 23,
         "look_steps": 4,
     },
