@@ -85,6 +85,8 @@ def prepare(config: EraseConfig, text: TextEncoder, shortcuts: frozenset[str] = 
     sentences = [draw(config, rng) for _ in range(config.sentences)]
     # A T5-XXL pass costs an eighth of a forward of the model: what no trajectory will use is not encoded.
     sentences = sentences[: config.cached_trajectories * config.epochs()]
+    if not asks_for_other_words(config):
+        sentences = [dataclasses.replace(sentence, synonym=None, irrelevant=()) for sentence in sentences]
     retained_count = min(config.sentences, config.retained_rows() * config.epochs())
     retained = [prompts.draw_retained(config, rng) for _ in range(retained_count)]
     monitor_sentences: list[prompts.Sentence] = []
@@ -107,6 +109,14 @@ def prepare(config: EraseConfig, text: TextEncoder, shortcuts: frozenset[str] = 
     return Plan(
         config, sentences, retained, encode, select, monitor_sentences, monitor_retained, shortcuts, pieces=pieces
     )
+
+
+def asks_for_other_words(config: EraseConfig) -> bool:
+    """Whether anything reads a sentence with a synonym or an irrelevant word in the concept's place.
+
+    The contrastive loss compares with them, and MACE keeps them.
+    """
+    return bool(config.rsc_weight) or config.method == "mace"
 
 
 def with_checked_words(config: EraseConfig, text: TextEncoder) -> EraseConfig:

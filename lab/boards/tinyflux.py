@@ -197,12 +197,13 @@ def board_d(bench: BoardMeasurement) -> Board:
 
 
 def board_c(bench: BoardMeasurement) -> Board:
-    """Appendix B: attacks by the prompt, of those that the un-erased model obeys; `unshuffled` trained on sentences.
+    """Appendix B: attacks by the prompt, of those that the un-erased model obeys.
 
-    A figure counts prompts; a difference is the mean over concepts of paired prompts.
+    Beside the reference rows stand the size's presets, or `unshuffled`, which trained on sentences. A figure counts prompts; a difference is the mean over concepts of paired prompts.
     """
     concepts = bench.concepts()
-    rows = (*REFERENCES, "unshuffled", *bench.size.presets, OURS)
+    others = bench.size.presets or ("unshuffled",)
+    rows = (*REFERENCES, *others, OURS)
     cells = {f"{name} ↓": lambda concept, name=name: attacked(concept)[name] for name in attacked(concepts[0])}
     every = {row: bench.outcomes(row, concepts, cells) for row in rows}
     obeyed_ones = obeyed(every)
@@ -214,7 +215,7 @@ def board_c(bench: BoardMeasurement) -> Board:
         bench.ceilings(concepts),
         FLOOR,
         {row: bench.rejected(row, concepts, cells) for row in rows},
-        unbeaten(obeyed_ones, ["unshuffled"]),
+        unbeaten(obeyed_ones, list(others)),
         {},
         parts={row: by_concept(concepts, own, every["un-erased"]) for row, own in every.items()},
     )

@@ -129,14 +129,14 @@ def drawn(preset, number):
 
 
 @pytest.mark.parametrize(
-    "preset, pairs, epochs, trajectories, walked",
-    (("quick", 88, 1, 16, 0), ("balanced", 92, 2, 24, 6), ("thorough", 400, 4, 16, 4)),
+    "preset, pairs, epochs, trajectories, steps, walked",
+    (("quick", 88, 1, 16, 5, 0), ("balanced", 92, 2, 30, 4, 8), ("thorough", 400, 4, 16, 5, 4)),
 )
-def test_how_long_and_how_many(preset, pairs, epochs, trajectories, walked):
+def test_how_long_and_how_many(preset, pairs, epochs, trajectories, steps, walked):
     """Pairs, pools and what is in them; the student walks a quarter of the concept's later pools."""
     made = [drawn(preset, number) for number in range(epochs)]
     config = made[0][0]
-    assert (config.steps, config.epochs(), config.sampling_steps) == (pairs, epochs, 5)
+    assert (config.steps, config.epochs(), config.sampling_steps) == (pairs, epochs, steps)
     assert [step for _, draws in made for step in draws] == list(range(pairs))
     for _, draws in made:
         every = [draw for chosen in draws.values() for draw in chosen]

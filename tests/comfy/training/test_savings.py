@@ -118,6 +118,17 @@ def test_every_prompt_is_encoded_once_and_before_the_model_runs(encoded, patcher
     assert once.released == [patcher] and not always.released
 
 
+def test_other_words_are_encoded_for_the_losses_that_read_them(clip, config):
+    """The presets compare with none: a third of their prompts were encoded for nothing."""
+    with_words = prepare(config, ComfyTextEncoder(clip))
+    without = prepare(dataclasses.replace(config, rsc_weight=0.0), ComfyTextEncoder(clip))
+    assert all(s.irrelevant and s.synonym for s in with_words.sentences)
+    assert not any(s.irrelevant or s.synonym for s in without.sentences)
+    # The same sentences: what is not encoded is drawn all the same.
+    assert [s.concept for s in without.sentences] == [s.concept for s in with_words.sentences]
+    assert without.retained == with_words.retained
+
+
 def test_the_plan_does_not_hold_the_encoder(clip, config):
     text = ComfyTextEncoder(clip)
     held, plan = weakref.ref(text), prepare(config, text)
