@@ -199,7 +199,8 @@ def board_d(bench: BoardMeasurement) -> Board:
 def board_c(bench: BoardMeasurement) -> Board:
     """Appendix B: attacks by the prompt, of those that the un-erased model obeys.
 
-    Beside the reference rows stand the size's presets, or `unshuffled`, which trained on sentences. A figure counts prompts; a difference is the mean over concepts of paired prompts.
+    Beside the reference rows stand the size's presets, or `unshuffled`, which trained on sentences.
+    A figure counts prompts; a difference is the mean over concepts of paired prompts.
     """
     concepts = bench.concepts()
     others = bench.size.presets or ("unshuffled",)
