@@ -21,7 +21,7 @@ from .objective import erase_graphs, preserve_graphs
 from .plan import Plan
 from .trajectory_cache import Epoch
 
-MEASURED_PAIRS = 4  # whose gradients are measured: a point says little, and each costs a forward and a backward a loss
+MEASURED_PAIRS = 2  # whose gradients are measured: each costs two forwards and backwards, and one says too little
 
 
 def shared_weights(model: ErasableModel, plan: Plan, epoch: Epoch, lora: TrainableLora) -> dict[str, float]:

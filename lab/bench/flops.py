@@ -112,11 +112,13 @@ class Priced:
         self.calls[cause, kind] += 1
         self.spent[cause] += self.prices[kind]
         self.forwards[cause] += len(x_t)
-        linked = sum(p.sum() for p in self.lora.parameters()) * 0 if grad else 0.0
+        # Zero with a gradient: the shares of losses are measured by theirs.
+        linked = sum((p - p.detach()).sum() for p in self.lora.parameters()) if grad else 0.0
         if capture:
             queries = x_t.shape[2] * x_t.shape[3] // 4
             capture.maps = {0: torch.zeros(len(x_t), HEADS, queries, 1) + linked}
-        return torch.zeros_like(x_t) + linked
+        # Off the teacher's zeros where a loss is taken, so that L_esd has a gradient; everywhere else nothing differs.
+        return (torch.ones_like(x_t) if grad else torch.zeros_like(x_t)) + linked
 
     def cause(self, grad: bool, stop: bool, capture: Capture | None) -> str:
         if grad:
