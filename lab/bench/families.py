@@ -43,11 +43,13 @@ class Walk(NamedTuple):
 
     Attributes:
         calls: forwards by cause and kind.
+        steady: the student's forwards in all pairs but the first, by kind.
         pairs: of the run.
         encoded: prompts.
     """
 
     calls: Counter
+    steady: Counter
     pairs: int
     encoded: int
 
@@ -60,8 +62,12 @@ def flops(name: str) -> dict[str, Any]:
 
     def measure(blocks: Blocks) -> dict[str, float]:
         prices = prices_of(name, blocks, model.asked)
-        spent = {preset: total(walk.calls, prices) for preset, walk in walks.items()}
-        return spent | {"pair": total(walks["quick"].calls, prices, "student") / walks["quick"].pairs}
+        spent = {}
+        for preset, walk in walks.items():
+            spent[preset] = sum(number * prices[kind] for (_, kind), number in walk.calls.items())
+        quick = walks["quick"]
+        pairs = sum(number * prices[kind] for kind, number in quick.steady.items())
+        return spent | {"pair": pairs / (quick.pairs - 1)}
 
     spent = at_full_depth(name, measure)
     text = text_flops(name)
@@ -75,7 +81,7 @@ def walked(name: str, preset: str, model: Priced) -> Walk:
     """A run of a preset on a model without prices."""
     model.calls.clear()
     run = run_cost(preset, 0, text=FamilyShapes(name), model=model)
-    return Walk(model.calls.copy(), run["pairs"], run["forwards"]["text"])
+    return Walk(model.calls.copy(), model.steady(), run["pairs"], run["forwards"]["text"])
 
 
 def prices_of(name: str, blocks: Blocks, asked: Mapping[Any, tuple]) -> dict[Any, int]:
@@ -84,11 +90,6 @@ def prices_of(name: str, blocks: Blocks, asked: Mapping[Any, tuple]) -> dict[Any
     model = Priced(False, partial(true_model, name, blocks))
     model.attach(config.targets, config.rank, torch.Generator())
     return {kind: counted(partial(model.once, *arguments)) for kind, arguments in asked.items()}
-
-
-def total(calls: Counter, prices: Mapping[Any, int], cause: str = "") -> int:
-    """FLOPs of the forwards whose cause begins so."""
-    return sum(number * prices[kind] for (why, kind), number in calls.items() if why.startswith(cause))
 
 
 @cache

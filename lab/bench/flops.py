@@ -43,6 +43,7 @@ class Priced:
         spent: FLOPs by cause.
         forwards: forwards by cause, a batch of b as b.
         calls: forwards by cause and kind, a batch as one.
+        first: the calls until the first pair was done, before which gradients are measured for the losses' shares.
         asked: a forward of every kind, as the arguments of `once`.
     """
 
@@ -61,6 +62,7 @@ class Priced:
         self.spent = Counter()
         self.forwards = Counter()
         self.calls = Counter()
+        self.first = Counter()
         self.asked = {}
         self.walking = False
         self.lora = None
@@ -125,6 +127,16 @@ class Priced:
             return "student: maps" if stop else "student: erasing" if capture else "student: preserving"
         return "teacher: trajectories" if self.walking else "teacher: maps" if stop else "teacher: targets"
 
+    def pair_done(self, pairs: int, losses: dict[str, float]) -> None:
+        """What the trainer calls after every pair."""
+        if pairs == 1:
+            self.first = self.calls.copy()
+
+    def steady(self) -> Counter:
+        """The student's calls in all pairs but the first, by kind."""
+        calls = self.calls - self.first
+        return Counter({kind: number for (cause, kind), number in calls.items() if cause.startswith("student")})
+
     def once(self, shape, cond: Any, adapters: bool, grad: bool, capture: Capture | None, stop: bool):
         """The forward on the true model's shapes, and its backward if there is one."""
         true = self.true
@@ -177,9 +189,9 @@ def run_cost(
     text = text or Shapes()
     model = model or Priced()
     plan = prepare(config, text)
-    trainer.train(model, plan)
+    trainer.train(model, plan, model.pair_done)
     split = model.spent | Counter({"text": text.encoded * price_of_text})
-    pair = sum(v for cause, v in split.items() if cause.startswith("student")) / config.steps
+    pair = sum(number * model.prices[kind] for kind, number in model.steady().items()) / (config.steps - 1)
     return {
         "preset": preset,
         "pairs": config.steps,
