@@ -52,8 +52,6 @@ _ERASER: dict[str, Any] = {
     "sentences": 128,
     "retain_prompt_share": 0.75,
     "on_policy_share": 0.25,
-    # Less or more of L_attn erases as much; benchmarks/shares.md has what it buys.
-    "attn_share": 0.01,
     # L_rsc costs an eighth of a pair, and no concept of benchmarks/search.md needs it.
     "rsc_weight": 0.0,
     "look_pictures": 5,
