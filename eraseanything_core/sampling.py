@@ -41,7 +41,7 @@ def euler(
     Args:
         velocity: v(x_t, t) for a batch; t is [b].
         noise: [b, c, h, w], x at sigmas[0].
-        sigmas: [steps + 1], the times of the walk.
+        sigmas: the times of the walk, [steps + 1], or [steps + 1, b] where each picture has its own.
 
     Yields:
         (x_t, v) before each step, and (x_0, None) at the end.
@@ -51,7 +51,7 @@ def euler(
         v = velocity(x, t.expand(len(x)).to(x))
         yield x, v
         # Not in place: the x that was yielded may still be in use.
-        x = x + (s - t).to(x) * v
+        x = x + (s - t).to(x).view(-1, 1, 1, 1) * v
     yield x, None
 
 

@@ -55,6 +55,7 @@ GROUPS = {
         "height",
         "guidance",
         "sampling_steps",
+        "own_times",
         "cached_trajectories",
         "cached_retain_trajectories",
         "rsc_samples",

@@ -140,7 +140,7 @@ class AdaptedModel:
         Args:
             cond: as long as the batch.
             noise: standard noise, from which x at sigmas[0] is made.
-            sigmas: [steps + 1], falling from 1 to 0.
+            sigmas: [steps + 1], falling from 1 to 0, or [steps + 1, b] for times of each picture's own.
             adapters: whether the trained slices take part.
         """
 
@@ -149,7 +149,7 @@ class AdaptedModel:
 
         # The student's walks as well: a graph over all steps would keep the activations of every one.
         with torch.no_grad():
-            yield from euler(velocity, self._start(noise.to(self.device), sigmas[0]), sigmas)
+            yield from euler(velocity, self._start(noise.to(self.device), sigmas[0].max()), sigmas)
 
     @contextmanager
     def uninterrupted(self) -> Iterator[None]:

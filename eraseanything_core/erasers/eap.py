@@ -79,7 +79,7 @@ def damage(model: ErasableModel, plan: Plan, walks: Trajectories, rng: torch.Gen
     """How far the student is from the teacher at one point of every trajectory, [trajectories]."""
     rows = torch.arange(len(walks.sources))
     # One random time each: damage differs along a walk, and the average over many looks is what counts.
-    steps = torch.randint(len(walks.sigmas) - 1, (len(rows),), generator=rng)
+    steps = torch.randint(walks.v.shape[1], (len(rows),), generator=rng)
     errors = []
     for part in rows.split(4 * plan.config.batch_size):  # without a graph a batch can be larger
         x_t, sigma, teacher = walks.at(part, steps[part], model.device)

@@ -27,6 +27,7 @@ from .concept_ablation import ABLATION_SETTINGS
 FLOW_SETTINGS: dict[str, Any] = ABLATION_SETTINGS | {
     "targets": "all",
     "walk_noise": 0.7,
+    "own_times": False,
 }
 
 

@@ -84,6 +84,7 @@ class EraseConfig:
     refresh_every: int = 50  # pairs after which all trajectories are replaced
     cached_retain_trajectories: int = 0  # trajectories of retained prompts; 0 is as many as cached_trajectories
     shared_points: bool = False  # ask retained prompts at the concept's points, without trajectories of their own
+    own_times: bool = False  # each trajectory at noise levels of its own, between those of the sampler
     importance_sampling: bool = False  # draw the points that say most about the concept more often; see importance
     rsc_samples: int = 0  # points that the rsc loss has between two refreshes; 0 is new ones in every pair
     walk: str = "concept"  # whose trajectories the points lie on, or "neutral"
@@ -163,6 +164,8 @@ def check_settings(config: EraseConfig) -> None:
             "importance_sampling needs trajectories of the concept, and this method walks the neutral "
             "text's: turn it off"
         )
+    if config.walk_noise and config.own_times:
+        raise ValueError("walk_noise needs the same noise levels on all trajectories: turn own_times off")
     if not config.templates:
         raise ValueError("there is no prompt template: give at least one, with {} for the concept")
     for name in COUNTS:

@@ -77,6 +77,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         # As many points as 24 walks of five steps, on more sentences.
         "sampling_steps": 4,
         "cached_trajectories": 30,
+        # What goes at four noise levels alone stays in pictures of a sampler with twenty.
+        "own_times": True,
         "monitor_every": 23,
         "look_steps": 4,
     },

@@ -18,6 +18,8 @@ from ..transfers import on_device
 from .config import EraseConfig
 
 Points = tuple[Tensor, Tensor]  # trajectory [b] and step [b], both indices
+PARTS = 20  # of a step, in which times are shifted
+SHIFT = 15  # of those parts at most: the steps stay in order
 ZEROS = 2**20  # bytes written at a time where the disk's space cannot be reserved
 
 
@@ -29,7 +31,7 @@ class Trajectories:
         sources: one prompt or sentence a trajectory.
         x: [p, s + 1, c, h, w], x_t at every time, x_0 last.
         v: [p, s, c, h, w], the teacher's velocity there.
-        sigmas: [s + 1], the times.
+        sigmas: [s + 1], the times; [p, s + 1] where each trajectory has its own.
         neutral: [p, s, c, h, w], the teacher's velocity for the neutral prompt, at the points that were computed.
         word_features: [p, s, 1 + K, queries], the teacher's attention features of the synonym and the K irrelevant
             words, likewise.
@@ -53,13 +55,17 @@ class Trajectories:
             generator: of all chance.
             chances: [p, s], of each point; None is even.
         """
-        times = self.sigmas[:-1]  # the last one is x_0, where nothing is left to predict
+        times = self.sigmas[..., :-1]  # the last one is x_0, where nothing is left to predict
+        if self.x_rows is not None and times.ndim == 2:
+            times = times[self.x_rows]
         allowed = times >= lowest
+        if chances is None and times.ndim == 2:
+            chances = torch.zeros(times.shape)
         if chances is not None:
             # The +: where all chances inside are 0, the points there are alike.
             inside = (chances + torch.finfo(chances.dtype).tiny) * allowed
             point = torch.multinomial(inside.flatten(), count, replacement=True, generator=generator)
-            return point // len(times), point % len(times)
+            return point // times.shape[-1], point % times.shape[-1]
         inside = allowed.nonzero()[:, 0]
         # Rows before steps: the order of draws is part of a run's result.
         row = torch.randint(len(self.sources), (count,), generator=generator)
@@ -72,7 +78,8 @@ class Trajectories:
         x_row = row if self.x_rows is None else self.x_rows[row]
         x_t = self.x[x_row, step]
         v = self.v[row, step]
-        return on_device(x_t, device), on_device(self.sigmas[step], device), on_device(v, device)
+        sigma = self.sigmas[step] if self.sigmas.ndim == 1 else self.sigmas[x_row, step]
+        return on_device(x_t, device), on_device(sigma, device), on_device(v, device)
 
     def arrays(self) -> dict[str, Tensor]:
         """The arrays that exist, by attribute."""
@@ -121,9 +128,9 @@ def lines(pictures: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
     Args:
         pictures: x_0, [b, c, h, w].
         noise: n, likewise.
-        sigmas: [s + 1].
+        sigmas: [s + 1], or [b, s + 1].
     """
-    t = sigmas.view(1, -1, 1, 1, 1).to(pictures)
+    t = torch.atleast_2d(sigmas)[:, :, None, None, None].to(pictures)
     return (1 - t) * pictures[:, None] + t * noise[:, None]
 
 
@@ -192,6 +199,26 @@ def at_points_of(concept: Trajectories, retained: Sequence[prompts.Prompt], v: T
 def latent_shape(model: ErasableModel, config: EraseConfig) -> tuple[int, int, int]:
     """Channels, height and width of a latent at the run's resolution."""
     return model.channels, config.height // model.downscale, config.width // model.downscale
+
+
+def own_times(model: ErasableModel, config: EraseConfig, rows: int, rng: torch.Generator) -> Tensor:
+    """Times of each trajectory's own, [rows, sampling_steps + 1].
+
+    A sampler of so few steps knows as many noise levels. What is trained at those alone stays in pictures of a finer
+    sampler: it walks at others. So all times between the first and the last are shifted together, by up to
+    `SHIFT / PARTS` of a step to either side, each trajectory's by another share.
+
+    Args:
+        model: its schedule is asked for.
+        config: the run's settings.
+        rows: trajectories of one kind.
+        rng: deals the shifts to them.
+    """
+    fine = model.sigmas(PARTS * config.sampling_steps, config.mu)
+    shifts = torch.linspace(-SHIFT, SHIFT, rows).round().long()[torch.randperm(rows, generator=rng)]
+    inner = PARTS * torch.arange(1, config.sampling_steps) + shifts[:, None]
+    ends = (fine[:1].expand(rows, 1), fine[-1:].expand(rows, 1))
+    return torch.cat((ends[0], fine[inner], ends[1]), 1)
 
 
 def run_sigmas(model: ErasableModel, config: EraseConfig) -> Tensor:

@@ -28,8 +28,9 @@ from .draws import Draw, Point, draw_epoch, missing_targets
 from .features import teacher_features
 from .importance import erase_chances
 from .plan import TEACHER_BATCHES, Plan, conds, generator
-from .trajectories import Trajectories, at_points_of, latent_shape, noisy_walk, run_sigmas
+from .trajectories import Trajectories, at_points_of, latent_shape, noisy_walk, own_times, run_sigmas
 
+Walk = Iterator[tuple[Tensor, Tensor | None]]  # (x_t, v) before each step, and (x_0, None) at the end
 Report = Callable[[int, int], None]  # (evaluations of the teacher that are done, how many an epoch takes)
 
 
@@ -75,7 +76,7 @@ class TrajectoryCache:
         report: called after every forward of an epoch's preparation; one evaluation is one sequence through the model.
 
     Attributes:
-        sigmas: [s + 1], the times of every trajectory.
+        sigmas: [s + 1], the times of the run's sampler.
         erase_steps: those at which the erasing losses may draw their points.
         allocated: bytes of the present epoch's arrays, which share the bound `cache_gib`.
     """
@@ -140,15 +141,24 @@ class TrajectoryCache:
         concept = self._with_word_features(concept, rsc_points)
         return Epoch(concept, self._with_retained_answers(retain, number, retain_points), draws)
 
-    def walk(self, sources: Sequence[Any], rng: torch.Generator, student_count: int = 0) -> Trajectories:
+    def times(self, number: int, rows: int) -> Tensor:
+        """The times of an epoch's trajectories: [s + 1], or [rows, s + 1] with `own_times`."""
+        if not self.config.own_times:
+            return self.sigmas
+        # From the epoch's number alone, for a run that goes on.
+        return own_times(self.model, self.config, rows, generator(self.config.seed, -1 - number - 2**40))
+
+    def walk(self, sources: Sequence[Any], number: int, rng: torch.Generator, student_count: int = 0) -> Trajectories:
         """New trajectories, a few at a time.
 
         Args:
             sources: a prompt, or a sentence that stands for the one of its prompts that is walked, for each trajectory.
+            number: of the epoch.
             rng: draws the noise.
             student_count: so many of the first trajectories are the student's, the others the teacher's.
         """
         rows = len(sources)
+        sigmas = self.times(number, rows)
         shape = latent_shape(self.model, self.config)
         # On the CPU and all at once: the draw depends neither on the device nor on the batch size.
         noise = torch.randn(rows, *shape, generator=rng)
@@ -157,11 +167,11 @@ class TrajectoryCache:
             draws = torch.randn(rows, len(self.sigmas) - 1, *shape, generator=rng)
         x = self.allocate((rows, len(self.sigmas), *shape))
         v = self.allocate((rows, len(self.sigmas) - 1, *shape))
-        times = self._walked_times()
+        walked = sigmas[..., : len(self._walked_times())]
         # Student and teacher never share a batch, for one forward has its adapters either on or off.
-        parts = [*self._batches(range(student_count)), *self._batches(range(student_count, rows))]
-        for part in parts:
+        for part in (*self._batches(range(student_count)), *self._batches(range(student_count, rows))):
             cond = conds(self.model, self.plan, [self._walked(sources[i]) for i in part])
+            times = walked if walked.ndim == 1 else walked[part].T
             if draws is None:
                 walk = self.model.trajectory(cond, noise[part], times, adapters=part[0] < student_count)
             else:
@@ -170,7 +180,7 @@ class TrajectoryCache:
             # Rows of a part are neighbours. A slice of them is a view, which `collect` can write through.
             inside = slice(part[0], part[-1] + 1)
             trajectories.collect(steps, x[inside], v[inside])
-        return Trajectories(list(sources), x, v, self.sigmas)
+        return Trajectories(list(sources), x, v, sigmas)
 
     def _walked_times(self) -> Tensor:
         """The times of a walk; without the last step where nothing asks for the teacher's answer there.
@@ -217,8 +227,8 @@ class TrajectoryCache:
         """The draws of an epoch, before its trajectories are walked: only their number and times matter."""
         nothing = torch.empty(0)
         sentences, retained = self._sources(number)
-        concept = Trajectories(sentences, nothing, nothing, self.sigmas)
-        retain = Trajectories(retained, nothing, nothing, self.sigmas) if retained else None
+        concept = Trajectories(sentences, nothing, nothing, self.times(number, len(sentences)))
+        retain = Trajectories(retained, nothing, nothing, self.times(number, len(retained))) if retained else None
         return draw_epoch(self.config, concept, retain, number)
 
     def _evaluations(
@@ -257,9 +267,7 @@ class TrajectoryCache:
         """How many of the first retained prompts the teacher has not walked with itself."""
         return rows if self.config.shared_points else student_rows(self.config, number, rows)
 
-    def _counted(
-        self, walk: Iterator[tuple[Tensor, Tensor | None]], rows: int
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def _counted(self, walk: Walk, rows: int) -> Walk:
         """The same walk of so many trajectories; each of its evaluations is counted."""
         for x_t, v_t in walk:
             yield x_t, v_t
@@ -277,15 +285,14 @@ class TrajectoryCache:
         rng = generator(self.config.seed, -1 - number)
         sentences, retained = self._sources(number)
         if self.pictures is None:
-            concept = self.walk(sentences, rng, student_rows(self.config, number, len(sentences)))
+            concept = self.walk(sentences, number, rng, student_rows(self.config, number, len(sentences)))
         else:
             concept = self._lines(self.pictures, number, sentences, rng)
         if not retained:
             return concept, None
         if self.config.shared_points:
-            v = self.allocate((len(retained), *concept.v.shape[1:]))
-            return concept, at_points_of(concept, retained, v)
-        return concept, self.walk(retained, rng, student_rows(self.config, number, len(retained)))
+            return concept, at_points_of(concept, retained, self.allocate((len(retained), *concept.v.shape[1:])))
+        return concept, self.walk(retained, number, rng, student_rows(self.config, number, len(retained)))
 
     def _lines(
         self, pictures: Tensor, number: int, sentences: list[prompts.Sentence], rng: torch.Generator
@@ -295,9 +302,10 @@ class TrajectoryCache:
         shape = latent_shape(self.model, self.config)
         noise = self.model.noise_scale * torch.randn(len(rows), *shape, generator=rng)
         x = self.allocate((len(rows), len(self.sigmas), *shape))
-        x.copy_(trajectories.lines(pictures[rows], noise, self.sigmas))
+        sigmas = self.times(number, len(rows))
+        x.copy_(trajectories.lines(pictures[rows], noise, sigmas))
         v = self.allocate((len(rows), len(self.sigmas) - 1, *shape))
-        return Trajectories(sentences, x, v, self.sigmas)
+        return Trajectories(sentences, x, v, sigmas)
 
     def _restore(self, number: int, stored: dict[str, Tensor]) -> tuple[Trajectories, Trajectories | None]:
         """The trajectories of a stopped run."""
@@ -307,12 +315,12 @@ class TrajectoryCache:
             # Copied: the stored tensors map a file, which is replaced while the epoch lasts.
             arrays[kind][attribute] = self.allocate(tuple(tensor.shape)).copy_(tensor)
         sentences, retained = self._sources(number)
-        concept = Trajectories(sentences, sigmas=self.sigmas, **arrays["concept"])
+        concept = Trajectories(sentences, sigmas=self.times(number, len(sentences)), **arrays["concept"])
         if not retained:
             return concept, None
         if self.config.shared_points:
             return concept, at_points_of(concept, retained, arrays["retain"]["v"])
-        return concept, Trajectories(retained, sigmas=self.sigmas, **arrays["retain"])
+        return concept, Trajectories(retained, sigmas=self.times(number, len(retained)), **arrays["retain"])
 
     def _with_answers(self, concept: Trajectories, number: int, points: Sequence[Point]) -> Trajectories:
         """The teacher's velocities at the concept's points, for the sentence and for its neutral prompt."""

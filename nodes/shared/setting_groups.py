@@ -158,6 +158,10 @@ def picture_inputs() -> list[io.Input]:
         number_input("height", 16, 4096, "Height of the training images in pixels.", step=PIXELS_A_TOKEN),
         number_input("guidance", 0, 20, "Guidance value during training.", step=0.1),
         number_input("sampling_steps", 2, 200, "Sampler steps of the trajectories that the model is trained on."),
+        switch_input(
+            "own_times",
+            "Walk each trajectory at noise levels of its own: all are trained, and not those of a few steps alone.",
+        ),
         number_input("cached_trajectories", 1, 1024, "Trajectories of the concept that are kept in memory."),
         number_input(
             "cached_retain_trajectories", 0, 1024, "Trajectories of what stays; 0 means as many as cached_trajectories."

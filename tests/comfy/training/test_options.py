@@ -204,6 +204,7 @@ ELSEWHERE = {  # the test that holds an option which the first pair does not sho
     "rsc_weight": "test_the_weights",
     "attn_share": "test_each_loss_has_its_share_of_the_first_gradient",
     "rsc_share": "test_each_loss_has_its_share_of_the_first_gradient",
+    "own_times": "test_each_trajectory_has_times_of_its_own",
     "importance_sampling": "test_an_epoch_draws_with_them",
     "retain_loss": "test_each_trains",
     "paper_sign": "test_each_trains",

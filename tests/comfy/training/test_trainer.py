@@ -94,6 +94,37 @@ def test_points_lie_on_the_trajectory(patcher, plan):
     assert set(step.tolist()) == {0, 1, 2, 3} and pool.sigmas[0] == 1 and pool.sigmas[-1] == 0
 
 
+def test_each_trajectory_has_times_of_its_own(patcher, clip, config):
+    """Between the sampler's, the same when asked again; and the points lie on the trajectory as before."""
+    config = dataclasses.replace(config, own_times=True, cached_trajectories=6, cached_retain_trajectories=3)
+    plan = prepare(config, ComfyTextEncoder(clip))
+    with training_session(patcher) as model:
+        model.attach("paper", 8, torch.Generator())
+        cache = TrajectoryCache(model, plan)
+        epoch = cache.epoch(0)
+        fine = model.sigmas(20 * config.sampling_steps)
+        for pool, rows in ((epoch.concept, 6), (epoch.retain, 3)):
+            times = pool.sigmas
+            assert times.shape == (rows, config.sampling_steps + 1) and len(set(times[:, 1].tolist())) == rows
+            assert (times[:, 0] == 1).all() and (times[:, -1] == 0).all() and (times.diff() < 0).all()
+            assert torch.isin(times, fine).all() and times[:, 1].max() > fine[10] and times[:, 1].min() < fine[30]
+            assert torch.equal(times, cache.times(0, rows)) and not torch.equal(times, cache.times(1, rows))
+            row, step = pool.draw(64, 0.0, torch.Generator().manual_seed(0))
+            x, sigma, v = pool.at(row, step, "cpu")
+            assert torch.equal(sigma, times[row, step]) and set(row.tolist()) == set(range(rows))
+            asked = [getattr(pool.sources[i], "concept", pool.sources[i]) for i in row]
+            assert torch.allclose(model.velocity(x, sigma, conds(model, plan, asked), adapters=False), v, atol=1e-4)
+            following = x + (times[row, step + 1] - sigma)[:, None, None, None] * v
+            assert torch.allclose(following, pool.x[row, step + 1], atol=1e-5)
+            high = pool.draw(64, 0.9, torch.Generator().manual_seed(0))
+            assert times[high].min() >= 0.9
+
+
+def test_noise_on_the_way_wants_one_schedule(patcher, clip, config):
+    with pytest.raises(ValueError, match="turn own_times off"):
+        train_eraser(ComfyHost(patcher, clip), dataclasses.replace(config, own_times=True, walk_noise=0.5))
+
+
 def test_a_trajectory_is_the_stock_samplers(patcher, plan):
     """KSampler's euler with the simple schedule, from the same noise, ends in the same latent."""
     prompt, steps = plan.sentences[0].concept, 20
