@@ -150,7 +150,10 @@ class ErasableModel(Protocol):
     def trajectory(
         self, cond: Any, noise: Tensor, sigmas: Sigmas, adapters: bool = False
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Euler's walk from standard noise [b, c, h, w]: yields (x_t, velocity there), last (x_0, None)."""
+        """Euler's walk from standard noise [b, c, h, w]: yields (x_t, velocity there), last (x_0, None).
+
+        sigmas may be [steps + 1, b] too: times of each picture's own, of which the first is the same.
+        """
 
     def uninterrupted(self) -> AbstractContextManager[None]:
         """Inside, a user's interrupt waits until the work is whole."""

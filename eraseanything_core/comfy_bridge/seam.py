@@ -147,7 +147,7 @@ class AdaptedModel:
         def velocity(x_t: Tensor, t: Tensor) -> Tensor:
             return self.velocity(x_t, t, cond, adapters)
 
-        # The student's walks as well: a graph over all steps would keep the activations of every one.
+        # No graph for the student's walks either: it would keep every step's activations. All begin at one time.
         with torch.no_grad():
             yield from euler(velocity, self._start(noise.to(self.device), sigmas[0].max()), sigmas)
 

@@ -214,11 +214,30 @@ def own_times(model: ErasableModel, config: EraseConfig, rows: int, rng: torch.G
         rows: trajectories of one kind.
         rng: deals the shifts to them.
     """
+    shifts = torch.linspace(-SHIFT, SHIFT, rows).round().long()
+    return shifted_times(model, config, shifts[torch.randperm(rows, generator=rng)])
+
+
+def highest_times(model: ErasableModel, config: EraseConfig) -> Tensor:
+    """The highest time that a trajectory may have at each step, [sampling_steps + 1]."""
+    if not config.own_times:
+        return run_sigmas(model, config)
+    return shifted_times(model, config, torch.tensor([-SHIFT]))[0]
+
+
+def shifted_times(model: ErasableModel, config: EraseConfig, shifts: Tensor) -> Tensor:
+    """The run's times shifted by so many parts of a step, [rows, sampling_steps + 1]; both ends stay.
+
+    Args:
+        model: its schedule is asked for.
+        config: the run's settings.
+        shifts: [rows], whole numbers; above 0 is later, which is less noise.
+    """
     fine = model.sigmas(PARTS * config.sampling_steps, config.mu)
-    shifts = torch.linspace(-SHIFT, SHIFT, rows).round().long()[torch.randperm(rows, generator=rng)]
     inner = PARTS * torch.arange(1, config.sampling_steps) + shifts[:, None]
-    ends = (fine[:1].expand(rows, 1), fine[-1:].expand(rows, 1))
-    return torch.cat((ends[0], fine[inner], ends[1]), 1)
+    first = fine[:1].expand(len(shifts), 1)
+    last = fine[-1:].expand(len(shifts), 1)
+    return torch.cat((first, fine[inner], last), 1)
 
 
 def run_sigmas(model: ErasableModel, config: EraseConfig) -> Tensor:

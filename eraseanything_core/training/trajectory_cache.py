@@ -28,7 +28,7 @@ from .draws import Draw, Point, draw_epoch, missing_targets
 from .features import teacher_features
 from .importance import erase_chances
 from .plan import TEACHER_BATCHES, Plan, conds, generator
-from .trajectories import Trajectories, at_points_of, latent_shape, noisy_walk, own_times, run_sigmas
+from .trajectories import Trajectories, at_points_of, highest_times, latent_shape, noisy_walk, own_times, run_sigmas
 
 Walk = Iterator[tuple[Tensor, Tensor | None]]  # (x_t, v) before each step, and (x_0, None) at the end
 Report = Callable[[int, int], None]  # (evaluations of the teacher that are done, how many an epoch takes)
@@ -77,7 +77,7 @@ class TrajectoryCache:
 
     Attributes:
         sigmas: [s + 1], the times of the run's sampler.
-        erase_steps: those at which the erasing losses may draw their points.
+        erase_steps: those at which the erasing losses may draw their points, on one trajectory at least.
         allocated: bytes of the present epoch's arrays, which share the bound `cache_gib`.
     """
 
@@ -88,7 +88,7 @@ class TrajectoryCache:
         self.pictures = plan.pictures
         assert bool(plan.config.anchor_pictures) == (self.pictures is not None), "pictures belong to their hash"
         self.sigmas = run_sigmas(model, plan.config)
-        self.erase_steps = [step for step, time in enumerate(self.sigmas[:-1]) if time >= plan.config.erase_time]
+        self.erase_steps = (highest_times(model, plan.config)[:-1] >= plan.config.erase_time).nonzero()[:, 0].tolist()
         self.allocated = 0
         self.report = report
         self.done = 0

@@ -55,7 +55,11 @@ def test_shares_that_leave_nothing_are_refused(patcher, clip, config, change):
         train_eraser(ComfyHost(patcher, clip), dataclasses.replace(config, **change))
 
 
-@pytest.mark.parametrize("change", [SHARES, {"importance_sampling": True, "on_policy_share": 0.5}])
+BY_IMPORTANCE = {"importance_sampling": True, "on_policy_share": 0.5}
+OWN_TIMES = {"own_times": True, "shared_points": True, "rsc_weight": 0.0}
+
+
+@pytest.mark.parametrize("change", [SHARES, BY_IMPORTANCE, BY_IMPORTANCE | OWN_TIMES, {"own_times": True}])
 def test_a_resumed_run_has_the_same_bits(patcher, clip, config, tmp_path, change):
     config = dataclasses.replace(config, steps=5, refresh_every=3, **change)
     whole = train_eraser(ComfyHost(patcher, clip), config)
@@ -63,5 +67,4 @@ def test_a_resumed_run_has_the_same_bits(patcher, clip, config, tmp_path, change
     rest = train_eraser(ComfyHost(patcher, clip), config, run_dir=tmp_path / "run")
     assert all(torch.equal(rest.lora[k], whole.lora[k]) for k in whole.lora)
     assert (rest.config.attn_weight, rest.losses) == (whole.config.attn_weight, whole.losses)
-    changed = {"attn_share": True, "importance_sampling": False}
-    assert (whole.config.attn_weight != config.attn_weight) == changed[next(iter(change))]
+    assert (whole.config.attn_weight != config.attn_weight) == ("attn_share" in change)

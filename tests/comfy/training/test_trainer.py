@@ -120,6 +120,18 @@ def test_each_trajectory_has_times_of_its_own(patcher, clip, config):
             assert times[high].min() >= 0.9
 
 
+def test_every_time_above_the_lowest_has_answers(patcher, clip, config):
+    """The second step's time is 0.9 by the sampler and above on some trajectories; the teacher is asked on those."""
+    change = {"own_times": True, "importance_sampling": True, "erase_time": 0.92, "cached_trajectories": 6}
+    plan = prepare(dataclasses.replace(config, **change), ComfyTextEncoder(clip))
+    with training_session(patcher) as model:
+        model.attach("paper", 8, torch.Generator())
+        concept = TrajectoryCache(model, plan).epoch(0).concept
+    allowed = concept.sigmas[:, :-1] >= 0.92
+    assert allowed[:, 1].any() and not allowed[:, 1].all()
+    assert concept.neutral.abs().amax((2, 3, 4))[allowed].min() > 0
+
+
 def test_noise_on_the_way_wants_one_schedule(patcher, clip, config):
     with pytest.raises(ValueError, match="turn own_times off"):
         train_eraser(ComfyHost(patcher, clip), dataclasses.replace(config, own_times=True, walk_noise=0.5))
