@@ -27,7 +27,7 @@ MUTED = 2
 BYPASSED = 4
 
 # px that a node is given in height
-SLOT = 24  # for a socket or a widget
+SLOT = 26  # for a socket or a widget; Nodes 2.0 draws them taller than the classic renderer
 TEXT = 120  # for a text of several lines, on top of its slot
 PREVIEW = 280  # for the pictures of an output node
 
